@@ -1,0 +1,73 @@
+"""From a generated text to its answer, and from an answer to exact match and F1."""
+
+import re
+import string
+from collections import Counter
+from statistics import fmean
+
+from utils.paths import InputError
+
+METRICS = ("em", "f1", "prec", "recall")
+CLOSED_ANSWERS = {"yes", "no", "noanswer"}  # no credit for words shared with a longer answer
+REMOVE_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def extract_answer(text: str, with_cot: bool) -> str:
+    """The short answer in a generated `text`, possibly empty.
+
+    With CoT it is what follows the first "the answer is", if that is there. Leading white space is
+    dropped, then the answer ends at the first full stop, newline or comma.
+    """
+    if with_cot:
+        before, marker, after = text.partition("the answer is")
+        text = after if marker else before
+    return re.split(r"[.\n,]", text.strip(), maxsplit=1)[0].strip()
+
+
+def normalize(text: str) -> str:
+    """`text` in lower case, without ASCII punctuation and articles, with single spaces."""
+    bare = text.lower().translate(REMOVE_PUNCTUATION)
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", bare).split())
+
+
+def score(prediction: str, answer: str | list[str]) -> dict[str, float]:
+    """Exact match, F1, precision and recall of `prediction`, each between 0 and 1.
+
+    `answer` is the right answer, or a list of which any is right: exact match looks at all of them,
+    the other three come from the one answer with the highest F1 (the first, where several tie).
+    """
+    answers = [answer] if isinstance(answer, str) else answer
+    if not answers:
+        return dict.fromkeys(METRICS, 0.0)
+    compared = [_compare(normalize(prediction), normalize(one)) for one in answers]
+    best = max(compared, key=lambda scores: scores["f1"])
+    return {**best, "em": max(scores["em"] for scores in compared)}
+
+
+def _compare(prediction: str, answer: str) -> dict[str, float]:
+    """The scores of one normalised prediction against one normalised answer."""
+    if prediction == answer:
+        return dict.fromkeys(METRICS, 1.0)
+    nothing = dict.fromkeys(METRICS, 0.0)
+    if prediction in CLOSED_ANSWERS or answer in CLOSED_ANSWERS:
+        return nothing
+    predicted, right = prediction.split(), answer.split()
+    shared = (Counter(predicted) & Counter(right)).total()
+    if shared == 0:
+        return nothing
+    return {
+        "em": 0.0,
+        "f1": 2 * shared / (len(predicted) + len(right)),
+        "prec": shared / len(predicted),
+        "recall": shared / len(right),
+    }
+
+
+def mean_scores(predictions: list[dict]) -> dict[str, float]:
+    """The mean of `em`, `f1`, `prec` and `recall` over `predictions` (rows of predict.json).
+
+    Raises `InputError` where there is none.
+    """
+    if not predictions:
+        raise InputError("there is no prediction to average; answer at least one question")
+    return {metric: fmean(row[metric] for row in predictions) for metric in METRICS}

@@ -1,0 +1,91 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from utils.metrics import extract_answer, mean_scores, normalize, score
+from utils.paths import InputError
+
+# few words, so that drawn texts overlap, repeat and carry what normalisation removes
+WORDS = st.sampled_from(
+    ["Orr", "orr", "tower", "the", "a", "yes", "no", "noanswer", "old", "!", ""]
+)
+TEXTS = st.lists(WORDS, max_size=5).map(" ".join) | st.text(max_size=20)
+
+
+@pytest.mark.parametrize(
+    ("text", "with_cot", "answer"),
+    [
+        (" Orr Tower. It is old.", False, "Orr Tower"),
+        ("Orr, in Vessel", False, "Orr"),
+        ("Orr\nQuestion: and", False, "Orr"),
+        ("\n Orr Tower", False, "Orr Tower"),
+        ("It is old, so the answer is Orr. Then the answer is Pell.", True, "Orr"),
+        ("It is old, so the answer is Orr.", False, "It is old"),
+        ("Orr is old. No more", True, "Orr is old"),
+        ("so the answer is", True, ""),
+        ("", True, ""),
+    ],
+)
+def test_the_answer_ends_at_the_first_stop_and_with_cot_begins_after_the_first_marker(
+    text, with_cot, answer
+):
+    assert extract_answer(text, with_cot) == answer
+
+
+def test_normalised_text_has_no_case_punctuation_article_or_wide_space():
+    assert normalize("  The Tower\tof an\nO'Rourke, (a) U.S. theatre ") == (
+        "tower of orourke us theatre"
+    )
+
+
+def test_precision_recall_and_f1_count_repeated_words_once_for_each_occurrence():
+    scores = score("orr orr tower", "Orr Tower Hill Hill")
+    assert scores == pytest.approx({"em": 0, "f1": 4 / 7, "prec": 2 / 3, "recall": 2 / 4})
+
+
+def test_precision_and_recall_come_from_the_answer_with_the_highest_f1():
+    # the first answer has recall 1, the second the better F1 with recall 2/3
+    scores = score("old orr tower", ["tower", "orr tower hill"])
+    assert scores == pytest.approx({"em": 0, "f1": 2 / 3, "prec": 2 / 3, "recall": 2 / 3})
+
+
+def test_a_tie_goes_to_the_first_answer():
+    narrow, wide = "orr", "orr tower hill bay vessel"  # F1 1/2 both, against three words
+    assert score("orr tower x", [narrow, wide])["prec"] == pytest.approx(1 / 3)
+    assert score("orr tower x", [wide, narrow])["prec"] == pytest.approx(2 / 3)
+
+
+def test_exact_match_looks_at_every_answer_even_where_an_earlier_one_ties_on_f1():
+    assert score("Orr Tower", ["tower orr", "the Orr tower!"])["em"] == 1
+
+
+@pytest.mark.parametrize(("prediction", "answer"), [("yes orr", "yes"), ("no", "no tower")])
+def test_yes_and_no_score_only_when_equal(prediction, answer):
+    assert set(score(prediction, answer).values()) == {0.0}
+    assert set(score("Yes!", "yes").values()) == {1.0}
+
+
+@given(TEXTS, st.lists(TEXTS, min_size=1, max_size=4), st.randoms())
+def test_scores_of_any_text_are_bounded_and_do_not_depend_on_the_order_of_answers(
+    prediction, answers, random
+):
+    scores = score(prediction, answers)
+    assert all(0 <= value <= 1 for value in scores.values())
+    assert scores["em"] <= scores["f1"]
+    shuffled = score(prediction, random.sample(answers, len(answers)))
+    assert (shuffled["em"], shuffled["f1"]) == (scores["em"], scores["f1"])
+    assert scores["f1"] == max(score(prediction, one)["f1"] for one in answers)
+
+
+@given(st.text(), st.booleans())
+def test_an_extracted_answer_has_no_stop_and_no_space_around_it(text, with_cot):
+    answer = extract_answer(text, with_cot)
+    assert answer == answer.strip()
+    assert not set(answer) & set(".,\n")
+
+
+def test_means_are_over_questions_and_none_is_an_error():
+    rows = [score("orr", "orr") | {"test_id": 0}, score("pell", "orr") | {"test_id": 1}]
+    assert mean_scores(rows) == {"em": 0.5, "f1": 0.5, "prec": 0.5, "recall": 0.5}
+    with pytest.raises(InputError, match="no prediction"):
+        mean_scores([])
