@@ -140,10 +140,12 @@ def test_a_gzipped_corpus_gives_the_same_index_and_a_cut_off_one_is_named(tmp_pa
     assert build_index(packed, tmp_path / "packed") == len(PASSAGES)
     question = ["the cat of London"]
     assert EmbeddedIndex(tmp_path / "packed").search(question, 5) == plain.search(question, 5)
-    packed.write_bytes(packed.read_bytes()[:-20])
-    with pytest.raises(InputError, match=r"corpus\.tsv\.gz cannot be read to its end"):
-        build_index(packed, tmp_path / "cut")
-    assert not (tmp_path / "cut").exists()
+    whole = packed.read_bytes()
+    for damaged in (whole[:-20], whole[:40] + b"\xff" * 20 + whole[60:], b"id\ttext\ttitle\n"):
+        packed.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"corpus\.tsv\.gz cannot be read to its end"):
+            build_index(packed, tmp_path / "damaged")
+        assert not (tmp_path / "damaged").exists()
 
 
 @pytest.mark.parametrize(
@@ -199,6 +201,7 @@ def test_an_index_is_replaced_only_with_overwrite(tmp_path):
     manifest = json.loads((folder / "manifest.json").read_text())
     assert (manifest["source"], manifest["rows"]) == ("other.tsv", 1)
     assert manifest["bytes"] == other.stat().st_size
+    assert all(file.stat().st_mode & 0o044 == 0o044 for file in folder.iterdir())
 
 
 def test_a_missing_index_is_told_with_the_command_that_builds_it(tmp_path, monkeypatch):

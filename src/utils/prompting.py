@@ -9,9 +9,12 @@ is sent.
 import re
 from pathlib import Path
 
-from utils.paths import InputError, hash_json, read_json
+from transformers import PreTrainedTokenizerBase
+
+from utils.paths import InputError, folder_name, hash_json, read_json, relative
 
 PROMPTS_FOLDER = Path(__file__).parents[1] / "prompts"
+TEMPLATE_DATE = "26 Jul 2024"
 
 # text -> the placeholders it must hold, and those it may hold
 PLACEHOLDERS = {
@@ -80,3 +83,154 @@ class PromptSet:
     def opening(self, with_cot: bool) -> str:
         """What the assistant's answer begins with, in training and at inference."""
         return self.texts["cot" if with_cot else "direct"]["opening"]
+
+
+def load_prompts(name_or_path: str, dataset: str, with_cot: bool) -> PromptSet:
+    """The prompt set `src/prompts/{name}.json` or a file of one's own, checked.
+
+    With CoT the few-shot examples of `dataset` come along. Raises `InputError` where a text is
+    missing or lacks a placeholder, or where CoT has no examples for the data set.
+    """
+    own = Path(name_or_path)
+    path = own if own.suffix == ".json" else PROMPTS_FOLDER / f"{folder_name(name_or_path)}.json"
+    if not path.is_file():
+        known = sorted(p.stem for p in PROMPTS_FOLDER.glob("*.json"))
+        raise InputError(
+            f"--prompts {name_or_path}: there is no file {relative(path)}; "
+            f"give a path that ends in .json or one of {', '.join(known)}"
+        )
+    texts = read_json(path, "the prompt set")
+    _check_texts(texts, path)
+    return PromptSet(path.stem, texts, _load_examples(dataset) if with_cot else None)
+
+
+def _check_texts(texts: object, path: Path) -> None:
+    for place, (required, allowed) in PLACEHOLDERS.items():
+        text = texts
+        for key in place.split("."):
+            text = text.get(key) if isinstance(text, dict) else None
+        if not isinstance(text, str):
+            raise InputError(f"the prompt set {relative(path)} has no text {place!r}; add it")
+        held = set(re.findall(r"\{(\w+)\}", text))
+        if missing := required - held:
+            raise InputError(
+                f"the prompt set {relative(path)}: {place!r} lacks {{{min(missing)}}}; add it"
+            )
+        if unknown := held - required - allowed:
+            raise InputError(
+                f"the prompt set {relative(path)}: {place!r} holds {{{min(unknown)}}}, which is "
+                "not filled there; remove it"
+            )
+
+
+def _load_examples(dataset: str) -> list[dict]:
+    path = PROMPTS_FOLDER / "fewshot" / f"{folder_name(dataset)}.json"
+    if not path.is_file():
+        raise InputError(
+            f"--with_cot needs few-shot examples for {dataset!r}: write {relative(path)} as "
+            '[{"question": "...", "answer": "... So the answer is ..."}], or drop --with_cot'
+        )
+    examples = read_json(path, "the few-shot examples")
+    if not isinstance(examples, list) or not examples:
+        raise InputError(f"the few-shot examples {relative(path)} are no list of examples")
+    for index, example in enumerate(examples):
+        if not isinstance(example, dict) or not all(
+            isinstance(example.get(key), str) for key in ("question", "answer")
+        ):
+            raise InputError(
+                f"the few-shot examples {relative(path)}: number {index} needs the texts "
+                "'question' and 'answer'"
+            )
+    return [{key: example[key] for key in ("question", "answer")} for example in examples]
+
+
+# ------------------------------------------------------------------------------------------------
+# Token ids
+
+
+class PromptEncoder:
+    """Turns requests, questions and training examples into token ids for one tokenizer.
+
+    `max_length` is the most tokens a prompt may have; a longer one has its passages shortened,
+    never its question or answer, and `shortened` counts how often that happened.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: PromptSet,
+        with_cot: bool,
+        max_length: int,
+    ):
+        if not tokenizer.chat_template:
+            raise InputError(
+                f"the tokenizer of {tokenizer.name_or_path!r} has no chat template; "
+                "use an instruction-tuned model, or add a chat_template.jinja to its folder"
+            )
+        self.tokenizer, self.prompts, self.with_cot = tokenizer, prompts, with_cot
+        self.max_length = max_length
+        self.shortened = 0
+
+    def request(self, message: str) -> list[int]:
+        """A request for a rewrite or for question-answer pairs, ready to be answered."""
+        return self._tokens(self._chat(message))
+
+    def question(self, question: str, passages: list[str]) -> list[int]:
+        """A question with its context, up to and including the answer's opening."""
+        opening = self.prompts.opening(self.with_cot)
+        return self._fitting(question, passages, opening)
+
+    def example(self, question: str, passages: list[str], answer: str) -> list[int]:
+        """A training prompt: the question with its context and its answer, without an end token."""
+        opening = self.prompts.opening(self.with_cot)
+        gap = "" if not opening or opening[-1].isspace() else " "
+        ending = answer.strip().rstrip(".").rstrip() + "."
+        return self._fitting(question, passages, opening + gap + ending)
+
+    def passage_examples(self, passage: str, rewrite: str, pairs: list[dict]) -> list[list[int]]:
+        """All training prompts of one passage (paper, section 3.2.2), in their fixed order.
+
+        Each of the first half of the pairs (rounded up) is asked with the passage as context and
+        then with the rewrite; each of the others without context.
+        """
+        examples = []
+        with_context = (len(pairs) + 1) // 2
+        for index, pair in enumerate(pairs):
+            answer = pair["full_answer" if self.with_cot else "answer"]
+            contexts = [[passage], [rewrite]] if index < with_context else [[]]
+            examples += [self.example(pair["question"], context, answer) for context in contexts]
+        return examples
+
+    def _chat(self, message: str) -> str:
+        # Llama 3's template inserts today's date where none is given: prompts would differ by day
+        return self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": message}],
+            tokenize=False,
+            add_generation_prompt=True,
+            date_string=TEMPLATE_DATE,
+        )
+
+    def _tokens(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def _fitting(self, question: str, passages: list[str], ending: str) -> list[int]:
+        passages = list(passages)
+        message = self.prompts.user_message(question, passages, self.with_cot)
+        ids = self._tokens(self._chat(message) + ending)
+        if len(ids) > self.max_length:
+            self.shortened += 1
+        while len(ids) > self.max_length:
+            longest = max(range(len(passages)), key=lambda i: len(passages[i]), default=None)
+            if longest is None or not passages[longest]:
+                raise InputError(
+                    f"the question {question[:80]!r} needs {len(ids)} tokens without any passage, "
+                    f"but only {self.max_length} are allowed; raise --max_length, shorten the "
+                    "few-shot examples or use a model with a longer context"
+                )
+            words = passages[longest].split(" ")
+            excess = len(ids) - self.max_length
+            keep = len(words) - max(1, excess // 4)  # a word is rarely more than four tokens
+            passages[longest] = " ".join(words[: max(0, keep)])
+            message = self.prompts.user_message(question, passages, self.with_cot)
+            ids = self._tokens(self._chat(message) + ending)
+        return ids

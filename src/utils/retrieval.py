@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tantivy import (
+    DocAddress,
     Document,
     Filter,
     Index,
@@ -135,20 +136,23 @@ class EmbeddedIndex:
         limit = 2 * topk + 10
         while True:
             found = self._searcher.search(query, limit, count=False).hits
-            scored = []
-            for score, address in found:
-                document = self._searcher.doc(address)
-                scored.append((score, document.get_first("row"), document))
+            # Only rows are kept of what was found: a common word can tie thousands of passages.
+            scored = [
+                (score, self._searcher.doc(address).get_first("row"), address)
+                for score, address in found
+            ]
             hits: dict[str, dict] = {}
-            for score, _, document in _settle_ties(scored):
-                text = document.get_first("text")
-                if len(hits) < topk and text not in hits:
-                    hits[text] = {
-                        "id": document.get_first("id").decode("utf-8"),
-                        "title": document.get_first("title"),
-                        "text": text,
-                        "score": score,
-                    }
+            for score, _, address in _settle_ties(scored):
+                document = self._searcher.doc(address)
+                hit = {
+                    "id": document.get_first("id").decode("utf-8"),
+                    "title": document.get_first("title"),
+                    "text": document.get_first("text"),
+                    "score": score,
+                }
+                hits.setdefault(hit["text"], hit)
+                if len(hits) == topk:
+                    break
             best = list(hits.values())
             # Passages beyond the limit matter while duplicates leave gaps, and while one of them
             # could tie with the last hit and stand before it in the corpus.
@@ -196,6 +200,8 @@ def build_index(corpus: Path, index_folder: Path, overwrite: bool = False) -> in
             writer.commit()
         if rows == 0:
             raise InputError(f"the corpus {relative(corpus)} has no passage below its header")
+        for file in temporary.iterdir():
+            file.chmod(0o644)  # tantivy makes files that only their owner can read
         source = {"source": corpus.name, "bytes": corpus.stat().st_size, "rows": rows}
         write_json(temporary / "manifest.json", source | FORMAT | {"tantivy": version("tantivy")})
     return rows
@@ -255,14 +261,16 @@ def _tied(better: float, score: float) -> bool:
     return better - score <= SCORE_TOLERANCE * better
 
 
-def _settle_ties(scored: list[tuple[float, int, Document]]) -> list[tuple[float, int, Document]]:
-    """`(score, row, document)` best first; tied ones get the same score and the corpus's order."""
+def _settle_ties(
+    scored: list[tuple[float, int, DocAddress]],
+) -> list[tuple[float, int, DocAddress]]:
+    """`(score, row, address)` best first; tied ones get the same score and the corpus's order."""
     settled = []
     level = float("inf")
-    for score, row, document in sorted(scored, key=lambda hit: -hit[0]):
+    for score, row, address in sorted(scored, key=lambda hit: -hit[0]):
         if level == float("inf") or not _tied(level, score):
             level = score
-        settled.append((level, row, document))
+        settled.append((level, row, address))
     return sorted(settled, key=lambda hit: (-hit[0], hit[1]))
 
 

@@ -1,0 +1,279 @@
+"""Many LoRA adapters side by side on one frozen model: train, merge, load, save.
+
+PRAG makes one tiny adapter per passage (arXiv:2501.15915, section 3.2.2) and answers each question
+with the sum of its passages' adapters (section 3.3). `LoraBank` does both for many at once: the
+rows of a batch fall into N equal groups, and group i goes through adapter i,
+
+    y = base(x) + alpha / rank * (x A_i^T) B_i^T.
+
+Training N passages sums N independent losses, so every adapter gets the gradient that it would get
+alone. `peft` is the format on disk and the oracle in the tests.
+"""
+
+import hashlib
+import json
+import math
+from pathlib import Path
+
+import torch
+from peft import LoraConfig
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from utils.paths import InputError, read_json, relative, write_json, writing_folder
+
+TARGET_MODULES = ("gate_proj", "up_proj", "down_proj")  # the feed-forward network of every layer
+WEIGHTS_FILE = "adapter_model.safetensors"
+TRAINING_FILE = "training_config.json"
+
+# One adapter, or several stacked: module name -> (A [.., rank, in], B [.., out, rank]).
+Adapter = dict[str, tuple[torch.Tensor, torch.Tensor]]
+
+
+class BankLinear(nn.Module):
+    """A frozen linear layer with N adapters; without adapters it is the layer alone."""
+
+    def __init__(self, base: nn.Linear):
+        super().__init__()
+        self.base = base
+        self.A: torch.Tensor | None = None  # [N, rank, in]
+        self.B: torch.Tensor | None = None  # [N, out, rank]
+        self.scale = 1.0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`x [N * rows, length, in]` -> `[N * rows, length, out]`; row group i uses adapter i."""
+        y = self.base(x)
+        if self.A is None:
+            return y
+        A, B = self.A.to(x.dtype), self.B.to(x.dtype)
+        grouped = x.reshape(len(A), -1, x.shape[-1])  # [N, rows * length, in]
+        delta = torch.bmm(torch.bmm(grouped, A.mT), B.mT)  # [N, rows * length, out]
+        return y + self.scale * delta.view_as(y)
+
+
+class LoraBank:
+    """The places for adapters in a model: every feed-forward layer becomes a `BankLinear`.
+
+    The model is frozen and changed in place, once. Raises `InputError` where the model has no
+    layers named like `TARGET_MODULES`.
+    """
+
+    def __init__(self, model: nn.Module, rank: int, alpha: float):
+        if any(isinstance(module, BankLinear) for module in model.modules()):
+            raise InputError("the model holds a LoraBank already; use that one, or load it afresh")
+        model.requires_grad_(False)
+        self.model, self.rank, self.alpha = model, rank, alpha
+        self.layers: dict[str, BankLinear] = {}
+        for name, module in list(model.named_modules()):
+            parent, _, child = name.rpartition(".")
+            if child in TARGET_MODULES and isinstance(module, nn.Linear):
+                layer = BankLinear(module)
+                layer.scale = alpha / rank
+                setattr(model.get_submodule(parent), child, layer)
+                self.layers[name] = layer
+        if not self.layers:
+            raise InputError(
+                f"{type(model).__name__} has no layers named {', '.join(TARGET_MODULES)}; "
+                "this toolkit works with Llama-like models"
+            )
+
+    def shapes(self, rank: int) -> dict[str, tuple[tuple[int, int], tuple[int, int]]]:
+        """The shapes of A and B of each layer for an adapter of `rank`."""
+        return {
+            name: ((rank, layer.base.in_features), (layer.base.out_features, rank))
+            for name, layer in self.layers.items()
+        }
+
+    def new_base_adapter(self, seed: int) -> Adapter:
+        """The adapter that all passages start from: A Kaiming uniform (a = sqrt 5), B zero."""
+        generator = torch.Generator().manual_seed(seed)
+        adapter = {}
+        for name, (shape_A, shape_B) in self.shapes(self.rank).items():
+            A = nn.init.kaiming_uniform_(torch.empty(shape_A), a=math.sqrt(5), generator=generator)
+            adapter[name] = (A, torch.zeros(shape_B))
+        return adapter
+
+    def set(self, stacked: Adapter) -> None:
+        """Use the adapters `A [N, rank, in]`, `B [N, out, rank]`, as they are (no copy)."""
+        for name, layer in self.layers.items():
+            layer.A, layer.B = stacked[name]
+
+    def load(self, adapters: list[Adapter]) -> None:
+        """Use `adapters`, one per row group; smaller ranks are filled up with zeros."""
+        device = next(self.model.parameters()).device
+        rank = max(len(A) for adapter in adapters for A, _ in adapter.values())
+        self.set(
+            {
+                name: (
+                    torch.stack([_padded(a[name][0], 0, rank) for a in adapters]).to(device),
+                    torch.stack([_padded(a[name][1], 1, rank) for a in adapters]).to(device),
+                )
+                for name in self.layers
+            }
+        )
+
+    def clear(self) -> None:
+        """Use no adapter: the model answers as if there were no bank."""
+        for layer in self.layers.values():
+            layer.A = layer.B = None
+
+
+def _padded(tensor: torch.Tensor, dimension: int, size: int) -> torch.Tensor:
+    missing = size - tensor.shape[dimension]
+    if missing == 0:
+        return tensor
+    shape = list(tensor.shape)
+    shape[dimension] = missing
+    return torch.cat([tensor, tensor.new_zeros(shape)], dimension)
+
+
+def stack(adapters: list[Adapter], device: torch.device | str, dtype: torch.dtype) -> Adapter:
+    """N adapters of one rank as one: `A [N, rank, in]`, `B [N, out, rank]`, freshly allocated."""
+    return {
+        name: tuple(
+            torch.stack([a[name][part] for a in adapters]).to(device, dtype) for part in (0, 1)
+        )
+        for name in adapters[0]
+    }
+
+
+def unstack(stacked: Adapter) -> list[Adapter]:
+    """The N adapters of a stacked one, on the CPU."""
+    on_cpu = {name: (A.detach().cpu(), B.detach().cpu()) for name, (A, B) in stacked.items()}
+    count = len(next(iter(on_cpu.values()))[0])
+    return [{n: (A[i].clone(), B[i].clone()) for n, (A, B) in on_cpu.items()} for i in range(count)]
+
+
+def merge(adapters: list[Adapter]) -> Adapter:
+    """One adapter whose delta is the sum of those given (section 3.3 of the paper).
+
+    A `[k, in]` and B `[out, k]` are concatenated along the rank, all weights 1: what `peft`
+    computes with `add_weighted_adapter(combination_type="cat")`.
+    """
+    return {
+        name: (
+            torch.cat([adapter[name][0] for adapter in adapters], dim=0),
+            torch.cat([adapter[name][1] for adapter in adapters], dim=1),
+        )
+        for name in adapters[0]
+    }
+
+
+# ------------------------------------------------------------------------------------------------
+# Folders in peft's format
+
+
+def _key(name: str, part: str) -> str:
+    return f"base_model.model.{name}.lora_{part}.weight"
+
+
+def fingerprint(adapter: Adapter) -> str:
+    """A short hash of an adapter's numbers: tells whether passages started from the same base."""
+    digest = hashlib.sha256()
+    for name in sorted(adapter):
+        for tensor in adapter[name]:
+            digest.update(tensor.float().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def save_adapter(
+    adapter: Adapter,
+    folder: Path,
+    rank: int,
+    alpha: float,
+    base_model: str,
+    training: dict,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Write the adapter as a folder that `PeftModel.from_pretrained` loads, whole or not at all.
+
+    `training` says what made it and goes into `training_config.json` beside the weights.
+    """
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=0.0,
+        target_modules=list(TARGET_MODULES),
+        task_type="CAUSAL_LM",
+        inference_mode=True,
+        base_model_name_or_path=base_model,
+    ).to_dict()
+    # peft keeps this one as a set, whose order changes from run to run
+    config["target_modules"] = sorted(config["target_modules"])
+    tensors = {}
+    for name, (A, B) in adapter.items():
+        tensors[_key(name, "A")] = A.to(dtype).contiguous()
+        tensors[_key(name, "B")] = B.to(dtype).contiguous()
+    with writing_folder(folder) as temporary:
+        save_file(tensors, temporary / WEIGHTS_FILE, metadata={"format": "pt"})
+        write_json(temporary / "adapter_config.json", config)
+        write_json(temporary / TRAINING_FILE, training)
+
+
+def load_adapter(
+    folder: Path, shapes: dict[str, tuple[tuple[int, int], tuple[int, int]]]
+) -> Adapter:
+    """The adapter in `folder` as float32, checked against the bank's `shapes`.
+
+    Raises `InputError` where a key is missing or unexpected, a shape differs or a number is not
+    finite: an adapter must never load as nothing.
+    """
+    path = folder / WEIGHTS_FILE
+    remedy = f"delete {relative(folder)} and run encode.py again"
+    try:
+        tensors = load_file(path)
+    except (FileNotFoundError, SafetensorError, OSError) as error:
+        raise InputError(f"adapter {relative(path)} cannot be read ({error}); {remedy}") from None
+    expected = {
+        _key(name, part): shape
+        for name, both in shapes.items()
+        for part, shape in zip("AB", both, strict=True)
+    }
+    missing, unexpected = expected.keys() - tensors.keys(), tensors.keys() - expected.keys()
+    if missing or unexpected:
+        raise InputError(
+            f"adapter {relative(path)} does not fit this model: {len(missing)} keys missing, "
+            f"{len(unexpected)} unexpected, such as {min(missing | unexpected)}; {remedy}"
+        )
+    for key, shape in expected.items():
+        if tuple(tensors[key].shape) != shape:
+            raise InputError(
+                f"adapter {relative(path)}: {key} has shape {tuple(tensors[key].shape)}, "
+                f"the model needs {shape}; {remedy}"
+            )
+        if not torch.isfinite(tensors[key]).all():
+            raise InputError(f"adapter {relative(path)}: {key} holds NaN or infinity; {remedy}")
+    return {
+        name: (tensors[_key(name, "A")].float(), tensors[_key(name, "B")].float())
+        for name in shapes
+    }
+
+
+def read_training(folder: Path) -> dict | None:
+    """What made the adapter in `folder`, or None where no whole adapter stands there.
+
+    Raises `InputError` where the record is damaged.
+    """
+    if not (folder / WEIGHTS_FILE).is_file():
+        return None
+    return read_json(folder / TRAINING_FILE, "the record of an adapter,")
+
+
+def open_base_adapter(bank: LoraBank, folder: Path, base_model: str, seed: int) -> Adapter:
+    """The base adapter in `folder`, made and saved there where it does not exist yet.
+
+    Raises `InputError` where the one that stands there was made from another seed.
+    """
+    made_with = {"seed": seed, "initialisation": "A kaiming_uniform(a=sqrt(5)), B zeros"}
+    present = read_training(folder)
+    if present is None:
+        adapter = bank.new_base_adapter(seed)
+        save_adapter(adapter, folder, bank.rank, bank.alpha, base_model, made_with)
+    elif present != made_with:
+        raise InputError(
+            f"{relative(folder)} was made with {json.dumps(present)}, but this run asks for "
+            f"{json.dumps(made_with)}; use --seed {present.get('seed')}, or move the folder "
+            f"{relative(folder.parent)} away to start anew"
+        )
+    return load_adapter(folder, bank.shapes(bank.rank))

@@ -1,0 +1,178 @@
+"""Load a model and its tokenizer; batched generation, greedy or sampled."""
+
+import json
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from root_dir_path import ROOT_DIR
+from utils.paths import InputError, read_json
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+SHORT_NAMES = Path(__file__).parents[2] / "configs" / "models.json"
+
+
+def resolve_model(name: str) -> str:
+    """What `from_pretrained` takes for `--model_name`: a short name's hub id, a folder, a hub id.
+
+    Raises `InputError` where a name that looks like a folder has no `config.json`.
+    """
+    known = read_json(SHORT_NAMES, "the list of models")
+    if name in known:
+        return known[name]
+    for folder in (Path(name), ROOT_DIR / name):
+        if folder.is_dir():
+            if not (folder / "config.json").is_file():
+                raise InputError(f"--model_name {name}: the folder holds no config.json")
+            return str(folder)
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise InputError(
+            f"--model_name {name}: there is no such folder; give a folder, a hub id such as "
+            f"owner/name, or one of {', '.join(known)}"
+        )
+    return name
+
+
+def pick_device() -> torch.device:
+    """The GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The dtype of `--dtype`; "auto" is bfloat16 on a GPU that has it and float32 elsewhere."""
+    if name == "auto":
+        fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if fast else torch.float32
+    return getattr(torch, name)
+
+
+def load_tokenizer(name: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer of `--model_name`, with a padding token.
+
+    Raises `InputError` where it cannot be loaded.
+    """
+    path = resolve_model(name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, json.JSONDecodeError) as error:
+        raise InputError(_loading_failed("tokenizer", name, path, error)) from None
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def context_length(name: str, trust_remote_code: bool = False) -> int:
+    """The most tokens that the model of `--model_name` takes, prompt and answer together."""
+    path = resolve_model(name)
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, json.JSONDecodeError) as error:
+        raise InputError(_loading_failed("model", name, path, error)) from None
+    return int(getattr(config, "max_position_embeddings", 1 << 20))
+
+
+def load_model(
+    name: str, dtype: str, tokenizer: PreTrainedTokenizerBase, trust_remote_code: bool = False
+) -> PreTrainedModel:
+    """The model of `--model_name` on the best device, frozen, from safetensors only.
+
+    Its generation settings are reduced to its stop tokens, so that no sampling option that a
+    model ships with reaches a run. Raises `InputError` where it cannot be loaded.
+    """
+    path = resolve_model(name)
+    device = pick_device()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=pick_dtype(dtype, device),
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+        )
+    except (OSError, ValueError, json.JSONDecodeError) as error:
+        raise InputError(_loading_failed("model", name, path, error)) from None
+    stops = model.generation_config.eos_token_id
+    stops = stops if isinstance(stops, list) else [stops]
+    stops = {stop for stop in [*stops, tokenizer.eos_token_id] if stop is not None}
+    model.generation_config = GenerationConfig(
+        eos_token_id=sorted(stops), pad_token_id=tokenizer.pad_token_id
+    )
+    return model.to(device).eval().requires_grad_(False)
+
+
+def _loading_failed(what: str, name: str, path: str, error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return (
+        f"the {what} of --model_name {name} ({path}) cannot be loaded: {lines[0]} "
+        "Check the name, the network and your access, or download it and give its folder"
+    )
+
+
+class SeededSampling(LogitsProcessor):
+    """Sampling whose random numbers belong to the row, not to the batch it happens to be in.
+
+    Each row's scores are divided by the temperature, all but the `top_k` highest removed, and
+    Gumbel noise from the row's own seed added: the greedy choice that follows is then an exact
+    sample from the softmax (the Gumbel-max trick).
+    """
+
+    def __init__(self, seeds: list[int], temperature: float, top_k: int, length: int):
+        self.temperature, self.top_k, self.step = temperature, top_k, 0
+        uniform = [
+            torch.rand(length, top_k, generator=torch.Generator().manual_seed(seed))
+            for seed in seeds
+        ]
+        tiny = torch.finfo(torch.float32).tiny
+        self.noise = -torch.log(-torch.log(torch.stack(uniform).clamp_min(tiny)))
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """`scores [rows, vocabulary]` of the next token -> noisy scores of the same shape."""
+        top_k = min(self.top_k, scores.shape[-1])
+        best, places = torch.topk(scores.float() / self.temperature, top_k)  # [rows, top_k]
+        noise = self.noise[:, self.step, :top_k].to(scores.device)
+        self.step += 1
+        result = torch.full_like(scores, -torch.inf, dtype=torch.float32)
+        return result.scatter(-1, places, best + noise)
+
+
+@torch.inference_mode()
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[list[int]],
+    max_new_tokens: int,
+    seeds: list[int] | None = None,
+    temperature: float = 0.0,
+    top_k: int = 50,
+) -> list[str]:
+    """The continuation of each prompt (token ids) as text, without special tokens, as one batch.
+
+    Greedy at temperature 0; above it sampled, with one seed per prompt. Prompts are padded on the
+    left. Whatever adapters the model's bank holds are used, one row group each.
+    """
+    length = max(map(len, prompts))
+    ids = torch.full((len(prompts), length), tokenizer.pad_token_id)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        ids[row, length - len(prompt) :] = torch.tensor(prompt)
+        mask[row, length - len(prompt) :] = 1
+    processors = LogitsProcessorList()
+    if temperature > 0:
+        processors.append(SeededSampling(seeds, temperature, top_k, max_new_tokens))
+    output = model.generate(
+        input_ids=ids.to(model.device),
+        attention_mask=mask.to(model.device),
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        logits_processor=processors,
+    )
+    return tokenizer.batch_decode(output[:, length:], skip_special_tokens=True)
