@@ -5,10 +5,9 @@ from pathlib import Path
 import pytest
 
 from utils.paths import InputError, write_json
-from utils.qa_data import data_types_of, load_questions, read_augmented, take_sample
+from utils.qa_data import load_questions, take_sample
 
 DATA = Path(__file__).parent / "data"
-MODEL = "small-model"
 
 
 # ------------------------------------------------------------------------------------------------
@@ -199,115 +198,3 @@ def test_a_sample_is_the_first_questions_of_each_type_and_of_the_whole_order():
     for wrong in (0, -2):
         with pytest.raises(InputError, match=f"--sample {wrong} "):
             take_sample(loaded, wrong)
-
-
-# ------------------------------------------------------------------------------------------------
-# data_aug files
-
-
-@pytest.fixture
-def augmented(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setattr("utils.paths.ROOT_DIR", tmp_path)
-    return tmp_path / "data_aug" / "tiny"
-
-
-def qa(text: str = "Orr") -> list[dict]:
-    return [{"question": "Who?", "answer": text, "full_answer": f"It is {text}."}] * 3
-
-
-def entry(pid: int, *models: str) -> dict:
-    value = {"pid": pid, "passage": f"p{pid}"}
-    for model in models:
-        value |= {f"{model}_rewrite": f"{model} wrote", f"{model}_qa": qa(model)}
-    return value
-
-
-def record(test_id: int, question: str, *entries: dict) -> dict:
-    return {"test_id": test_id, "question": question, "answer": "Orr", "augment": list(entries)}
-
-
-def bare(test_id: int, question: str, data_type: str) -> dict:
-    return {"test_id": test_id, "question": question, "answer": "Orr", "type": data_type}
-
-
-def test_only_the_passages_of_the_wanted_model_are_read_without_its_prefix(augmented):
-    records = [record(0, "Who?", entry(0, "other"), entry(1, MODEL, "other")), record(1, "Where?")]
-    write_json(augmented / "dev.json", records)
-    read = read_augmented("tiny", "dev", f"models/{MODEL}/")
-    wanted = {"pid": 1, "passage": "p1", "rewrite": f"{MODEL} wrote", "qa": qa(MODEL)}
-    assert [r["augment"] for r in read] == [[wanted], []]
-    assert read[0]["question"] == "Who?"
-
-
-def test_a_model_without_work_is_answered_with_the_models_present_and_the_command(augmented):
-    write_json(augmented / "dev.json", [record(0, "Who?", entry(0, "b-model", "a-model"))])
-    with pytest.raises(InputError, match=r"a-model, b-model.*augment.py --model_name small-model"):
-        read_augmented("tiny", "dev", MODEL)
-    with pytest.raises(InputError, match=r"test\.json does not exist.*--dataset tiny"):
-        read_augmented("tiny", "test", MODEL)
-
-
-def test_the_released_layout_is_read_and_its_bare_total_filled_past_an_exhausted_type(
-    augmented, capsys
-):
-    folder = augmented / MODEL
-    write_json(folder / "bridge.json", [record(0, "B0?", entry(0, MODEL))])
-    comparison = [record(1, "C1?", entry(1, MODEL)), record(9, "C1?", entry(9, MODEL))]
-    write_json(folder / "comparison.json", comparison)
-    total = [bare(0, "B0?", "bridge"), bare(5, "B5?", "bridge"), bare(9, "C1?", "comparison")]
-    write_json(folder / "total.json", total)
-    write_json(folder / "notes.json", {"stray": "file"})
-    read = read_augmented("tiny", "total", MODEL)
-    assert [(r["test_id"], r["augment"][0]["pid"]) for r in read] == [(0, 0), (9, 9)]
-    assert "1 of 3 questions are left out" in capsys.readouterr().err
-    assert len(read_augmented("tiny", "comparison", MODEL)) == 2
-
-
-def test_an_own_file_of_another_model_does_not_hide_the_released_one(augmented):
-    write_json(augmented / "total.json", [record(0, "Who?", entry(0, "other"))])
-    write_json(augmented / MODEL / "total.json", [record(0, "Who?", entry(4, MODEL))])
-    assert read_augmented("tiny", "total", MODEL)[0]["augment"][0]["pid"] == 4
-
-
-@pytest.mark.parametrize(
-    ("change", "problem"),
-    [
-        (lambda r: r.pop("augment"), "record 1: augment is missing"),
-        (lambda r: r.update(test_id="1"), "record 1: test_id is a text"),
-        (lambda r: r["augment"].append(None), r"record 1: augment\[1\] is null"),
-        (lambda r: r["augment"][0].pop("passage"), r"record 1: augment\[0\].passage is missing"),
-        (lambda r: r["augment"][0].update({f"{MODEL}_rewrite": 3}), "_rewrite is a number"),
-        (lambda r: r["augment"][0].update({f"{MODEL}_qa": []}), "_qa is an empty list"),
-        (lambda r: r["augment"][0].update({f"{MODEL}_qa": ["x"]}), r"_qa\[0\] is a text"),
-        (lambda r: r["augment"][0].update({f"{MODEL}_qa": [{}]}), r"_qa\[0\].question is missing"),
-    ],
-)
-def test_a_broken_augmented_record_is_named_by_index_and_field(change, problem, augmented):
-    broken = record(1, "Where?", entry(0, MODEL))
-    change(broken)
-    write_json(augmented / "dev.json", [record(0, "Who?", entry(0, MODEL)), broken])
-    with pytest.raises(InputError, match=problem):
-        read_augmented("tiny", "dev", MODEL)
-
-
-def test_answers_of_the_released_archive_become_texts(augmented):
-    one = entry(0, MODEL)
-    answers = (["Orr", "Hale"], 1311, None)
-    one[f"{MODEL}_qa"] = [{"question": "?", "answer": a, "full_answer": "x"} for a in answers]
-    write_json(augmented / "dev.json", [record(0, "Who?", one)])
-    pairs = read_augmented("tiny", "dev", MODEL)[0]["augment"][0]["qa"]
-    assert [pair["answer"] for pair in pairs] == ["Orr, Hale", "1311", "Unknown"]
-
-
-def test_data_types_are_sorted_with_total_last_and_without_stray_files(augmented):
-    for name in ("total.json", "inference.json", ".hidden.json", "dev.json.bak", "log.txt"):
-        write_json(augmented / name, [])
-    write_json(augmented / MODEL / "bridge.json", [])
-    write_json(augmented / "other" / "zebra.json", [])
-    assert data_types_of("tiny", None, MODEL) == ["bridge", "inference", "total"]
-    assert data_types_of("tiny", None) == ["bridge", "inference", "zebra", "total"]
-    assert data_types_of("tiny", "inference") == ["inference"]
-    with pytest.raises(InputError, match=r"'dev'.*bridge, .*run python src/augment.py"):
-        data_types_of("tiny", "dev")
-    with pytest.raises(InputError, match="no augmented file of any data type; run python"):
-        data_types_of("absent", None)

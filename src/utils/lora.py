@@ -94,6 +94,13 @@ class LoraBank:
             adapter[name] = (A, torch.zeros(shape_B))
         return adapter
 
+    def no_adapter(self) -> Adapter:
+        """An adapter that changes nothing, for a question without passages."""
+        return {
+            name: (torch.zeros(shape_A), torch.zeros(shape_B))
+            for name, (shape_A, shape_B) in self.shapes(1).items()
+        }
+
     def set(self, stacked: Adapter) -> None:
         """Use the adapters `A [N, rank, in]`, `B [N, out, rank]`, as they are (no copy)."""
         for name, layer in self.layers.items():

@@ -1,5 +1,6 @@
 """Load a model and its tokenizer; batched generation, greedy or sampled."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -41,6 +42,24 @@ def resolve_model(name: str) -> str:
             f"owner/name, or one of {', '.join(known)}"
         )
     return name
+
+
+def model_identity(name: str) -> str:
+    """What tells one model from another: its folder name and, for a local one, its files.
+
+    Of a weights file the size and both ends are read, which is quick for any size.
+    """
+    path = Path(resolve_model(name))
+    if not path.is_dir():
+        return str(path)
+    digest = hashlib.sha256((path / "config.json").read_bytes())
+    for file in sorted(path.glob("*.safetensors")):
+        with file.open("rb") as weights:
+            size = file.stat().st_size
+            digest.update(f"{file.name} {size}".encode() + weights.read(1 << 20))
+            weights.seek(max(0, size - (1 << 20)))
+            digest.update(weights.read())
+    return f"{path.resolve().name}@{digest.hexdigest()[:16]}"
 
 
 def pick_device() -> torch.device:
@@ -176,3 +195,21 @@ def generate(
         logits_processor=processors,
     )
     return tokenizer.batch_decode(output[:, length:], skip_special_tokens=True)
+
+
+def prompts_that_fit(model: PreTrainedModel, prompts: list[list[int]], max_new_tokens: int) -> int:
+    """How many prompts to answer side by side: a function of model, prompts and device.
+
+    32 on a CPU; on a GPU as many key-value caches as half of the memory beside the model holds.
+    """
+    if model.device.type != "cuda":
+        return 32
+    config = model.config
+    head_size = config.hidden_size // config.num_attention_heads
+    token_bytes = 4 * config.num_hidden_layers * config.num_key_value_heads * head_size
+    token_bytes += 16 * config.hidden_size  # activations of the prompt's forward pass
+    longest = max(map(len, prompts)) + max_new_tokens
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    memory = torch.cuda.get_device_properties(model.device).total_memory
+    logits_bytes = 6 * config.vocab_size
+    return max(1, min(256, int(0.5 * (memory - weights) / (token_bytes * longest + logits_bytes))))

@@ -7,6 +7,7 @@ is sent.
 """
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
@@ -74,11 +75,11 @@ class PromptSet:
             fill(self.texts["passage_line"], number=str(number), passage=passage.strip())
             for number, passage in enumerate(passages, start=1)
         )
-        examples = "".join(fill(texts["example"], **example) for example in self.examples if with_cot)
-        template = texts["with_passages" if passages else "without_passages"]
-        return fill(
-            template, passages=lines, question=tidy_question(question), examples=examples
+        examples = "".join(
+            fill(texts["example"], **example) for example in self.examples if with_cot
         )
+        template = texts["with_passages" if passages else "without_passages"]
+        return fill(template, passages=lines, question=tidy_question(question), examples=examples)
 
     def opening(self, with_cot: bool) -> str:
         """What the assistant's answer begins with, in training and at inference."""
@@ -171,21 +172,28 @@ class PromptEncoder:
         self.max_length = max_length
         self.shortened = 0
 
-    def request(self, message: str) -> list[int]:
-        """A request for a rewrite or for question-answer pairs, ready to be answered."""
-        return self._tokens(self._chat(message))
+    def rewrite_request(self, passage: str) -> list[int]:
+        """The request for a rewrite of `passage`, ready to be answered."""
+        return self._fitting(
+            lambda passages: self._chat(self.prompts.rewrite_request(passages[0])), [passage]
+        )
+
+    def pairs_request(self, passage: str) -> list[int]:
+        """The request for question-answer pairs about `passage`, ready to be answered."""
+        return self._fitting(
+            lambda passages: self._chat(self.prompts.pairs_request(passages[0])), [passage]
+        )
 
     def question(self, question: str, passages: list[str]) -> list[int]:
         """A question with its context, up to and including the answer's opening."""
-        opening = self.prompts.opening(self.with_cot)
-        return self._fitting(question, passages, opening)
+        return self._asked(question, passages, self.prompts.opening(self.with_cot))
 
     def example(self, question: str, passages: list[str], answer: str) -> list[int]:
         """A training prompt: the question with its context and its answer, without an end token."""
         opening = self.prompts.opening(self.with_cot)
         gap = "" if not opening or opening[-1].isspace() else " "
         ending = answer.strip().rstrip(".").rstrip() + "."
-        return self._fitting(question, passages, opening + gap + ending)
+        return self._asked(question, passages, opening + gap + ending)
 
     def passage_examples(self, passage: str, rewrite: str, pairs: list[dict]) -> list[list[int]]:
         """All training prompts of one passage (paper, section 3.2.2), in their fixed order.
@@ -213,24 +221,31 @@ class PromptEncoder:
     def _tokens(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    def _fitting(self, question: str, passages: list[str], ending: str) -> list[int]:
+    def _asked(self, question: str, passages: list[str], ending: str) -> list[int]:
+        def text(shortened: list[str]) -> str:
+            message = self.prompts.user_message(question, shortened, self.with_cot)
+            return self._chat(message) + ending
+
+        return self._fitting(text, passages)
+
+    def _fitting(self, text: Callable[[list[str]], str], passages: list[str]) -> list[int]:
+        """The tokens of `text(passages)`, the longest passage cut at its end until they fit."""
+        ids = self._tokens(text(passages))
+        if len(ids) <= self.max_length:
+            return ids
+        self.shortened += 1
         passages = list(passages)
-        message = self.prompts.user_message(question, passages, self.with_cot)
-        ids = self._tokens(self._chat(message) + ending)
-        if len(ids) > self.max_length:
-            self.shortened += 1
         while len(ids) > self.max_length:
             longest = max(range(len(passages)), key=lambda i: len(passages[i]), default=None)
             if longest is None or not passages[longest]:
                 raise InputError(
-                    f"the question {question[:80]!r} needs {len(ids)} tokens without any passage, "
-                    f"but only {self.max_length} are allowed; raise --max_length, shorten the "
-                    "few-shot examples or use a model with a longer context"
+                    f"the prompt {text(passages)[-200:]!r} has {len(ids)} tokens without any "
+                    f"passage, but only {self.max_length} are allowed; raise --max_length, use "
+                    "fewer few-shot examples or a model with a longer context"
                 )
             words = passages[longest].split(" ")
             excess = len(ids) - self.max_length
             keep = len(words) - max(1, excess // 4)  # a word is rarely more than four tokens
             passages[longest] = " ".join(words[: max(0, keep)])
-            message = self.prompts.user_message(question, passages, self.with_cot)
-            ids = self._tokens(self._chat(message) + ending)
+            ids = self._tokens(text(passages))
         return ids

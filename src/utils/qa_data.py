@@ -1,4 +1,4 @@
-"""Raw data sets -> question records, and the reading of `data_aug/` files.
+"""Raw data sets -> question records.
 
 A question record is `{"test_id", "question", "answer"}` (`answer`: a string, or a list of strings
 of which any is right), with `"qid"`, `"type"` and `"golden_passages"` where the raw data has them.
@@ -8,12 +8,11 @@ of which any is right), with `"qid"`, `"type"` and `"golden_passages"` where the
 import csv
 import io
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from utils.paths import InputError, augmented_file, folder_name, read_json, read_text, relative
+from utils.paths import InputError, folder_name, read_json, read_text, relative
 
 TYPES = {
     "2wikimultihopqa": ("comparison", "bridge_comparison", "inference", "compositional"),
@@ -54,7 +53,7 @@ def load_questions(dataset: str, data_path: str | Path) -> dict[str, list[dict]]
         file, records = _load_multihop(dataset, path)
     if not records:
         raise InputError(f"{relative(file)} holds no question; download it from {SOURCES[dataset]}")
-    _raise_problems(file, _question_problems(records))
+    raise_problems(file, _question_problems(records))
     typed = {name: [r for r in records if r.get("type") == name] for name in TYPES[dataset]}
     return {
         name: [{"test_id": index, **record} for index, record in enumerate(chosen)]
@@ -100,7 +99,7 @@ def _load_multihop(dataset: str, folder: Path) -> tuple[Path, list[dict]]:
     else:
         file = _raw_file(dataset, folder, "hotpot_dev_distractor_v1.json")
     records = []
-    for raw in _read_records(file):
+    for raw in read_records(file):
         record = {
             "question": raw.get("question"),
             "answer": aliases.get(str(raw.get("answer_id"))) or raw.get("answer"),
@@ -184,14 +183,14 @@ def _load_popqa(folder: Path) -> tuple[Path, list[dict]]:
             continue
         record = {"question": row["question"], "answer": _texts([row["obj"], *aliases])}
         records.append({**record, "qid": row["id"]} if row.get("id") else record)
-    _raise_problems(file, problems, f"download it again from {SOURCES['popqa']}")
+    raise_problems(file, problems, f"download it again from {SOURCES['popqa']}")
     return file, records
 
 
 def _load_complexwebquestions(folder: Path) -> tuple[Path, list[dict]]:
     file = _raw_file("complexwebquestions", folder, "ComplexWebQuestions_dev.json")
     records = []
-    for raw in _read_records(file):
+    for raw in read_records(file):
         answers = []
         for entry in raw["answers"] if isinstance(raw.get("answers"), list) else []:
             if isinstance(entry, dict):
@@ -225,7 +224,7 @@ def _load_custom(dataset: str, path: Path) -> dict[str, list[dict]]:
     for data_type, records in lists.items():
         where = f"{data_type}, " if isinstance(value, dict) else ""
         if not isinstance(records, list) or not records:
-            problems.append(f"{where}expected a list of records, found {_kind(records)}")
+            problems.append(f"{where}expected a list of records, found {kind_of(records)}")
             continue
         problems += [where + problem for problem in _question_problems(records)]
         if not problems:
@@ -236,130 +235,16 @@ def _load_custom(dataset: str, path: Path) -> dict[str, list[dict]]:
             ]
     if not lists:
         problems = ["expected records, found an empty object"]
-    _raise_problems(path, problems)
+    raise_problems(path, problems)
     return loaded
-
-
-# ------------------------------------------------------------------------------------------------
-# data_aug files
-
-
-def data_types_of(
-    dataset: str, data_type: str | None = None, augment_model: str | None = None
-) -> list[str]:
-    """The data types of `dataset` that have an augmented file, sorted, with "total" last.
-
-    `data_type` selects that one alone; `augment_model` leaves out the released archive's folders of
-    other models. Raises `InputError` where there is none.
-    """
-    folder = augmented_file(dataset, "total").parent
-    subfolder = folder_name(augment_model) if augment_model else "[!.]*"
-    files = [*folder.glob("[!.]*.json"), *folder.glob(f"{subfolder}/[!.]*.json")]
-    found = {file.stem for file in files if file.is_file()}
-    chosen = found if data_type is None else found & {folder_name(data_type)}
-    if not chosen:
-        missing = f"data type {data_type!r}" if data_type else "any data type"
-        there = f" (it has {', '.join(sorted(found))})" if found else ""
-        raise InputError(
-            f"{relative(folder)} has no augmented file of {missing}{there}; run "
-            f"{_augment_command(dataset, augment_model)}"
-        )
-    return sorted(chosen, key=lambda name: (name == "total", name))
-
-
-def read_augmented(dataset: str, data_type: str, augment_model: str) -> list[dict]:
-    """The records of one data type, with the passages that `augment_model` has worked on.
-
-    They stand in `data_aug/{dataset}/{data_type}.json` or, as the released archive has them, in
-    `data_aug/{dataset}/{model}/{data_type}.json`. Each entry of a record's "augment" has `pid`,
-    `passage`, `rewrite` (text) and `qa` (a list of `{"question", "answer", "full_answer"}`);
-    it is an empty list where the model has not come to that record yet.
-    Raises `InputError` where there is no file, no work of this model, or a broken record.
-    """
-    model = folder_name(augment_model)
-    own = augmented_file(dataset, data_type)
-    files = [file for file in (own, own.parent / model / own.name) if file.is_file()]
-    present: set[str] = set()
-    for file in files:
-        records = _read_augmented_file(file)
-        keys = {k for record in records for entry in record["augment"] for k in entry}
-        present |= {key.removesuffix("_qa") for key in keys if key.endswith("_qa")}
-        chosen = [{**r, "augment": _entries_of(r["augment"], model)} for r in records]
-        if any(record["augment"] for record in chosen):
-            return chosen
-    if files:
-        problem = (
-            f"{relative(own)} holds no work of model {model!r} (it has that of "
-            f"{', '.join(sorted(present)) or 'none'}); choose with --augment_model"
-        )
-    else:
-        problem = f"{relative(own)} does not exist; choose another --data_type"
-    raise InputError(f"{problem}, or run {_augment_command(dataset, augment_model)}")
-
-
-def _augment_command(dataset: str, augment_model: str | None) -> str:
-    """The command that makes the files of `dataset`."""
-    model = augment_model or "MODEL"
-    return f"python src/augment.py --model_name {model} --dataset {dataset} --data_path PATH"
-
-
-def _entries_of(augment: list[dict], model: str) -> list[dict]:
-    """The passages that `model` has finished, without its name in the keys."""
-    return [
-        {"pid": entry["pid"], "passage": entry["passage"]}
-        | {"rewrite": entry[f"{model}_rewrite"], "qa": entry[f"{model}_qa"]}
-        for entry in augment
-        if f"{model}_rewrite" in entry and f"{model}_qa" in entry
-    ]
-
-
-def _read_augmented_file(path: Path) -> list[dict]:
-    """The checked records of an augmented file, a bare total.json filled from its neighbours."""
-    records = _read_records(path)
-    if path.stem == "total" and not any("augment" in record for record in records):
-        records = _fill_from_types(records, path)
-    problems = [f"record {i}: {p}" for i, r in enumerate(records) for p in _augmented_problems(r)]
-    _raise_problems(path, problems, "correct these, or delete the file and run augment.py again")
-    return records
-
-
-def _fill_from_types(records: list[dict], path: Path) -> list[dict]:
-    """The records of the bare `path`, each with the augment of the same question in a type's file.
-
-    A question that no type's file holds is left out, and their number is reported.
-    """
-    types = {str(record["type"]) for record in records if "type" in record}
-    same_question: dict[str, list[dict]] = {}
-    for file in sorted(path.parent.glob("[!.]*.json")):
-        if file != path and (file.stem in types or not types):
-            for record in _read_augmented_file(file):
-                same_question.setdefault(record["question"], []).append(record)
-    filled = []
-    for record in records:
-        candidates = same_question.get(str(record.get("question")), [])
-        same_id = [one for one in candidates if one["test_id"] == record.get("test_id")]
-        if candidates:
-            filled.append({**(same_id or candidates)[0], **record})
-    if not filled:
-        raise InputError(
-            f"{relative(path)} has no passages, and no other file beside it holds its questions; "
-            "extract the archive again"
-        )
-    if len(filled) < len(records):
-        print(
-            f"{relative(path)}: {len(records) - len(filled)} of {len(records)} questions are left "
-            "out, the files of the single types do not hold them",
-            file=sys.stderr,
-        )
-    return filled
 
 
 # ------------------------------------------------------------------------------------------------
 # Checks
 
 
-def _kind(value: Any) -> str:
-    """What a JSON value is, in words."""
+def kind_of(value: Any) -> str:
+    """What a JSON value is, in words for an error: "a text", "an empty list", "null"."""
     if value is None:
         return "null"
     kinds = {str: "text", list: "list", dict: "object", bool: "truth value"}
@@ -368,13 +253,13 @@ def _kind(value: Any) -> str:
     return f"{article} {kinds.get(type(value), 'number')}"
 
 
-def _read_records(path: Path) -> list[dict]:
-    """The objects in a raw JSON file; `InputError` where it holds something else."""
+def read_records(path: Path) -> list[dict]:
+    """The objects listed in a JSON file. Raises `InputError` where it holds no such list."""
     records = read_json(path, "the data set")
     if not isinstance(records, list) or not records:
-        raise InputError(f"{relative(path)} holds {_kind(records)}, not a list of records")
-    problems = [f"record {i} is {_kind(r)}" for i, r in enumerate(records) if type(r) is not dict]
-    _raise_problems(path, problems, "each record must be an object")
+        raise InputError(f"{relative(path)} holds {kind_of(records)}, not a list of records")
+    problems = [f"record {i} is {kind_of(r)}" for i, r in enumerate(records) if type(r) is not dict]
+    raise_problems(path, problems, "each record must be an object")
     return records
 
 
@@ -383,76 +268,30 @@ def _question_problems(records: list) -> list[str]:
     problems = []
     for index, record in enumerate(records):
         if not isinstance(record, dict):
-            problems.append(f"record {index} is {_kind(record)}, not a record")
+            problems.append(f"record {index} is {kind_of(record)}, not a record")
             continue
         for field in ("question", "answer"):
             if field not in record:
                 problems.append(f"record {index} has no {field}")
         question, answer = record.get("question", "?"), record.get("answer", "?")
         if not isinstance(question, str) or not question.strip():
-            problems.append(f"record {index}: question is {_kind(question)}")
+            problems.append(f"record {index}: question is {kind_of(question)}")
         answers = answer if isinstance(answer, list) and answer else [answer]
         wrong = [one for one in answers if not isinstance(one, str) or not one.strip()]
         if wrong:
             part = "answer has an element that is" if answers is answer else "answer is"
-            problems.append(f"record {index}: {part} {_kind(wrong[0])}")
+            problems.append(f"record {index}: {part} {kind_of(wrong[0])}")
         golden = record.get("golden_passages", [])
         if not isinstance(golden, list) or not all(isinstance(one, str) for one in golden):
             problems.append(f"record {index}: golden_passages is no list of texts")
     return problems
 
 
-def _augmented_problems(record: dict) -> list[str]:
-    """What is wrong in a record of an augmented file; the answers in it become texts in place."""
-    fields = {"test_id": int, "question": str, "answer": (str, list), "augment": list}
-    problems = _wrong_fields(record, fields)
-    augment = record.get("augment")
-    for position, entry in enumerate(augment if isinstance(augment, list) else []):
-        where = f"augment[{position}]"
-        if not isinstance(entry, dict):
-            problems.append(f"{where} is {_kind(entry)}")
-            continue
-        fields = {"pid": int, "passage": str}
-        fields |= {key: str for key in entry if key.endswith("_rewrite")}
-        fields |= {key: list for key in entry if key.endswith("_qa")}
-        problems += _wrong_fields(entry, fields, f"{where}.")
-        for key in [key for key in entry if key.endswith("_qa") and isinstance(entry[key], list)]:
-            if not entry[key]:
-                problems.append(f"{where}.{key} is an empty list")
-            for number, pair in enumerate(entry[key]):
-                here = f"{where}.{key}[{number}]"
-                if not isinstance(pair, dict):
-                    problems.append(f"{here} is {_kind(pair)}")
-                    continue
-                _answers_to_text(pair)
-                texts = dict.fromkeys(("question", "answer", "full_answer"), str)
-                problems += _wrong_fields(pair, texts, f"{here}.")
-    return problems
+def raise_problems(path: Path, problems: list[str], remedy: str = QUESTION_FORMAT) -> None:
+    """Raise one `InputError` for all `problems`, the first few in words, the rest counted.
 
-
-def _wrong_fields(record: dict, kinds: dict[str, Any], where: str = "") -> list[str]:
-    """The fields of `record` that are missing or not of the type (or types) in `kinds`."""
-    return [
-        f"{where}{field} is {_kind(record[field]) if field in record else 'missing'}"
-        for field, kind in kinds.items()
-        if not isinstance(record.get(field), kind)
-    ]
-
-
-def _answers_to_text(pair: dict) -> None:
-    """Make lists, numbers and null among a QA pair's answers texts, as a new file has them."""
-    for field in {"answer", "full_answer"} & set(pair):
-        value = pair[field]
-        if value is None:
-            pair[field] = "Unknown"
-        elif isinstance(value, list):
-            pair[field] = ", ".join(str(part) for part in value)
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            pair[field] = str(value)
-
-
-def _raise_problems(path: Path, problems: list[str], remedy: str = QUESTION_FORMAT) -> None:
-    """One `InputError` for all `problems`: the first few in words, the rest counted."""
+    It ends with `remedy`. Without problems nothing happens.
+    """
     if problems:
         shown, rest = problems[:SHOWN_PROBLEMS], len(problems) - SHOWN_PROBLEMS
         more = f"; and {rest} more" if rest > 0 else ""

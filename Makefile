@@ -1,0 +1,38 @@
+# make demo: see Parametric RAG work.   make test: the fast tests.   Both set up everything first.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup demo test test-slow lint prompts demo-world demo-model clean-demo
+
+setup: .venv/ready
+
+.venv/ready: requirements.txt requirements-dev.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+demo: setup                ## index, augment, encode, answer four ways, table and plot
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash configs/demo.sh
+
+test: setup                ## the fast tests, with line coverage of src/
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=85
+
+test-slow: setup           ## the long ones
+	$(BIN)/python -m pytest -m slow
+
+lint: setup
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+prompts: setup             ## write all_prompt.md anew after a change in src/prompts/
+	$(BIN)/python src/show_prompts.py > all_prompt.md
+
+demo-world: setup          ## the demo's corpus and questions, from their seed
+	$(BIN)/python data/demo/build/make_world.py
+
+demo-model: demo-world     ## the demo's tokenizer and model, from their seed: about 90 minutes on 2 cores
+	$(BIN)/python data/demo/build/make_tokenizer.py
+	MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=10000000000 OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 \
+	$(BIN)/torchrun --nproc_per_node 2 data/demo/build/train_model.py --steps 2600 --autocast
+
+clean-demo:                ## forget the demo's results, so that `make demo` starts from nothing
+	rm -rf index/demo data_aug/demo offline/model output/model output/report

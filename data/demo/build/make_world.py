@@ -1,0 +1,101 @@
+"""Write the demo's corpus and questions: `data/demo/corpus.tsv`, `data/demo/questions.json`.
+
+    python data/demo/build/make_world.py
+
+The corpus is in the format of DPR's Wikipedia dump. The questions come in two splits, `dev` (to
+choose settings) and `test` (to report), about different entities; each is single-hop or two-hop.
+"""
+
+import csv
+import json
+import random
+from pathlib import Path
+
+from world import KINDS, Entity, ask, ask_two_hop, new_entity, new_name, new_pair, write_article
+
+DEMO = Path(__file__).parents[1]
+SEED = 2026
+PAIRS = {"dev": 12, "test": 36, "": 24}  # "": in the corpus, but nothing is asked about them
+MORE_PEOPLE = 60
+SINGLE_HOP, TWO_HOP = 4, 2  # questions per entity, questions per pair
+
+
+def unused_pair(kind: str, used: set[str], rng: random.Random) -> tuple[Entity, Entity]:
+    """A pair of eval entities that are not in the world yet."""
+    while True:
+        pair = new_pair(kind, "eval", rng)
+        if not {entity.name for entity in pair} & used:
+            used |= {entity.name for entity in pair}
+            return pair
+
+
+def questions_about(pair: tuple[Entity, Entity], rng: random.Random) -> list[dict]:
+    """Single-hop questions about both entities, two-hop ones about the person behind the thing."""
+    thing, person = pair
+    questions = []
+
+    def add(kind: str, question: str, entity: Entity, attribute: str, support: list[str]) -> None:
+        questions.append(
+            {
+                "question": question,
+                "answer": entity.facts[attribute],
+                "type": kind,
+                "golden_passages": support,
+            }
+        )
+
+    def passage_with(entity: Entity, attribute: str) -> str:
+        return next(p.text for p in entity.passages if attribute in p.attributes)
+
+    for entity in pair:
+        for attribute in rng.sample(list(entity.facts), SINGLE_HOP):
+            support = [passage_with(entity, attribute)]
+            add("single_hop", ask(entity, attribute, rng), entity, attribute, support)
+    linked = next(passage for passage in person.passages if passage.has_link)
+    for attribute in rng.sample(linked.attributes, TWO_HOP):
+        role = {"film": "director", "company": "founder", "place": "mayor"}[thing.kind]
+        support = [passage_with(thing, role), linked.text]
+        add("two_hop", ask_two_hop(person, attribute, rng), person, attribute, support)
+    return questions
+
+
+def main() -> None:
+    """Make the world and write both files."""
+    rng = random.Random(SEED)
+    used: set[str] = set()
+    entities: list[Entity] = []
+    splits: dict[str, list[dict]] = {"dev": [], "test": []}
+    for split, count in PAIRS.items():
+        for index in range(count):
+            pair = unused_pair(KINDS[1 + index % 3], used, rng)
+            entities += pair
+            if split:
+                splits[split] += questions_about(pair, rng)
+    while len(entities) < 2 * sum(PAIRS.values()) + MORE_PEOPLE:
+        name = new_name("person", "eval", rng)
+        if name not in used:
+            used.add(name)
+            person = new_entity("person", "eval", rng, name=name)
+            write_article(person, rng)
+            entities.append(person)
+    rng.shuffle(entities)
+    for split, questions in splits.items():
+        rng.shuffle(questions)
+        splits[split] = [{"qid": f"{split}-{i}", **q} for i, q in enumerate(questions)]
+
+    with (DEMO / "corpus.tsv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+        writer.writerow(["id", "text", "title"])
+        number = 0
+        for entity in entities:
+            for passage in entity.passages:
+                number += 1
+                writer.writerow([number, passage.text, entity.name])
+    text = json.dumps(splits, ensure_ascii=False, indent=1) + "\n"
+    (DEMO / "questions.json").write_text(text, encoding="utf-8")
+    counts = ", ".join(f"{len(questions)} {split}" for split, questions in splits.items())
+    print(f"{number} passages about {len(entities)} entities; questions: {counts}")
+
+
+if __name__ == "__main__":
+    main()

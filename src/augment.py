@@ -1,0 +1,395 @@
+"""Stage 1: retrieve passages for each question, rewrite each and write questions about it.
+
+    python prep_elastic.py --data_path data/demo/corpus.tsv --index_name demo
+    python src/augment.py --model_name data/demo/model --prompts demo --dataset demo \
+        --data_path data/demo/questions.json --data_type test --index_name demo --sample 10
+
+    python src/augment.py --model_name llama3.2-1b-instruct --dataset 2wikimultihopqa \
+        --data_path data/2wikimultihopqa/ --sample 300 --topk 3
+
+Writes `data_aug/{dataset}/{data_type}.json` (Self-Augmentation, arXiv:2501.15915, section 3.2.1).
+Started again after a stop, it goes on where it was.
+"""
+
+import argparse
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+
+from utils.arguments import (
+    add_data_flags,
+    add_model_flags,
+    new_parser,
+    positive_integer,
+)
+from utils.augmented import model_keys, parse_pairs
+from utils.journal import Journal, refuse_difference
+from utils.models import context_length, generate, load_model, load_tokenizer
+from utils.paths import (
+    InputError,
+    augmented_file,
+    folder_name,
+    hash_json,
+    read_json,
+    relative,
+    run_stage,
+    write_json,
+)
+from utils.prompting import PromptEncoder, load_prompts
+from utils.qa_data import load_questions, take_sample
+from utils.retrieval import open_retriever
+
+SPARE_PASSAGES = 10  # retrieved beyond topk, to take the place of passages that are dropped
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = new_parser(__doc__)
+    add_model_flags(parser)
+    data = add_data_flags(parser)
+    data.add_argument(
+        "--data_path", required=True, help="folder of the raw data set, or one's own JSON file"
+    )
+    retrieval = parser.add_argument_group("retrieval")
+    retrieval.add_argument("--topk", type=positive_integer, default=3, help="passages per question")
+    retrieval.add_argument("--engine", choices=["embedded"], default="embedded", help="BM25 engine")
+    retrieval.add_argument("--index_name", default="wiki", help="index made by prep_elastic.py")
+    writing = parser.add_argument_group("writing")
+    writing.add_argument(
+        "--max_new_tokens", type=positive_integer, default=512, help="tokens of one text at most"
+    )
+    writing.add_argument(
+        "--temperature", type=float, default=0.7, help="sampling temperature; 0 is greedy"
+    )
+    writing.add_argument(
+        "--top_k_sampling", type=positive_integer, default=50, help="sample from the K best tokens"
+    )
+    writing.add_argument(
+        "--max_attempts",
+        type=positive_integer,
+        default=5,
+        help="tries at a valid list of questions before a passage is dropped",
+    )
+    writing.add_argument("--seed", type=int, default=0, help="seed of the sampling")
+    running = parser.add_argument_group("running")
+    running.add_argument(
+        "--batch_size", type=positive_integer, default=32, help="texts generated side by side"
+    )
+    running.add_argument(
+        "--overwrite", action="store_true", help="make this model's texts anew if there are any"
+    )
+    options = parser.parse_args(arguments)
+    if not 0 <= options.temperature < 100:
+        parser.error("--temperature must be 0 (greedy) or a small positive number")
+    return options
+
+
+@dataclass
+class Writer:
+    """Writes rewrites and question lists, each passage once, and counts what it takes."""
+
+    model: object
+    tokenizer: object
+    encoder: PromptEncoder
+    options: argparse.Namespace
+    done: dict[str, dict] = field(default_factory=dict)  # passage -> {"rewrite", "qa", "attempts"}
+
+    def answer(self, prompts: list[list[int]], salts: list[str]) -> list[str]:
+        """The model's answer to each prompt (token ids), in batches alike in length."""
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        answers = [""] * len(prompts)
+        size = self.options.batch_size
+        for start in range(0, len(order), size):
+            batch = order[start : start + size]
+            texts = generate(
+                self.model,
+                self.tokenizer,
+                [prompts[i] for i in batch],
+                self.options.max_new_tokens,
+                # a sample depends on the seed and on what it is for, never on its neighbours
+                seeds=[int(hash_json([self.options.seed, salts[i]])[:15], 16) for i in batch],
+                temperature=self.options.temperature,
+                top_k=self.options.top_k_sampling,
+            )
+            for i, text in zip(batch, texts, strict=True):
+                answers[i] = text.strip()
+        return answers
+
+    def write(self, passages: list[str]) -> None:
+        """Fill `done` for `passages`; one without a valid question list gets `"qa": None`."""
+        open_passages = [p for p in dict.fromkeys(passages) if p not in self.done]
+        pairs: dict[str, list[dict] | None] = dict.fromkeys(open_passages)
+        attempts = dict.fromkeys(open_passages, 0)
+        for attempt in range(self.options.max_attempts):
+            missing = [p for p in open_passages if pairs[p] is None]
+            if not missing or (attempt > 0 and self.options.temperature == 0):
+                break  # greedy decoding would only repeat itself
+            texts = self.answer(
+                [self.encoder.pairs_request(p) for p in missing],
+                [f"qa {attempt} {p}" for p in missing],
+            )
+            for passage, text in zip(missing, texts, strict=True):
+                pairs[passage] = parse_pairs(text)
+                attempts[passage] += 1
+        kept = [p for p in open_passages if pairs[p] is not None]
+        rewrites = dict(
+            zip(
+                kept,
+                self.answer(
+                    [self.encoder.rewrite_request(p) for p in kept], [f"rewrite {p}" for p in kept]
+                ),
+                strict=True,
+            )
+        )
+        for passage in open_passages:
+            # a passage without a rewrite is dropped too
+            self.done[passage] = {
+                "rewrite": rewrites.get(passage),
+                "qa": pairs[passage] if rewrites.get(passage) else None,
+                "attempts": attempts[passage],
+            }
+
+
+def augment_block(questions: list[dict], topk: int, writer: Writer) -> list[dict]:
+    """The records of `questions` (with their "candidates"), each with `topk` passages at most.
+
+    A passage whose question list fails is dropped and the next candidate takes its place.
+    """
+    while True:
+        chosen, wanted = [], []
+        for question in questions:
+            accepted = []
+            for passage in question["candidates"]:
+                result = writer.done.get(passage)
+                if result is None or result["qa"] is not None:
+                    accepted.append(passage)
+                if len(accepted) == topk:
+                    break
+            chosen.append(accepted)
+            wanted += [p for p in accepted if p not in writer.done]
+        if not wanted:
+            break
+        writer.write(wanted)
+    records = []
+    for question, passages in zip(questions, chosen, strict=True):
+        record = {key: value for key, value in question.items() if key != "candidates"}
+        record["passages"] = passages
+        record["augment"] = [
+            {
+                "pid": pid,
+                "passage": p,
+                "rewrite": writer.done[p]["rewrite"],
+                "qa": writer.done[p]["qa"],
+            }
+            for pid, p in enumerate(passages)
+        ]
+        records.append(record)
+    return records
+
+
+def existing_records(path: Path, questions: list[dict], options: argparse.Namespace) -> list[dict]:
+    """The records that stand at `path`, to which this model's texts are added.
+
+    Raises `InputError` where they are about other questions, unless `--overwrite` may drop them:
+    it never drops another model's texts.
+    """
+    records = read_json(path, "the file") if path.exists() else []
+    if not records or [r["question"] for r in records] == [q["question"] for q in questions]:
+        return records
+    own_key = model_keys(options.model_name)[1]
+    keys = {key for r in records for entry in r.get("augment", []) for key in entry}
+    if options.overwrite and not any(key.endswith("_qa") and key != own_key for key in keys):
+        return []
+    raise InputError(
+        f"{relative(path)} holds {len(records)} questions, not the {len(questions)} of this run; "
+        "use the same --data_path and --sample, --overwrite if no other model wrote into it, or "
+        "move the file away"
+    )
+
+
+def merge_into_file(
+    existing: list[dict], records: list[dict], options: argparse.Namespace
+) -> list[dict]:
+    """`records` under this model's keys, added to what other models wrote."""
+    rewrite_key, pairs_key = model_keys(options.model_name)
+    merged = []
+    for index, record in enumerate(records):
+        old = existing[index] if existing else record
+        entries = [
+            {key: value for key, value in entry.items() if key not in (rewrite_key, pairs_key)}
+            for entry in (old["augment"] if existing else [])
+        ]
+        by_passage = {entry["passage"]: entry for entry in entries}
+        for new in record["augment"]:
+            entry = by_passage.get(new["passage"])
+            if entry is None:
+                entry = {"pid": len(entries), "passage": new["passage"]}
+                entries.append(entry)
+            entry |= {rewrite_key: new["rewrite"], pairs_key: new["qa"]}
+        merged.append({**old, "augment": entries, "passages": [e["passage"] for e in entries]})
+    return merged
+
+
+def main() -> None:
+    """Check, load, write block by block, save."""
+    options = parse_arguments()
+
+    # 1. Check everything that needs no model
+    model_folder = folder_name(options.model_name)
+    questions = load_questions(options.dataset, options.data_path)
+    if options.data_type:
+        if options.data_type not in questions:
+            raise InputError(
+                f"--data_type {options.data_type}: {options.dataset} has {', '.join(questions)}"
+            )
+        questions = {options.data_type: questions[options.data_type]}
+    questions = take_sample(questions, options.sample)
+    prompts = load_prompts(options.prompts, options.dataset, with_cot=False)
+    retriever = open_retriever(options.engine, options.index_name)
+    settings = {
+        "model": options.model_name,
+        "prompts": prompts.fingerprint,
+        "index": options.index_name,
+        "engine": options.engine,
+        "topk": options.topk,
+        "max_new_tokens": options.max_new_tokens,
+        "temperature": options.temperature,
+        "top_k_sampling": options.top_k_sampling,
+        "max_attempts": options.max_attempts,
+        "seed": options.seed,
+        "batch_size": options.batch_size,
+    }
+
+    plans = {
+        data_type: (
+            augmented_file(options.dataset, data_type),
+            {**settings, "questions": hash_json([[r["question"], r["answer"]] for r in records])},
+        )
+        for data_type, records in questions.items()
+    }
+    for data_type, (path, _) in plans.items():
+        existing_records(path, questions[data_type], options)
+    finished = {
+        data_type: texts_that_stand(path, asked, options)
+        for data_type, (path, asked) in plans.items()
+    }
+    waiting = [data_type for data_type in plans if finished[data_type] is None]
+    if not waiting:
+        print(f"all {len(plans)} files stand already\nnext: {next_command(options)}")
+        return
+
+    # 2. Load
+    tokenizer = load_tokenizer(options.model_name, options.trust_remote_code)
+    longest = context_length(options.model_name, options.trust_remote_code)
+    encoder = PromptEncoder(tokenizer, prompts, False, longest - options.max_new_tokens)
+    model = load_model(options.model_name, options.dtype, tokenizer, options.trust_remote_code)
+    writer = Writer(model, tokenizer, encoder, options)
+    for texts in finished.values():
+        writer.done |= texts or {}
+    known = set(writer.done)
+
+    # 3. Write, block by block; a finished block is in the journal
+    block_size = max(1, 2 * options.batch_size // options.topk)
+    for data_type in waiting:
+        records = questions[data_type]
+        path, asked = plans[data_type]
+        journal = Journal(journal_file(path, model_folder), asked)
+        done = [record for block in journal.items for record in block["records"]]
+        for block in journal.items:
+            writer.done |= block["passages"]
+        bar = tqdm(
+            total=len(records), initial=len(done), unit="question", desc=f"augment {data_type}"
+        )
+        for start in range(len(done), len(records), block_size):
+            block = records[start : start + block_size]
+            hits = retriever.search([r["question"] for r in block], options.topk + SPARE_PASSAGES)
+            before = set(writer.done)
+            block = [
+                {**record, "candidates": [hit["text"] for hit in found]}
+                for record, found in zip(block, hits, strict=True)
+            ]
+            augmented = augment_block(block, options.topk, writer)
+            new = {p: result for p, result in writer.done.items() if p not in before}
+            journal.add({"records": augmented, "passages": new})
+            done += augmented
+            bar.update(len(block))
+        bar.close()
+
+        # 4. Save
+        merged = merge_into_file(existing_records(path, records, options), done, options)
+        write_json(config_file(path, model_folder), asked)
+        write_json(path, merged)
+        journal.remove()
+        short = sum(len(record["augment"]) < options.topk for record in done)
+        print(
+            f"{relative(path)}: {len(done)} questions, "
+            f"{sum(len(record['augment']) for record in done)} passages"
+            + (f"; {short} questions have fewer than {options.topk}" if short else "")
+        )
+    written = [result for passage, result in writer.done.items() if passage not in known]
+    taken = sum(result["qa"] is not None for result in written)
+    print(
+        f"passages: {taken} taken, {len(written) - taken} dropped, "
+        f"{sum(result['attempts'] for result in written)} attempts at question lists"
+    )
+    if writer.encoder.shortened:
+        print(f"{writer.encoder.shortened} requests did not fit into the model and were shortened")
+    print(f"next: {next_command(options)}")
+
+
+def journal_file(path: Path, model: str) -> Path:
+    """The journal of unfinished work beside `path`; hidden, so that no stage takes it for data."""
+    return path.with_name(f".{path.stem}.{model}.journal")
+
+
+def config_file(path: Path, model: str) -> Path:
+    """The settings that made `model`'s texts in `path`."""
+    return path.with_name(f".{path.stem}.{model}.settings")
+
+
+def texts_that_stand(path: Path, asked: dict, options: argparse.Namespace) -> dict | None:
+    """What this model wrote into `path` (see `Writer.done`), None where it must still be made.
+
+    Raises `InputError` where the texts were made with other settings than `asked`. `--overwrite`
+    forgets the texts and unfinished work.
+    """
+    rewrite_key, pairs_key = model_keys(options.model_name)
+    config = config_file(path, folder_name(options.model_name))
+    if options.overwrite:
+        config.unlink(missing_ok=True)
+        journal_file(path, folder_name(options.model_name)).unlink(missing_ok=True)
+        return None
+    if not path.exists():
+        return None
+    texts = {
+        entry["passage"]: {"rewrite": entry[rewrite_key], "qa": entry[pairs_key], "attempts": 0}
+        for record in read_json(path, "the file")
+        for entry in record.get("augment", [])
+        if pairs_key in entry
+    }
+    if config.exists():
+        refuse_difference(
+            relative(path),
+            read_json(config, "the settings file"),
+            asked,
+            "use the same settings, or --overwrite to start anew",
+        )
+        return texts or None
+    if texts:
+        raise InputError(
+            f"{relative(path)} holds texts of {options.model_name} that this stage did not write; "
+            "go on with encode.py, or use --overwrite to replace them"
+        )
+    return None
+
+
+def next_command(options: argparse.Namespace) -> str:
+    """What to run after this stage."""
+    prompts = "" if options.prompts == "default" else f" --prompts {options.prompts}"
+    flags = f"--model_name {options.model_name} --dataset {options.dataset}{prompts}"
+    return f"python src/encode.py {flags}"
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,190 @@
+"""Stage 2: every passage becomes an adapter (LoRA on the feed-forward layers).
+
+    python src/encode.py --model_name data/demo/model --prompts demo --dataset demo \
+        --data_type test --sample 10 --learning_rate 4e-3 --num_train_epochs 6
+
+    python src/encode.py --model_name llama3.2-1b-instruct --dataset 2wikimultihopqa --sample 300 \
+        --with_cot --per_device_train_batch_size 1 --num_train_epochs 1 --learning_rate 3e-4 \
+        --lora_rank 2 --lora_alpha 32
+
+Reads what `augment.py` wrote and writes, under `offline/{model}/rank=…_alpha=…/{dataset}/…/`, a
+PEFT folder `data_{did}/passage_{pid}/` for each (Additional Parameter Training, arXiv:2501.15915,
+section 3.2.2). Equal training data is trained once. Started again after a stop, it trains what is
+missing.
+"""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from utils.arguments import (
+    adapters_of,
+    add_data_flags,
+    add_model_flags,
+    add_training_flags,
+    new_parser,
+    positive_integer,
+    shared_flags,
+    training_settings,
+)
+from utils.augmented import data_types_of, read_augmented
+from utils.journal import refuse_difference
+from utils.lora import LoraBank, fingerprint, open_base_adapter, read_training, save_adapter
+from utils.models import load_model, load_tokenizer, pick_device, pick_dtype, resolve_model
+from utils.paths import hash_json, passage_folder, rank_folder, relative, run_stage
+from utils.prompting import PromptEncoder, load_prompts
+from utils.qa_data import take_sample
+from utils.training import adapters_that_fit, group_by_cost, train_adapters
+
+SAVE_DTYPES = ("float32", "bfloat16", "float16")
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = new_parser(__doc__)
+    add_model_flags(parser)
+    add_data_flags(parser)
+    add_training_flags(parser)
+    running = parser.add_argument_group("running")
+    running.add_argument(
+        "--adapters_per_batch",
+        type=positive_integer,
+        help="adapters trained side by side (not set: as many as fit)",
+    )
+    running.add_argument(
+        "--save_dtype", choices=SAVE_DTYPES, default="float32", help="dtype of the saved adapters"
+    )
+    running.add_argument(
+        "--overwrite", action="store_true", help="train adapters anew that stand there already"
+    )
+    return parser.parse_args(arguments)
+
+
+@dataclass
+class Work:
+    """One adapter to train: its prompts as token ids, and every folder that gets a copy."""
+
+    prompts: list[list[int]]
+    data: str  # hash of the prompts
+    folders: list[Path]
+
+
+def collect_work(records: dict[str, list[dict]], encoder: PromptEncoder, options) -> list[Work]:
+    """The adapters to train, each distinct training data once, in order of first appearance."""
+    works: dict[str, Work] = {}
+    for data_type, of_type in records.items():
+        for did, record in enumerate(of_type):
+            for entry in record["augment"]:
+                prompts = encoder.passage_examples(entry["passage"], entry["rewrite"], entry["qa"])
+                work = works.setdefault(key := hash_json(prompts), Work(prompts, key, []))
+                folder = passage_folder(adapters_of(options, data_type), did, entry["pid"])
+                work.folders.append(folder)
+    return list(works.values())
+
+
+def main() -> None:
+    """Check, load, train group by group, save each adapter as it is finished."""
+    options = parse_arguments()
+
+    # 1. Check everything that needs no model
+    augment_model = options.augment_model or options.model_name
+    base_model = resolve_model(options.model_name)
+    prompts = load_prompts(options.prompts, options.dataset, options.with_cot)
+    records = take_sample(
+        {
+            data_type: read_augmented(options.dataset, data_type, augment_model)
+            for data_type in data_types_of(options.dataset, options.data_type, augment_model)
+        },
+        options.sample,
+    )
+    tokenizer = load_tokenizer(options.model_name, options.trust_remote_code)
+    encoder = PromptEncoder(tokenizer, prompts, options.with_cot, options.max_length)
+    works = collect_work(records, encoder, options)
+    if encoder.shortened:
+        print(f"{encoder.shortened} prompts were longer than --max_length: passages shortened")
+    dtype = pick_dtype(options.dtype, pick_device())
+    settings = {
+        **training_settings(options, prompts),
+        "dtype": str(dtype).removeprefix("torch."),
+        "save_dtype": options.save_dtype,
+    }
+    missing = {folder for work in works for folder in work.folders}
+    bases = set()
+    for work in works if not options.overwrite else ():
+        for folder in work.folders:
+            if (made_with := read_training(folder)) is not None:
+                bases.add(made_with.pop("base", None))
+                refuse_difference(
+                    f"the adapter {relative(folder)}",
+                    made_with,
+                    {**settings, "data": work.data},
+                    "use the settings it was made with, or --overwrite to train anew",
+                )
+                missing.discard(folder)
+    total = sum(len(work.folders) for work in works)
+    print(
+        f"{total} passages, {len(works)} with different training data; "
+        f"{total - len(missing)} adapters stand already"
+    )
+
+    if missing:
+        # 2. Load
+        model = load_model(options.model_name, options.dtype, tokenizer, options.trust_remote_code)
+        bank = LoraBank(model, options.lora_rank, options.lora_alpha)
+        base_folder = rank_folder(options.model_name, options.lora_rank, options.lora_alpha)
+        base = open_base_adapter(bank, base_folder / "base_weight", base_model, options.seed)
+        settings["base"] = fingerprint(base)
+        for other in bases - {settings["base"]}:
+            refuse_difference(
+                "an adapter of this experiment",
+                {"base": other},
+                {"base": settings["base"]},
+                "the base_weight folder was replaced; --overwrite trains all adapters anew",
+            )
+
+        # 3. Train. The groups depend on the whole list, so a resumed run trains the same ones
+        group_size = options.adapters_per_batch or adapters_that_fit(
+            model, [work.prompts for work in works], options.per_device_train_batch_size
+        )
+        groups = group_by_cost([work.prompts for work in works], group_size)
+        bar = tqdm(total=total, initial=total - len(missing), unit="passage", desc="encode")
+        for group in groups:
+            members = [works[i] for i in group]
+            if not any(folder in missing for work in members for folder in work.folders):
+                continue
+            adapters = train_adapters(
+                bank,
+                base,
+                [work.prompts for work in members],
+                options.learning_rate,
+                options.num_train_epochs,
+                options.per_device_train_batch_size,
+                tokenizer.pad_token_id,
+            )
+
+            # 4. Save
+            for work, adapter in zip(members, adapters, strict=True):
+                for folder in work.folders:
+                    if folder in missing:
+                        save_adapter(
+                            adapter,
+                            folder,
+                            options.lora_rank,
+                            options.lora_alpha,
+                            base_model,
+                            {**settings, "data": work.data},
+                            getattr(torch, options.save_dtype),
+                        )
+                        bar.update()
+        bar.close()
+
+    where = relative(adapters_of(options, next(iter(records))).parent)
+    print(f"adapters of {', '.join(records)}: {where}")
+    print(f"next: python src/inference.py {shared_flags(options)} --inference_method prag")
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,51 @@
+"""Tiny random models and a project root of one's own for every test."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+REPOSITORY = Path(__file__).parents[1]
+sys.path.insert(0, str(Path(__file__).parent))
+torch.set_num_threads(1)
+
+
+def tiny_model(architecture: str = "llama", tied: bool = True, seed: int = 0):
+    """A random model of two layers with grouped-query attention and a vocabulary of 97."""
+    config_class, model_class = {
+        "llama": (LlamaConfig, LlamaForCausalLM),
+        "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+    }[architecture]
+    torch.manual_seed(seed)
+    config = config_class(
+        vocab_size=97,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        tie_word_embeddings=tied,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    model = model_class(config).eval()
+    with torch.no_grad():  # the library's initial weights are so small that nothing would show
+        for parameter in model.parameters():
+            if parameter.dim() == 2:
+                parameter.mul_(5)
+    return model
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """A fresh folder as `ROOT_DIR`, for code that runs in the test's own process."""
+    import root_dir_path
+    import utils.paths
+
+    for module in (root_dir_path, utils.paths):
+        monkeypatch.setattr(module, "ROOT_DIR", tmp_path)
+    return tmp_path

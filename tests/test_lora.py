@@ -1,0 +1,252 @@
+"""The bank against its oracle: peft, one adapter at a time."""
+
+import json
+
+import peft
+import pytest
+import torch
+from conftest import tiny_model
+from safetensors.torch import load_file, save_file
+
+from utils.lora import (
+    TARGET_MODULES,
+    LoraBank,
+    load_adapter,
+    merge,
+    open_base_adapter,
+    save_adapter,
+)
+from utils.paths import InputError
+from utils.training import group_by_cost, train_adapters
+
+
+def random_prompts(counts: list[int], seed: int = 3) -> list[list[list[int]]]:
+    """Token ids of uneven lengths (5 to 23), `counts[i]` prompts for adapter i."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def one() -> list[int]:
+        length = int(torch.randint(5, 24, (), generator=generator))
+        return torch.randint(3, 90, (length,), generator=generator).tolist()
+
+    return [[one() for _ in range(count)] for count in counts]
+
+
+def random_adapter(bank: LoraBank, rank: int, seed: int) -> dict:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: tuple(0.1 * torch.randn(shape, generator=generator) for shape in both)
+        for name, both in bank.shapes(rank).items()
+    }
+
+
+def train_with_peft(model, base_folder, prompts, learning_rate, epochs, batch_size):
+    """One passage as the published software trains it, without its padding to 3000 tokens."""
+    model = peft.PeftModel.from_pretrained(
+        model, base_folder, is_trainable=True, autocast_adapter_dtype=False
+    )
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    for parameter in parameters:
+        parameter.data = parameter.data.to(next(model.base_model.parameters()).dtype)
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate)
+    for _ in range(epochs):
+        for start in range(0, len(prompts), batch_size):
+            batch = prompts[start : start + batch_size]
+            length = max(map(len, batch))
+            ids = torch.tensor([p + [0] * (length - len(p)) for p in batch])
+            mask = torch.tensor([[1] * len(p) + [0] * (length - len(p)) for p in batch])
+            labels = ids.masked_fill(mask == 0, -100)
+            optimizer.zero_grad()
+            model(input_ids=ids, attention_mask=mask, labels=labels).loss.backward()
+            optimizer.step()
+    return peft.get_peft_model_state_dict(model)
+
+
+def compare_with_peft(tmp_path, architecture, dtype, rank, batch_size, counts, tied=True):
+    """Yield every adapter's (bank, peft) tensors after three epochs from the same base."""
+    torch.manual_seed(0)
+    prompts = random_prompts(counts)
+    bank = LoraBank(tiny_model(architecture, tied).to(dtype), rank, alpha=4 * rank)
+    base = open_base_adapter(bank, tmp_path / "base", "tiny", seed=1)
+    base = {name: (A.to(dtype), B.to(dtype)) for name, (A, B) in base.items()}
+    mine = train_adapters(bank, base, prompts, 3e-3, 3, batch_size, pad_id=0)
+    for adapter, own in zip(mine, prompts, strict=True):
+        oracle_model = tiny_model(architecture, tied).to(dtype)
+        oracle = train_with_peft(oracle_model, tmp_path / "base", own, 3e-3, 3, batch_size)
+        assert len(oracle) == 2 * len(adapter)
+        for name, (A, B) in adapter.items():
+            yield A, oracle[f"base_model.model.{name}.lora_A.weight"]
+            yield B, oracle[f"base_model.model.{name}.lora_B.weight"]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "rank", "batch_size", "counts"),
+    [
+        ("llama", 2, 1, [5, 2, 5, 3, 1, 4, 6]),
+        ("qwen2", 2, 3, [4, 2, 7]),
+        ("llama", 1, 3, [5]),
+        ("qwen2", 8, 1, [3, 5]),
+        ("llama", 8, 3, [1, 4, 5, 5, 2, 3, 7]),
+        ("qwen2", 1, 1, [2, 3]),
+    ],
+)
+def test_side_by_side_equals_peft_one_at_a_time_in_float64(
+    tmp_path, architecture, rank, batch_size, counts
+):
+    moved = 0.0
+    pairs = compare_with_peft(tmp_path, architecture, torch.float64, rank, batch_size, counts)
+    for mine, oracle in pairs:
+        assert (mine - oracle).abs().max() < 1e-7
+        moved = max(moved, oracle.abs().max().item())
+    assert moved > 1e-3
+
+
+@pytest.mark.parametrize(("rank", "batch_size"), [(1, 3), (2, 1), (8, 1)])
+def test_side_by_side_equals_peft_in_float32(tmp_path, rank, batch_size):
+    counts = [5, 2, 5, 3, 1, 4, 6]
+    pairs = compare_with_peft(tmp_path, "llama", torch.float32, rank, batch_size, counts, False)
+    differences = torch.cat([(mine - oracle).abs().flatten() for mine, oracle in pairs])
+    assert (differences <= 1e-6).float().mean() >= 0.999
+    assert differences.max() <= 5e-4
+
+
+def test_an_adapter_does_not_depend_on_its_neighbours():
+    prompts = random_prompts([5, 2, 7])
+    bank = LoraBank(tiny_model("llama").double(), 2, 8)
+    base = {n: (A.double(), B.double()) for n, (A, B) in bank.new_base_adapter(0).items()}
+    together = train_adapters(bank, base, prompts, 1e-2, 2, 1, pad_id=0)
+    alone = train_adapters(bank, base, [prompts[1]], 1e-2, 2, 1, pad_id=0)[0]
+    for name, (A, B) in alone.items():
+        torch.testing.assert_close(together[1][name][0], A, rtol=0, atol=1e-12)
+        torch.testing.assert_close(together[1][name][1], B, rtol=0, atol=1e-12)
+
+
+def test_groups_hold_every_item_once_and_longest_first():
+    prompts = random_prompts([5, 1, 3, 5, 2, 4])
+    groups = group_by_cost(prompts, 4)
+    assert sorted(sum(groups, [])) == list(range(6))
+    assert [len(prompts[i]) for i in sum(groups, [])] == [5, 5, 4, 3, 2, 1]
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2"])
+def test_merged_rows_equal_pefts_cat(tmp_path, architecture):
+    ids = torch.tensor(random_prompts([1])[0])
+    bank = LoraBank(tiny_model(architecture), 2, 32)
+    adapters = [random_adapter(bank, 2, seed) for seed in range(5)]
+    for number, adapter in enumerate(adapters):
+        save_adapter(adapter, tmp_path / str(number), 2, 32, "tiny", {})
+    bank.load([merge(adapters[:3]), merge(adapters[3:])])  # ranks 6 and 4, side by side
+    mine = bank.model(ids.repeat(2, 1)).logits
+
+    for row, names in enumerate((["0", "1", "2"], ["3", "4"])):
+        model = tiny_model(architecture)
+        plain = model(ids).logits
+        oracle = peft.PeftModel.from_pretrained(model, tmp_path / names[0], adapter_name=names[0])
+        for name in names[1:]:
+            oracle.load_adapter(tmp_path / name, adapter_name=name)
+        oracle.add_weighted_adapter(names, [1.0] * len(names), "sum", combination_type="cat")
+        oracle.set_adapter("sum")
+        expected = oracle(ids).logits
+        torch.testing.assert_close(mine[row : row + 1], expected, rtol=1e-4, atol=1e-5)
+        assert (expected - plain).abs().max() > 1e-3
+
+
+def test_a_cleared_bank_answers_like_the_model_without_one():
+    ids = torch.tensor(random_prompts([1])[0])
+    expected = tiny_model("llama")(ids).logits
+    bank = LoraBank(tiny_model("llama"), 2, 32)
+    bank.load([random_adapter(bank, 2, 0)])
+    assert not torch.equal(bank.model(ids).logits, expected)
+    bank.clear()
+    assert torch.equal(bank.model(ids).logits, expected)
+
+
+def test_peft_loads_a_saved_folder_with_no_missing_and_no_unexpected_key(tmp_path):
+    bank = LoraBank(tiny_model("qwen2"), 2, 32)
+    adapter = random_adapter(bank, 2, 0)
+    save_adapter(adapter, tmp_path / "a", 2, 32, "tiny", {"learning_rate": 1})
+    model = peft.PeftModel.from_pretrained(tiny_model("qwen2"), tmp_path / "a")
+    wanted = set(peft.get_peft_model_state_dict(model))
+    assert wanted == set(load_file(tmp_path / "a" / "adapter_model.safetensors"))
+    result = model.load_adapter(tmp_path / "a", adapter_name="again")
+    assert not [key for key in result.missing_keys if "lora" in key]
+    assert not result.unexpected_keys
+    name = next(iter(adapter))
+    loaded = model.get_submodule(f"base_model.model.{name}.lora_A.default").weight
+    assert torch.equal(loaded, adapter[name][0])
+
+
+def test_saving_twice_gives_the_same_bytes(tmp_path):
+    bank = LoraBank(tiny_model("llama"), 2, 32)
+    for folder in ("a", "b"):
+        save_adapter(bank.new_base_adapter(7), tmp_path / folder, 2, 32, "tiny", {"x": 1})
+    for name in ("adapter_config.json", "adapter_model.safetensors", "training_config.json"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_the_first_runs_base_adapter_has_single_prefixes(tmp_path):
+    """The published software doubled the keys of its first run, which then loaded as nothing."""
+    bank = LoraBank(tiny_model("llama"), 2, 32)
+    open_base_adapter(bank, tmp_path / "base_weight", "tiny", seed=0)
+    keys = load_file(tmp_path / "base_weight" / "adapter_model.safetensors")
+    assert all(key.count("base_model.model.") == 1 for key in keys)
+    assert len(keys) == 2 * len(TARGET_MODULES) * bank.model.config.num_hidden_layers
+    with pytest.raises(InputError, match="holds a LoraBank already"):
+        LoraBank(bank.model, 2, 32)
+
+
+def damage(folder, change) -> None:
+    path = folder / "adapter_model.safetensors"
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop(min(t)), "1 keys missing"),
+        (lambda t: t.update({"extra": torch.zeros(1)}), "1 unexpected"),
+        (lambda t: t.update({min(t): torch.zeros(3, 3)}), "has shape"),
+        (lambda t: t[min(t)].fill_(float("nan")), "NaN"),
+        (
+            lambda t: [t.update({f"base_model.model.{k}": t.pop(k)}) for k in list(t)],
+            "keys missing",
+        ),
+    ],
+)
+def test_a_damaged_adapter_is_refused(tmp_path, change, message):
+    bank = LoraBank(tiny_model("llama"), 2, 32)
+    save_adapter(bank.new_base_adapter(0), tmp_path / "a", 2, 32, "tiny", {})
+    load_adapter(tmp_path / "a", bank.shapes(2))
+    damage(tmp_path / "a", change)
+    with pytest.raises(InputError, match=message):
+        load_adapter(tmp_path / "a", bank.shapes(2))
+
+
+def test_a_truncated_adapter_is_refused(tmp_path):
+    bank = LoraBank(tiny_model("llama"), 2, 32)
+    save_adapter(bank.new_base_adapter(0), tmp_path / "a", 2, 32, "tiny", {})
+    path = tmp_path / "a" / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(InputError, match="cannot be read"):
+        load_adapter(tmp_path / "a", bank.shapes(2))
+
+
+def test_a_base_adapter_of_another_seed_is_refused(tmp_path):
+    bank = LoraBank(tiny_model("llama"), 2, 32)
+    open_base_adapter(bank, tmp_path / "base", "tiny", seed=0)
+    with pytest.raises(InputError, match="use --seed 0"):
+        open_base_adapter(bank, tmp_path / "base", "tiny", seed=1)
+
+
+def test_the_adapter_config_is_the_papers(tmp_path):
+    bank = LoraBank(tiny_model("llama"), 2, 32)
+    save_adapter(bank.new_base_adapter(0), tmp_path / "a", 2, 32, "tiny", {})
+    config = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"], config["lora_dropout"]) == (2, 32, 0.0)
+    assert config["target_modules"] == sorted(TARGET_MODULES)
+
+
+def test_a_model_without_feed_forward_layers_is_refused():
+    with pytest.raises(InputError, match="no layers named"):
+        LoraBank(torch.nn.Linear(3, 3), 2, 32)
