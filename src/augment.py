@@ -375,6 +375,8 @@ def texts_that_stand(path: Path, asked: dict, options: argparse.Namespace) -> di
             asked,
             "use the same settings, or --overwrite to start anew",
         )
+        if texts:  # a kill may have come just before its removal
+            journal_file(path, folder_name(options.model_name)).unlink(missing_ok=True)
         return texts or None
     if texts:
         raise InputError(

@@ -89,8 +89,14 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def check_adapters(records: list[dict], adapters: Path, settings: dict, options) -> None:
-    """Raise `InputError` unless every passage's adapter stands and was made with these settings."""
+def check_adapters(
+    records: list[dict], adapters: Path, settings: dict, encoder: PromptEncoder, options
+) -> str | None:
+    """The fingerprint of the base that the passages' adapters were trained from.
+
+    `encoder` is the one of the training prompts. Raises `InputError` unless every adapter stands,
+    was made with these settings and from these texts, all from the same base.
+    """
     bases = {}
     for did, record in enumerate(records):
         for entry in record["augment"]:
@@ -101,10 +107,12 @@ def check_adapters(records: list[dict], adapters: Path, settings: dict, options)
                     f"run first: python src/encode.py {shared_flags(options)}"
                 )
             bases.setdefault(made_with.get("base"), folder)
+            prompts = encoder.passage_examples(entry["passage"], entry["rewrite"], entry["qa"])
+            wanted = {**settings, "data": hash_json(prompts)}
             refuse_difference(
                 f"the adapter {relative(folder)}",
-                {name: made_with.get(name) for name in settings},
-                settings,
+                {name: made_with.get(name) for name in wanted},
+                wanted,
                 "give the flags it was made with, or run encode.py with --overwrite",
             )
     if len(bases) > 1:
@@ -113,6 +121,7 @@ def check_adapters(records: list[dict], adapters: Path, settings: dict, options)
             f"{first} and {second} were trained from different base adapters; "
             "run encode.py with --overwrite"
         )
+    return next(iter(bases), None)
 
 
 def assert_adapters_work(bank: LoraBank, prompt: list[int]) -> None:
@@ -192,8 +201,11 @@ def main() -> None:
         },
         options.sample,
     )
+    tokenizer = load_tokenizer(options.model_name, options.trust_remote_code)
+    adapter_settings = training_settings(options, prompt_set)
+    training = PromptEncoder(tokenizer, prompt_set, options.with_cot, options.max_length)
     settings = {
-        **training_settings(options, prompt_set),
+        **adapter_settings,
         "inference_method": method,
         "max_new_tokens": options.max_new_tokens,
         "dtype": str(pick_dtype(options.dtype, pick_device())).removeprefix("torch."),
@@ -204,16 +216,15 @@ def main() -> None:
     for data_type, of_type in records.items():
         leaf = output_folder(options, data_type)
         config = {**settings, "data": hash_json(of_type)}
+        if in_parameters:
+            adapters = adapters_of(options, data_type)
+            base = check_adapters(of_type, adapters, adapter_settings, training, options)
+            config["base"] = base
         if options.overwrite:
             for name in (".predict.journal", "config.json", "predict.json", "result.txt"):
                 (leaf / name).unlink(missing_ok=True)
-        if in_parameters:
-            check_adapters(
-                of_type,
-                adapters_of(options, data_type),
-                training_settings(options, prompt_set),
-                options,
-            )
+        if (leaf / "result.txt").exists():  # a kill may have come just before its removal
+            (leaf / ".predict.journal").unlink(missing_ok=True)
         if (leaf / "config.json").exists():
             refuse_difference(
                 f"the result in {relative(leaf)}",
@@ -228,7 +239,6 @@ def main() -> None:
         # 2. Load
         room = context_length(options.model_name, options.trust_remote_code)
         room -= options.max_new_tokens
-        tokenizer = load_tokenizer(options.model_name, options.trust_remote_code)
         encoder = PromptEncoder(tokenizer, prompt_set, options.with_cot, room)
         model = load_model(options.model_name, options.dtype, tokenizer, options.trust_remote_code)
         bank = LoraBank(model, options.lora_rank, options.lora_alpha) if in_parameters else None

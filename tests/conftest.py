@@ -40,12 +40,20 @@ def tiny_model(architecture: str = "llama", tied: bool = True, seed: int = 0):
     return model
 
 
+def use_root(folder: Path, monkeypatch) -> None:
+    """Make `folder` the `ROOT_DIR` of all code that runs in the test's own process."""
+    import report
+    import root_dir_path
+    import utils.models
+    import utils.paths
+    import utils.retrieval
+
+    for module in (root_dir_path, utils.paths, utils.models, utils.retrieval, report):
+        monkeypatch.setattr(module, "ROOT_DIR", folder)
+
+
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    """A fresh folder as `ROOT_DIR`, for code that runs in the test's own process."""
-    import root_dir_path
-    import utils.paths
-
-    for module in (root_dir_path, utils.paths):
-        monkeypatch.setattr(module, "ROOT_DIR", tmp_path)
+    """A fresh folder as `ROOT_DIR`."""
+    use_root(tmp_path, monkeypatch)
     return tmp_path

@@ -147,8 +147,8 @@ def parse_pairs(text: str) -> list[dict[str, str]] | None:
     The list may stand among other text, be wrapped in an object, cut off or slightly broken
     (json_repair mends it); invalid elements are passed over. A pair has exactly "question",
     "answer" and "full_answer", each a stripped text that is not empty. Lists, numbers and null
-    among the answers become texts. Never raises, and reads at most `REPAIRED_CHARACTERS` from
-    the list's beginning.
+    among the answers become texts. Never raises, and reads only so far from the
+    list's beginning (`REPAIRED_CHARACTERS`, `REPAIRED_MARKS`).
     """
     try:
         value = json_repair.loads(_list_text(text))
@@ -182,7 +182,7 @@ def _valid_pair(raw: dict) -> list[dict[str, str]]:
     _answers_to_text(pair)
     if not all(isinstance(value, str) for value in pair.values()):
         return []
-    # half a surrogate pair ("\\ud83d") cannot be written to a file
+    # half a surrogate pair ("\ud83d") cannot be written to a file
     pair = {field: value.encode(errors="ignore").decode().strip() for field, value in pair.items()}
     return [pair] if all(pair.values()) else []
 

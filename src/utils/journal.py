@@ -13,8 +13,11 @@ from utils.paths import InputError, relative
 
 
 def refuse_difference(what: str, made_with: dict, asked: dict, remedy: str) -> None:
-    """Raise `InputError` naming the first setting in which existing work differs from `asked`."""
-    for name in sorted(made_with.keys() | asked.keys()):
+    """Raise `InputError` naming the first setting in which existing work differs from `asked`.
+
+    `asked` names causes before their effects: settings first, then the hash of the data.
+    """
+    for name in [*asked, *(made_with.keys() - asked.keys())]:
         if made_with.get(name) != asked.get(name):
             raise InputError(
                 f"{what} was made with {name} = {json.dumps(made_with.get(name))}, "
