@@ -35,4 +35,4 @@ demo-model: demo-world     ## the demo's tokenizer and model, from their seed: a
 	$(BIN)/torchrun --nproc_per_node 2 data/demo/build/train_model.py --steps 2600 --autocast
 
 clean-demo:                ## forget the demo's results, so that `make demo` starts from nothing
-	rm -rf index/demo data_aug/demo offline/model output/model output/report
+	rm -rf index/demo data_aug/demo offline/demo-model output/demo-model output/report

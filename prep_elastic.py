@@ -50,9 +50,10 @@ def main() -> None:
     folder = index_folder(arguments.index_name)
     start = time.perf_counter()
     rows = build_index(arguments.data_path, folder, arguments.overwrite)
+    seconds = time.perf_counter() - start
+    print(f"{rows} rows indexed ({arguments.engine}) in {relative(folder)} in {seconds:.1f} s")
     print(
-        f"{rows} rows indexed in {relative(folder)} in {time.perf_counter() - start:.1f} s; next: "
-        "python src/augment.py --model_name MODEL --dataset DATASET --data_path DATA_PATH "
+        "next: python src/augment.py --model_name MODEL --dataset DATASET --data_path DATA_PATH "
         f"--index_name {folder.name}"
     )
 

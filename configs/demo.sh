@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-model=data/demo/model
+model=data/demo/demo-model
 split=test              # dev: to choose settings; test: to report
 sample=60               # questions; -1 takes all 360
 rank=2

@@ -1,7 +1,7 @@
 """Stage 1: retrieve passages for each question, rewrite each and write questions about it.
 
     python prep_elastic.py --data_path data/demo/corpus.tsv --index_name demo
-    python src/augment.py --model_name data/demo/model --prompts demo --dataset demo \
+    python src/augment.py --model_name data/demo/demo-model --prompts demo --dataset demo \
         --data_path data/demo/questions.json --data_type test --index_name demo --sample 10
 
     python src/augment.py --model_name llama3.2-1b-instruct --dataset 2wikimultihopqa \
@@ -22,6 +22,7 @@ from utils.arguments import (
     add_model_flags,
     new_parser,
     positive_integer,
+    shared_flags,
 )
 from utils.augmented import model_keys, parse_pairs
 from utils.journal import Journal, refuse_difference
@@ -276,7 +277,8 @@ def main() -> None:
     }
     waiting = [data_type for data_type in plans if finished[data_type] is None]
     if not waiting:
-        print(f"all {len(plans)} files stand already\nnext: {next_command(options)}")
+        print(f"all {len(plans)} files stand already")
+        print(f"next: python src/encode.py {shared_flags(options, training=False)}")
         return
 
     # 2. Load
@@ -335,7 +337,7 @@ def main() -> None:
     )
     if writer.encoder.shortened:
         print(f"{writer.encoder.shortened} requests did not fit into the model and were shortened")
-    print(f"next: {next_command(options)}")
+    print(f"next: python src/encode.py {shared_flags(options, training=False)}")
 
 
 def journal_file(path: Path, model: str) -> Path:
@@ -384,13 +386,6 @@ def texts_that_stand(path: Path, asked: dict, options: argparse.Namespace) -> di
             "go on with encode.py, or use --overwrite to replace them"
         )
     return None
-
-
-def next_command(options: argparse.Namespace) -> str:
-    """What to run after this stage."""
-    prompts = "" if options.prompts == "default" else f" --prompts {options.prompts}"
-    flags = f"--model_name {options.model_name} --dataset {options.dataset}{prompts}"
-    return f"python src/encode.py {flags}"
 
 
 if __name__ == "__main__":

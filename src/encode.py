@@ -1,6 +1,6 @@
 """Stage 2: every passage becomes an adapter (LoRA on the feed-forward layers).
 
-    python src/encode.py --model_name data/demo/model --prompts demo --dataset demo \
+    python src/encode.py --model_name data/demo/demo-model --prompts demo --dataset demo \
         --data_type test --sample 10 --learning_rate 4e-3 --num_train_epochs 6
 
     python src/encode.py --model_name llama3.2-1b-instruct --dataset 2wikimultihopqa --sample 300 \

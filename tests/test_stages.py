@@ -6,22 +6,22 @@ import subprocess
 import sys
 from pathlib import Path
 
-import augment
-import encode
-import inference
 import peft
-import prep_elastic
 import pytest
 import torch
 from conftest import REPOSITORY, use_root
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import augment
+import encode
+import inference
+import prep_elastic
 from utils.lora import read_training
 from utils.paths import InputError
 from utils.retrieval import open_retriever
 
-MODEL = str(REPOSITORY / "data/demo/model")
+MODEL = str(REPOSITORY / "data/demo/demo-model")
 COMMON = ["--model_name", MODEL, "--prompts", "demo"]
 DEV = ["--dataset", "demo", "--data_type", "dev"]
 AUGMENT = [
@@ -29,8 +29,8 @@ AUGMENT = [
     "--index_name", "demo", "--sample", "4", "--max_new_tokens", "160", "--batch_size", "4",
 ]  # fmt: skip
 TRAIN = ["--learning_rate", "4e-3", "--num_train_epochs", "2"]
-ADAPTERS = "offline/model/rank=2_alpha=32/demo/lr=0.004_epoch=2/aug_model=model/dev"
-RESULTS = "output/model/rank=2_alpha=32/demo/lr=0.004_epoch=2/aug_model=model"
+ADAPTERS = "offline/demo-model/rank=2_alpha=32/demo/lr=0.004_epoch=2/aug_model=demo-model/dev"
+RESULTS = "output/demo-model/rank=2_alpha=32/demo/lr=0.004_epoch=2/aug_model=demo-model"
 
 
 def run(stage, *arguments: str, monkeypatch) -> None:
@@ -77,8 +77,10 @@ def test_the_stages_write_what_the_contract_says(finished):
         assert len(record["passages"]) == 3
         for pid, entry in enumerate(record["augment"]):
             assert entry["pid"] == pid and entry["passage"] == record["passages"][pid]
-            assert entry["model_rewrite"] and len(entry["model_qa"]) == 3
-            assert all(set(p) == {"question", "answer", "full_answer"} for p in entry["model_qa"])
+            assert entry["demo-model_rewrite"] and len(entry["demo-model_qa"]) == 3
+            assert all(
+                set(p) == {"question", "answer", "full_answer"} for p in entry["demo-model_qa"]
+            )
     folders = sorted(p.name for p in (finished / ADAPTERS).glob("data_*/passage_*"))
     assert folders == sorted(["passage_0", "passage_1", "passage_2"] * 4)
     for method in inference.METHODS:
@@ -254,7 +256,7 @@ def test_adapters_made_with_other_settings_are_refused(copy, monkeypatch, more, 
 
 
 def test_a_result_made_with_other_settings_is_refused(copy, monkeypatch):
-    with pytest.raises(InputError, match="max_new_tokens = 12, but this run has .* = 13"):
+    with pytest.raises(InputError, match=r"max_new_tokens = 12, but this run has .* = 13"):
         answer("icl", "--max_new_tokens", "13", monkeypatch=monkeypatch)
     with pytest.raises(InputError, match="temperature"):
         run(augment, *AUGMENT, "--temperature", "0.1", monkeypatch=monkeypatch)
@@ -263,7 +265,7 @@ def test_a_result_made_with_other_settings_is_refused(copy, monkeypatch):
 def test_changed_data_is_not_answered_with_old_adapters(copy, monkeypatch):
     path = copy / "data_aug/demo/dev.json"
     records = json.loads(path.read_text())
-    records[0]["augment"][0]["model_rewrite"] += " And more."
+    records[0]["augment"][0]["demo-model_rewrite"] += " And more."
     path.write_text(json.dumps(records))
     with pytest.raises(InputError, match="was made with data ="):
         run(encode, *COMMON, *DEV, *TRAIN, monkeypatch=monkeypatch)
@@ -341,11 +343,11 @@ def test_a_second_model_adds_its_texts_beside_the_first_ones(copy, monkeypatch):
     run(augment, *flags, monkeypatch=monkeypatch)
     after = json.loads((copy / "data_aug/demo/dev.json").read_text())
     entry = after[0]["augment"][0]
-    assert entry["model_qa"] == before[0]["augment"][0]["model_qa"]
+    assert entry["demo-model_qa"] == before[0]["augment"][0]["demo-model_qa"]
     assert entry["other-model_rewrite"] and len(entry["other-model_qa"]) == 3
     flags = [*DEV, *TRAIN, "--augment_model", str(other)]
     run(encode, *COMMON, *flags, monkeypatch=monkeypatch)
-    assert (copy / ADAPTERS.replace("aug_model=model", "aug_model=other-model")).is_dir()
+    assert (copy / ADAPTERS.replace("aug_model=demo-model", "aug_model=other-model")).is_dir()
 
 
 def test_data_of_ones_own_goes_through_all_stages(copy, monkeypatch):
@@ -384,8 +386,8 @@ def test_cot_goes_through_the_stages_and_without_examples_fails_early(copy, monk
     flags = (*COMMON, "--dataset", "hotpotqa", "--with_cot", "--learning_rate", "4e-3")
     run(encode, *flags, monkeypatch=monkeypatch)
     run(inference, *flags, "--inference_method", "prag", monkeypatch=monkeypatch)
-    leaf = "output/model/rank=2_alpha=32/hotpotqa/lr=0.004_epoch=1_cot/aug_model=model/prag/bridge"
-    assert (copy / leaf / "result.txt").is_file()
+    leaf = RESULTS.replace("/demo/", "/hotpotqa/").replace("epoch=2", "epoch=1_cot")
+    assert (copy / leaf / "prag/bridge/result.txt").is_file()
 
     def unwanted(*arguments):
         raise AssertionError("a model was loaded")

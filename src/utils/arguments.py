@@ -140,15 +140,18 @@ def adapters_of(options: argparse.Namespace, data_type: str) -> Path:
     )
 
 
-def shared_flags(options: argparse.Namespace) -> str:
-    """The flags of `encode.py` and `inference.py` that differ from their defaults, as typed."""
+def shared_flags(options: argparse.Namespace, training: bool = True) -> str:
+    """The flags that the next stage needs too and that differ from its defaults, as typed.
+
+    Without `training` those of model and data alone, as `augment.py` has them.
+    """
     parser = new_parser("")
-    for add in (add_model_flags, add_data_flags, add_training_flags):
+    for add in (add_model_flags, add_data_flags, *([add_training_flags] if training else [])):
         add(parser)
     words = []
     for action in parser._actions:
         value = getattr(options, action.dest, None)
-        if action.dest in ("help", "sample") or value in (None, False, action.default):
+        if action.dest == "help" or value in (None, False, action.default):
             continue
         words += [action.option_strings[0]] + ([] if value is True else [str(value)])
     return shlex.join(words)

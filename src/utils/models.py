@@ -1,10 +1,10 @@
 """Load a model and its tokenizer; batched generation, greedy or sampled."""
 
 import hashlib
-import json
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -19,6 +19,7 @@ from transformers import (
 from root_dir_path import ROOT_DIR
 from utils.paths import InputError, read_json
 
+LOADING_ERRORS = (OSError, ValueError, SafetensorError)
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 SHORT_NAMES = Path(__file__).parents[2] / "configs" / "models.json"
 
@@ -83,7 +84,7 @@ def load_tokenizer(name: str, trust_remote_code: bool = False) -> PreTrainedToke
     path = resolve_model(name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, json.JSONDecodeError) as error:
+    except LOADING_ERRORS as error:
         raise InputError(_loading_failed("tokenizer", name, path, error)) from None
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -95,7 +96,7 @@ def context_length(name: str, trust_remote_code: bool = False) -> int:
     path = resolve_model(name)
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, json.JSONDecodeError) as error:
+    except LOADING_ERRORS as error:
         raise InputError(_loading_failed("model", name, path, error)) from None
     return int(getattr(config, "max_position_embeddings", 1 << 20))
 
@@ -117,7 +118,7 @@ def load_model(
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
         )
-    except (OSError, ValueError, json.JSONDecodeError) as error:
+    except LOADING_ERRORS as error:
         raise InputError(_loading_failed("model", name, path, error)) from None
     stops = model.generation_config.eos_token_id
     stops = stops if isinstance(stops, list) else [stops]

@@ -229,23 +229,27 @@ class PromptEncoder:
         return self._fitting(text, passages)
 
     def _fitting(self, text: Callable[[list[str]], str], passages: list[str]) -> list[int]:
-        """The tokens of `text(passages)`, the longest passage cut at its end until they fit."""
+        """The tokens of `text(passages)`, the longest passages cut at their end until they fit."""
         ids = self._tokens(text(passages))
         if len(ids) <= self.max_length:
             return ids
         self.shortened += 1
         passages = list(passages)
-        while len(ids) > self.max_length:
-            longest = max(range(len(passages)), key=lambda i: len(passages[i]), default=None)
-            if longest is None or not passages[longest]:
-                raise InputError(
-                    f"the prompt {text(passages)[-200:]!r} has {len(ids)} tokens without any "
-                    f"passage, but only {self.max_length} are allowed; raise --max_length, use "
-                    "fewer few-shot examples or a model with a longer context"
-                )
-            words = passages[longest].split(" ")
-            excess = len(ids) - self.max_length
-            keep = len(words) - max(1, excess // 4)  # a word is rarely more than four tokens
-            passages[longest] = " ".join(words[: max(0, keep)])
+        for longest in sorted(range(len(passages)), key=lambda i: -len(passages[i])):
+            passage, fits, too_long = passages[longest], 0, len(passages[longest])
+            while fits + 1 < too_long:  # the most characters with which the prompt fits
+                middle = (fits + too_long) // 2
+                passages[longest] = passage[:middle]
+                if len(self._tokens(text(passages))) <= self.max_length:
+                    fits = middle
+                else:
+                    too_long = middle
+            passages[longest] = passage[:fits]
             ids = self._tokens(text(passages))
-        return ids
+            if len(ids) <= self.max_length:
+                return ids
+        raise InputError(
+            f"the prompt {text(passages)[-200:]!r} has {len(ids)} tokens without any passage, but "
+            f"only {self.max_length} are allowed; raise --max_length, use fewer few-shot examples "
+            "or a model with a longer context"
+        )

@@ -101,17 +101,17 @@ def _summed_loss(
     rows = max(map(len, batches))
     length = max(len(ids) for batch in batches for ids in batch)
     ids = torch.full((len(batches) * rows, length), pad_id)
-    weights = torch.zeros(len(ids), length - 1)
+    labels, weights = torch.zeros_like(ids), torch.zeros(ids.shape)
     for number, batch in enumerate(batches):
         label_tokens = sum(len(prompt) - 1 for prompt in batch)
         for row, prompt in enumerate(batch, start=number * rows):
             ids[row, : len(prompt)] = torch.tensor(prompt)
+            labels[row, : len(prompt) - 1] = torch.tensor(prompt[1:])
             weights[row, : len(prompt) - 1] = 1 / label_tokens
-    ids, weights = ids.to(device), weights.to(device)
-    logits = model(input_ids=ids, use_cache=False).logits[:, :-1]  # [rows, length - 1, vocabulary]
-    kept = weights > 0
-    losses = F.cross_entropy(_at_least_float32(logits[kept]), ids[:, 1:][kept], reduction="none")
-    return (losses * weights[kept].to(losses.dtype)).sum()
+    logits = model(input_ids=ids.to(device), use_cache=False).logits  # [rows, length, vocabulary]
+    logits = _at_least_float32(logits).flatten(0, 1)
+    losses = F.cross_entropy(logits, labels.flatten().to(device), reduction="none")
+    return (losses * weights.flatten().to(device, losses.dtype)).sum()
 
 
 def _at_least_float32(logits: torch.Tensor) -> torch.Tensor:

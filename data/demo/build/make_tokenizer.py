@@ -20,7 +20,7 @@ from training_data import PROMPTS, document_from_context, known_pairs, question_
 from transformers import PreTrainedTokenizerFast
 from world import KINDS, VOCABULARY, new_pair
 
-MODEL_FOLDER = Path(__file__).parents[1] / "model"
+MODEL_FOLDER = Path(__file__).parents[1] / "demo-model"
 JOINER = "\u2040"
 SPECIAL_TOKENS = ["<|pad|>", "<|bos|>", "<|eot|>", "<|user|>", "<|assistant|>"]
 VOCABULARY_SIZE = 2816

@@ -1,0 +1,254 @@
+"""The command lines: every configured command parses, every flag is documented and used."""
+
+import argparse
+import importlib
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+
+from utils.arguments import (
+    add_data_flags,
+    add_model_flags,
+    add_training_flags,
+    new_parser,
+    shared_flags,
+)
+
+SCRIPTS = sorted(
+    str(path.relative_to(REPOSITORY))
+    for path in [*REPOSITORY.glob("src/*.py"), *REPOSITORY.glob("*.py")]
+    if "parse_arguments" in path.read_text(encoding="utf-8")
+)
+CONFIGS = sorted(path.name for path in (REPOSITORY / "configs").glob("*.sh"))
+SHARED_DEFAULTS = {  # section 1 of the contract
+    "lora_rank": 2,
+    "lora_alpha": 32,
+    "learning_rate": 3e-4,
+    "num_train_epochs": 1,
+    "per_device_train_batch_size": 1,
+    "augment_model": None,  # which means model_name
+    "with_cot": False,
+    "max_length": 3000,
+    "dtype": "auto",
+    "sample": -1,
+}
+ORIGINAL_FLAGS = {  # those that must exist with exactly these names
+    "augment": "model_name dataset data_path sample topk",
+    "encode": "model_name dataset data_type with_cot sample augment_model lora_rank lora_alpha "
+    "per_device_train_batch_size num_train_epochs learning_rate",
+    "inference": "model_name dataset data_type with_cot sample augment_model lora_rank lora_alpha "
+    "per_device_train_batch_size num_train_epochs learning_rate max_new_tokens inference_method",
+    "prep_elastic": "data_path index_name",
+}
+PAPER = {  # data set -> with CoT, max_new_tokens, epochs of each model (section 7 of the contract)
+    "2wikimultihopqa": (True, 128, (1, 1, 1)),
+    "hotpotqa": (True, 128, (1, 2, 1)),
+    "popqa": (False, 20, (2, 2, 2)),
+    "complexwebquestions": (False, 20, (1, 1, 1)),
+}
+PAPER_MODELS = ("llama3.2-1b-instruct", "qwen2.5-1.5b-instruct", "llama3-8b-instruct")
+
+
+def parse(script: str, words: list[str]) -> argparse.Namespace:
+    """`words` as the script's own parser reads them from the command line."""
+    module = importlib.import_module(Path(script).stem)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [script, *words])
+        return module.parse_arguments()
+
+
+def parser_of(script: str) -> argparse.ArgumentParser:
+    """The parser that the script builds."""
+    caught = []
+
+    def catch(parser, *_):
+        caught.append(parser)
+        raise SystemExit
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(argparse.ArgumentParser, "parse_args", catch)
+        parse(script, [])
+    return caught[0]
+
+
+def flags_of(script: str) -> dict[str, argparse.Action]:
+    """The flags of the script by name, `--help` left out."""
+    return {a.dest: a for a in parser_of(script)._actions if a.dest != "help"}
+
+
+def recorded_commands(config: Path, folder: Path) -> list[list[str]]:
+    """The arguments of every `python` that the shell script starts; nothing of it is run."""
+    record, stubs = folder / "record", folder / "stubs"
+    stubs.mkdir()
+    for name in ("python", "python3", "accelerate", "torchrun", "wget", "curl"):
+        stub = stubs / name
+        stub.write_text(
+            f'#!/bin/bash\n{{ printf "%s\\0" {name} "$@"; printf "\\n"; }} >> "$RECORD"\n'
+        )
+        stub.chmod(0o755)
+    environment = os.environ | {
+        "PATH": f"{stubs}:{os.environ['PATH']}",
+        "RECORD": str(record),
+        "PRAG_ROOT": str(folder / "root"),
+    }
+    subprocess.run(["bash", str(config)], env=environment, check=True, timeout=30, cwd=folder)
+    commands = [words.split("\0") for words in record.read_text().split("\0\n") if words]
+    return [words[1:] for words in commands if words[0] == "python"]
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_every_command_of_a_config_is_one_that_its_script_takes(config, tmp_path):
+    commands = recorded_commands(REPOSITORY / "configs" / config, tmp_path)
+    assert commands
+    for script, *words in commands:
+        assert script in SCRIPTS
+        options = parse(script, words)
+        if getattr(options, "model_name", None) in PAPER_MODELS and options.dataset in PAPER:
+            check_paper_settings(Path(script).stem, options)
+
+
+def check_paper_settings(stage: str, options: argparse.Namespace) -> None:
+    """Assert that a command on a model and data set of the paper has the paper's settings."""
+    with_cot, max_new_tokens, epochs = PAPER[options.dataset]
+    settings = vars(options)
+    assert settings.get("sample", 300) == 300
+    assert settings.get("topk", 3) == 3
+    if stage in ("encode", "inference"):
+        assert options.with_cot == with_cot
+        assert options.num_train_epochs == epochs[PAPER_MODELS.index(options.model_name)]
+        assert (options.lora_rank, options.lora_alpha) == (2, 32)
+        assert (options.learning_rate, options.per_device_train_batch_size) == (3e-4, 1)
+    if stage == "inference":
+        assert options.max_new_tokens == max_new_tokens
+
+
+def test_the_stages_of_the_demo_hand_on_the_same_settings(tmp_path):
+    commands = recorded_commands(REPOSITORY / "configs" / "demo.sh", tmp_path)
+    assert list(dict.fromkeys(words[0] for words in commands)) == [
+        "prep_elastic.py",
+        "src/augment.py",
+        "src/encode.py",
+        "src/inference.py",
+        "src/report.py",
+    ]
+    index, augment, encode, *answers, _ = [parse(*split) for split in map(head_and_rest, commands)]
+    assert augment.index_name == index.index_name
+    assert [options.inference_method for options in answers] == [
+        "closed_book",
+        "icl",
+        "prag",
+        "combine",
+    ]
+    for options in (augment, *answers):
+        shared = vars(options).keys() & vars(encode).keys() - {"seed", "overwrite", "batch_size"}
+        assert len(shared) >= 7
+        for name in shared:
+            assert getattr(options, name) == getattr(encode, name), name
+
+
+def head_and_rest(words: list[str]) -> tuple[str, list[str]]:
+    """The script and its arguments."""
+    return words[0], words[1:]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_the_commands_in_a_scripts_help_are_ones_that_scripts_take(script):
+    description = parser_of(script).description
+    commands = re.findall(r"^ *python (.*)$", description.replace("\\\n", " "), re.MULTILINE)
+    assert commands
+    for command in commands:
+        other, *words = shlex.split(command.split(" > ")[0], comments=True)
+        assert other in SCRIPTS
+        parse(other, words)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_names_each_flag_with_its_meaning_and_default(script, capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse(script, ["--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    for name, action in flags_of(script).items():
+        assert f"\n  --{name}" in shown
+        assert action.help and len(action.help) > 8
+        if action.nargs != 0 and not action.required:
+            # a flag that may be left out says what then happens
+            meaning = " ".join(shown.split(f"\n  --{name}", 1)[1].split("\n  --", 1)[0].split())
+            if action.default is None:
+                assert "not set" in meaning or "only" in meaning, name
+            else:
+                assert f"(default: {action.default}" in meaning, name
+
+
+@pytest.mark.parametrize(
+    "script",
+    SCRIPTS,
+)
+def test_every_flag_is_used(script):
+    code = (REPOSITORY / script).read_text(encoding="utf-8")
+    code += (REPOSITORY / "src/utils/arguments.py").read_text(encoding="utf-8")
+    used = set(re.findall(r"\b(?:options|arguments)\.(\w+)", code))
+    assert not flags_of(script).keys() - used
+
+
+@pytest.mark.parametrize("stage", ORIGINAL_FLAGS)
+def test_the_flags_of_the_original_exist(stage):
+    script = next(s for s in SCRIPTS if Path(s).stem == stage)
+    assert set(ORIGINAL_FLAGS[stage].split()) <= flags_of(script).keys()
+
+
+def test_encode_and_inference_share_their_flags_with_the_defaults_of_the_contract():
+    encode, inference = flags_of("src/encode.py"), flags_of("src/inference.py")
+    shared = encode.keys() & inference.keys()
+    assert SHARED_DEFAULTS.keys() <= shared
+    for name in shared:
+        first, second = encode[name], inference[name]
+        assert (first.default, first.type, first.choices) == (
+            second.default,
+            second.type,
+            second.choices,
+        ), name
+    assert {name: encode[name].default for name in SHARED_DEFAULTS} == SHARED_DEFAULTS
+
+
+@pytest.mark.parametrize("flag", ["lora_rank", "learning_rate", "lora_alpha", "num_train_epochs"])
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "many"])
+def test_a_number_that_makes_no_sense_is_refused_by_its_flags_name(flag, value, capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse("src/encode.py", ["--model_name", "m", "--dataset", "d", f"--{flag}={value}"])
+    assert ended.value.code == 2
+    assert f"argument --{flag}: " in capsys.readouterr().err
+
+
+def test_a_shortened_flag_is_refused():
+    words = ["--model_name", "m", "--dataset", "d", "--learning", "1"]
+    with pytest.raises(SystemExit):
+        parse("src/encode.py", words)
+
+
+def test_the_next_command_carries_every_shared_flag_that_was_set():
+    words = (
+        "--model_name 'my models/m' --dataset D --data_type T --prompts demo --with_cot "
+        "--learning_rate 1e-05 --lora_alpha 0.5 --seed 3 --max_length 90 --dtype bfloat16 "
+        "--augment_model A --trust_remote_code --per_device_train_batch_size 2"
+    )
+    parser = new_parser("")
+    for add in (add_model_flags, add_data_flags, add_training_flags):
+        add(parser)
+    options = parser.parse_args(shlex.split(words))
+    assert parser.parse_args(shlex.split(shared_flags(options))) == options
+    plain = parser.parse_args(["--model_name", "m", "--dataset", "D"])
+    assert shared_flags(plain) == "--model_name m --dataset D"
+
+
+def test_the_short_names_are_the_papers_models():
+    known = json.loads((REPOSITORY / "configs" / "models.json").read_text(encoding="utf-8"))
+    assert set(PAPER_MODELS) <= known.keys()
+    assert all(hub_id.count("/") == 1 for hub_id in known.values())

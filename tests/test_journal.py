@@ -1,0 +1,88 @@
+"""The journal of finished pieces: order, cut-off lines, other settings."""
+
+import pytest
+
+from utils.journal import Journal, refuse_difference
+from utils.paths import InputError
+
+SETTINGS = {"seed": 1, "model": "m", "nested": {"a": [1, 2]}}
+
+
+def test_items_come_back_in_the_order_of_their_writing(tmp_path):
+    path = tmp_path / "new" / ".work.journal"
+    items = [{"text": "line\nbreak \u2028 é"}, [2], "three", None]
+    first = Journal(path, SETTINGS)
+    for item in items[:3]:
+        first.add(item)
+    first.close()
+    second = Journal(path, SETTINGS)
+    assert second.items == items[:3]
+    second.add(items[3])
+    assert second.items == items
+    second.close()
+    assert Journal(path, SETTINGS).items == items
+
+
+def test_an_item_is_on_the_disk_when_add_returns(tmp_path):
+    journal = Journal(tmp_path / "j", SETTINGS)
+    journal.add({"a": 1})
+    assert (tmp_path / "j").read_bytes().endswith(b'{"a": 1}\n')
+
+
+def test_wherever_a_kill_cuts_the_file_the_whole_lines_stay_and_work_goes_on(tmp_path):
+    path = tmp_path / "j"
+    journal = Journal(path, SETTINGS)
+    for item in ("é", {"b": 2}):
+        journal.add(item)
+    journal.close()
+    whole = path.read_bytes()
+    for length in range(len(whole) + 1):
+        path.write_bytes(whole[:length])
+        lines = whole[:length].count(b"\n")
+        journal = Journal(path, SETTINGS)
+        assert journal.items == ["é", {"b": 2}][: max(0, lines - 1)]
+        for item in ["é", {"b": 2}][len(journal.items) :]:
+            journal.add(item)
+        journal.close()
+        assert path.read_bytes() == whole
+
+
+def test_nothing_of_a_cut_off_line_is_left_behind_a_shorter_one(tmp_path):
+    path = tmp_path / "j"
+    journal = Journal(path, SETTINGS)
+    journal.add("a" * 100)
+    journal.close()
+    path.write_bytes(path.read_bytes()[:-1])  # the line is there, its end is not
+    journal = Journal(path, SETTINGS)
+    assert journal.items == []
+    journal.add("b")
+    journal.close()
+    assert path.read_bytes().splitlines()[1:] == [b'"b"']
+
+
+def test_work_of_other_settings_is_refused_and_stays(tmp_path):
+    path = tmp_path / "j"
+    journal = Journal(path, SETTINGS)
+    journal.add(1)
+    journal.close()
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=r"made with seed = 1, .* seed = 2; .*--overwrite"):
+        Journal(path, {**SETTINGS, "seed": 2})
+    with pytest.raises(InputError, match=r"made with new = null, .* new = \"x\""):
+        Journal(path, {**SETTINGS, "new": "x"})
+    assert path.read_bytes() == before
+
+
+def test_a_setting_that_is_gone_is_a_difference_and_equal_settings_are_none():
+    refuse_difference("it", {"a": 1, "b": [2]}, {"b": [2], "a": 1}, "do")
+    with pytest.raises(InputError, match=r"^it was made with b = \[2\], .* b = null; do$"):
+        refuse_difference("it", {"a": 1, "b": [2]}, {"a": 1}, "do")
+
+
+def test_a_removed_journal_leaves_nothing_and_can_begin_anew(tmp_path):
+    journal = Journal(tmp_path / "j", SETTINGS)
+    journal.add(1)
+    journal.remove()
+    assert list(tmp_path.iterdir()) == []
+    journal.remove()
+    assert Journal(tmp_path / "j", {"seed": 2}).items == []

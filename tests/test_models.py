@@ -1,0 +1,205 @@
+"""Loading models, and generation whose texts do not depend on the batch."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from conftest import REPOSITORY, tiny_model
+from transformers import AutoTokenizer, GenerationConfig
+
+from utils import models
+from utils.models import SeededSampling, generate, load_model, load_tokenizer, resolve_model
+from utils.paths import InputError
+
+DEMO = REPOSITORY / "data" / "demo" / "demo-model"
+PROMPTS = [[1, 5, 9, 30, 7], [1, 44], [1, 8, 8, 60, 23, 17, 90, 3, 41]]
+
+
+class Numbers:
+    """A tokenizer whose text is the token ids themselves, up to the stop token."""
+
+    pad_token_id, eos_token_id = 0, 2
+
+    def batch_decode(self, rows, skip_special_tokens):
+        """Each row's ids, separated by spaces."""
+        return [" ".join(str(i) for i in row if i not in (0, 2)) for row in rows.tolist()]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model()
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return AutoTokenizer.from_pretrained(DEMO)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A tiny model's folder, with the sampling settings that a published model may bring."""
+    published = tiny_model(seed=3)
+    published.generation_config = GenerationConfig(
+        do_sample=True, temperature=3.0, top_p=0.5, repetition_penalty=4.0, eos_token_id=[2, 96]
+    )
+    published.save_pretrained(tmp_path / "published")
+    return tmp_path / "published"
+
+
+def greedy(model, prompt, count):
+    """The most likely continuation, token by token without cache or padding."""
+    ids = list(prompt)
+    with torch.inference_mode():
+        for _ in range(count):
+            ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+            if ids[-1] == 2:
+                break
+    return " ".join(str(i) for i in ids[len(prompt) :] if i not in (0, 2))
+
+
+def test_batched_greedy_answers_are_those_of_one_prompt_at_a_time(model):
+    expected = [greedy(model, prompt, 12) for prompt in PROMPTS]
+    assert len(set(expected)) == 3
+    assert generate(model, Numbers(), PROMPTS, 12) == expected
+    assert [generate(model, Numbers(), [prompt], 12)[0] for prompt in PROMPTS] == expected
+
+
+def test_a_sample_depends_on_its_seed_and_not_on_its_neighbours(model):
+    def sample(prompts, seeds):
+        return generate(model, Numbers(), prompts, 12, seeds=seeds, temperature=1.5, top_k=20)
+
+    seeds = [11, 12, 2**59 + 1]
+    together = sample(PROMPTS, seeds)
+    alone = [sample([prompt], [seed])[0] for prompt, seed in zip(PROMPTS, seeds, strict=True)]
+    assert together == alone
+    assert sample(PROMPTS[::-1], seeds[::-1]) == together[::-1]
+    assert len(set(sample([PROMPTS[0]] * 8, list(range(8))))) > 4
+    assert together[0] != generate(model, Numbers(), PROMPTS[:1], 12)[0]
+
+
+def test_samples_are_distributed_as_the_softmax_of_the_best_scores():
+    scores = torch.tensor([1.0, -0.5, 0.3, 2.0, 1.2, -3.0])
+    top_k, temperature, count = 4, 0.7, 6000
+    sampling = SeededSampling(list(range(count)), temperature, top_k, length=2)
+    first, second = (sampling(None, scores.expand(count, -1)).argmax(-1) for _ in range(2))
+    kept = [0, 2, 3, 4]
+    expected = torch.zeros(6)
+    expected[kept] = torch.softmax(scores[kept] / temperature, 0)
+    deviation = (expected * (1 - expected) / count).sqrt()
+    for drawn in (first, second):
+        frequency = torch.bincount(drawn, minlength=6) / count
+        assert ((frequency - expected).abs() <= 3.5 * deviation).all()
+        assert frequency[1] == frequency[5] == 0
+    same = (expected**2).sum()  # how often two independent draws agree
+    assert abs((first == second).float().mean() - same) < 3.5 * (same * (1 - same) / count) ** 0.5
+
+
+def test_a_top_k_above_the_vocabulary_takes_all_of_it():
+    noisy = SeededSampling([0], 1.0, 50, length=1)(None, torch.zeros(1, 7))
+    assert noisy.shape == (1, 7) and noisy.isfinite().all()
+
+
+def test_generation_settings_that_a_model_ships_with_do_not_reach_a_run(saved, tokenizer):
+    loaded = load_model(str(saved), "float32", tokenizer).cpu()
+    settings = loaded.generation_config
+    assert settings.eos_token_id == [2, 96]
+    assert settings.pad_token_id == tokenizer.pad_token_id
+    assert not settings.do_sample
+    assert settings.repetition_penalty in (None, 1.0)
+    for name in ("temperature", "top_p"):
+        assert getattr(settings, name) in (None, 1.0)
+    assert generate(loaded, Numbers(), PROMPTS[:1], 8) == [greedy(loaded, PROMPTS[0], 8)]
+
+
+def test_a_loaded_model_is_frozen_and_has_the_dtype_that_was_asked(saved, tokenizer):
+    for dtype in ("float32", "bfloat16"):
+        loaded = load_model(str(saved), dtype, tokenizer)
+        assert loaded.dtype == getattr(torch, dtype) and not loaded.training
+        assert not any(parameter.requires_grad for parameter in loaded.parameters())
+
+
+def test_auto_is_float32_on_a_cpu():
+    assert models.pick_dtype("auto", torch.device("cpu")) == torch.float32
+
+
+def test_a_checkpoint_that_is_a_pickle_is_refused(saved, tokenizer):
+    weights = tiny_model(seed=3).state_dict()
+    (saved / "model.safetensors").unlink()
+    torch.save(weights, saved / "pytorch_model.bin")
+    with pytest.raises(InputError, match=r"the model of --model_name .* cannot be loaded"):
+        load_model(str(saved), "float32", tokenizer)
+
+
+@pytest.mark.parametrize("damage", ["no weights", "broken config", "cut weights"])
+def test_a_damaged_model_is_an_input_error(saved, tokenizer, damage):
+    weights = saved / "model.safetensors"
+    if damage == "no weights":
+        weights.unlink()
+    elif damage == "broken config":
+        (saved / "config.json").write_text('{"model_type": ')
+    else:
+        weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(InputError, match=r"cannot be loaded: .* give its folder"):
+        load_model(str(saved), "float32", tokenizer)
+
+
+@pytest.mark.parametrize("damage", ["no files", "cut file"])
+def test_a_damaged_tokenizer_is_an_input_error(saved, damage):
+    if damage == "cut file":
+        shutil.copy(DEMO / "tokenizer_config.json", saved)
+        (saved / "tokenizer.json").write_bytes((DEMO / "tokenizer.json").read_bytes()[:5000])
+    with pytest.raises(InputError, match="the tokenizer of --model_name"):
+        load_tokenizer(str(saved))
+
+
+def test_a_tokenizer_without_padding_token_pads_with_its_end_token(tmp_path):
+    for name in ("tokenizer.json", "tokenizer_config.json", "config.json"):
+        shutil.copy(DEMO / name, tmp_path)
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    del settings["pad_token"]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    tokenizer = load_tokenizer(str(tmp_path))
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id == 2
+
+
+def test_a_model_is_named_by_short_name_folder_or_hub_id(root, monkeypatch):
+    monkeypatch.chdir(root.parent)
+    folder = root / "data" / "mine"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    assert resolve_model("llama3-8b-instruct") == "meta-llama/Meta-Llama-3-8B-Instruct"
+    assert resolve_model(str(folder)) == str(folder)
+    assert resolve_model("data/mine") == str(folder)  # below the root folder
+    assert resolve_model("Qwen/Qwen2.5-1.5B-Instruct") == "Qwen/Qwen2.5-1.5B-Instruct"
+
+
+@pytest.mark.parametrize("name", ["lama3-8b", "./owner/name", "/no/folder", "~/models/m", "a/b/c"])
+def test_a_folder_that_is_missing_is_refused_with_the_known_names(name):
+    with pytest.raises(InputError, match=r"there is no such folder; .*llama3\.2-1b-instruct"):
+        resolve_model(name)
+
+
+def test_a_folder_without_configuration_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"the folder holds no config\.json"):
+        resolve_model(str(tmp_path))
+
+
+def test_the_identity_of_a_model_changes_with_its_weights_and_settings(saved):
+    identities = {models.model_identity(str(saved))}
+    assert identities == {models.model_identity(str(saved) + "/")}
+    weights = saved / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    identities.add(models.model_identity(str(saved)))
+    (saved / "config.json").write_text((saved / "config.json").read_text() + " ")
+    identities.add(models.model_identity(str(saved)))
+    assert len(identities) == 3
+
+
+def test_the_longest_prompt_is_read_from_the_models_configuration(saved):
+    assert models.context_length(str(saved)) == 128
+    (saved / "config.json").write_text("nothing")
+    with pytest.raises(InputError, match="cannot be loaded"):
+        models.context_length(str(saved))
