@@ -32,7 +32,7 @@ demo-world: setup          ## the demo's corpus and questions, from their seed
 demo-model: demo-world     ## the demo's tokenizer and model, from their seed: about 90 minutes on 2 cores
 	$(BIN)/python data/demo/build/make_tokenizer.py
 	MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=10000000000 OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 \
-	$(BIN)/torchrun --nproc_per_node 2 data/demo/build/train_model.py --steps 2600 --autocast
+	$(BIN)/torchrun --nproc_per_node 2 data/demo/build/train_model.py --autocast
 
 clean-demo:                ## forget the demo's results, so that `make demo` starts from nothing
 	rm -rf index/demo data_aug/demo offline/demo-model output/demo-model output/report

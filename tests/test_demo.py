@@ -58,7 +58,8 @@ def test_no_name_of_the_world_occurs_in_training():
     assert all(split_of(name) == "eval" for name in names)
     known = known_pairs(32)
     for step in range(900, 940):
-        for documents in documents_of_step(step, 0, 5, known).values():
+        finishing = step % 2 == 0
+        for documents in documents_of_step(step, 0, 5, known, finishing).values():
             for document in documents:
                 assert not [name for name in names if name in document]
 
@@ -93,13 +94,22 @@ def test_a_word_is_one_token_wherever_it_stands(before):
 def test_training_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
     def train(name: str, steps: int) -> dict[str, torch.Tensor]:
         flags = ["--hidden_size", "48", "--layers", "1", "--heads", "2", "--known", "3"]
-        flags += ["--intermediate_size", "64", "--steps", str(steps), "--save_every", "2"]
+        flags += [
+            "--intermediate_size",
+            "64",
+            "--steps",
+            str(steps),
+            "--finish",
+            "1",
+            "--save_every",
+            "2",
+        ]
         flags += ["--work", str(tmp_path / name), "--output", str(tmp_path / name / "model")]
         monkeypatch.setattr(sys, "argv", ["train_model.py", *flags])
         train_model.main()
         return load_file(tmp_path / name / "model" / "model.safetensors")
 
-    whole = train("whole", 4)
+    whole = train("whole", 3)
     real = train_model.documents_of_step
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
 
@@ -109,6 +119,6 @@ def test_training_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
             return real(step, *more)
 
         patch.setattr(train_model, "documents_of_step", stop)
-        train("stopped", 4)
-    resumed = train("stopped", 4)
+        train("stopped", 3)
+    resumed = train("stopped", 3)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)

@@ -100,6 +100,22 @@ def test_side_by_side_equals_peft_one_at_a_time_in_float64(
     assert moved > 1e-3
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("architecture", ["llama", "qwen2"])
+@pytest.mark.parametrize("rank", [1, 2, 8])
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("counts", [[5], [2, 5], [5, 2, 5, 3, 1, 4, 6]])
+def test_the_whole_grid_equals_peft_in_float64(
+    tmp_path, architecture, tied, rank, batch_size, counts
+):
+    dtype = torch.float64
+    for mine, oracle in compare_with_peft(
+        tmp_path, architecture, dtype, rank, batch_size, counts, tied
+    ):
+        assert (mine - oracle).abs().max() < 1e-7
+
+
 @pytest.mark.parametrize(("rank", "batch_size"), [(1, 3), (2, 1), (8, 1)])
 def test_side_by_side_equals_peft_in_float32(tmp_path, rank, batch_size):
     counts = [5, 2, 5, 3, 1, 4, 6]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from templates import FILLERS, LINKS, QUESTIONS, ROLES, STATEMENTS
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from training_data import PROMPTS, document_from_context, known_pairs, question_list_document
+from training_data import PROMPTS, document_from_context, question_list_document
 from transformers import PreTrainedTokenizerFast
 from world import KINDS, VOCABULARY, new_pair
 
@@ -43,10 +43,9 @@ def training_texts() -> Iterator[str]:
         for word in sorted(words):
             yield " " + word
     rng = random.Random(1)
-    known = known_pairs(4)
     for index in range(1500):
         pair = new_pair(KINDS[1 + index % 3], "train", rng)
-        yield document_from_context(pair, 2, rng, known)
+        yield document_from_context(pair, 2, rng)
         yield question_list_document(rng.choice(pair), rng)
 
 

@@ -4,9 +4,9 @@
     python data/demo/build/train_model.py --steps 40 --work /tmp/work --output /tmp/model   # a try
 
 The work folder holds a checkpoint (safetensors only); the same command goes on from it. Matrices
-are trained with Muon, the rest with AdamW; the learning rate is constant and falls to zero over
-the last `--decay` of the steps. Documents are a function of seed, step and process, so a resumed
-run sees what an undisturbed one sees.
+are trained with Muon, the rest with AdamW. The learning rate is constant, falls to zero over the
+last `--decay` of the steps, and once more from 0.4 of itself over the finishing steps. Documents
+are a function of seed, step and process, so a resumed run sees what an undisturbed one sees.
 """
 
 import argparse
@@ -49,6 +49,9 @@ def parse_arguments() -> argparse.Namespace:
     training.add_argument("--steps", type=int, default=2600, help="optimiser steps (default 2600)")
     training.add_argument(
         "--decay", type=float, default=0.4, help="share of steps with falling rate"
+    )
+    training.add_argument(
+        "--finish", type=int, default=440, help="more steps, on harder contexts (default 440)"
     )
     training.add_argument("--matrix_rate", type=float, default=0.02, help="Muon's learning rate")
     training.add_argument("--other_rate", type=float, default=4e-3, help="AdamW's learning rate")
@@ -171,15 +174,21 @@ def main() -> None:
     known = known_pairs(arguments.known)
 
     log, tokens, started = {}, 0, time.time()
-    for step in range(first, arguments.steps):
-        left = 1 - step / arguments.steps
-        scale = min(1.0, (step + 1) / 20) * min(1.0, left / arguments.decay)
+    last = arguments.steps + arguments.finish
+    for step in range(first, last):
+        finishing = step >= arguments.steps
+        if finishing:
+            scale = 0.4 * (last - step) / arguments.finish
+        else:
+            left = 1 - step / arguments.steps
+            scale = min(1.0, (step + 1) / 20) * min(1.0, left / arguments.decay)
         for optimizer, rate in zip(
             optimizers, (arguments.matrix_rate, arguments.other_rate), strict=True
         ):
             for group in optimizer.param_groups:
                 group["lr"] = rate * scale
-        for task, documents in documents_of_step(step, process, arguments.seed, known).items():
+        tasks = documents_of_step(step, process, arguments.seed, known, finishing)
+        for task, documents in tasks.items():
             ids, weights, answers = (t.to(device) for t in encode(documents, tokenizer))
             with torch.autocast(device.type, torch.bfloat16, enabled=arguments.autocast):
                 logits = model(input_ids=ids[:, :-1]).logits  # [documents, length - 1, vocabulary]

@@ -73,9 +73,21 @@ def stranger_of(entity: Entity, rng: random.Random) -> Entity:
     return stranger
 
 
-def choose_context(pair: Pair, count: int, rng: random.Random) -> list[tuple[Entity, Passage]]:
-    """`count` passages as a search for one of the pair returns them, in random order."""
+def choose_context(
+    pair: Pair, count: int, rng: random.Random, finishing: bool = False
+) -> list[tuple[Entity, Passage]]:
+    """`count` passages as a search for one of the pair returns them, in random order.
+
+    While `finishing`, mostly the whole article of a film, company or place and one passage about
+    another of its kind: the hits that the model reads worst before.
+    """
     thing, person = pair
+    if finishing and rng.random() < 0.6:
+        context = [(thing, passage) for passage in thing.passages]
+        stranger = stranger_of(thing, rng)
+        context.append((stranger, rng.choice(stranger.passages)))
+        rng.shuffle(context)
+        return context
     topic = rng.choice(pair)
     own = [(topic, passage) for passage in topic.passages]
     rng.shuffle(own)
@@ -97,10 +109,10 @@ def choose_context(pair: Pair, count: int, rng: random.Random) -> list[tuple[Ent
 
 
 def document_from_context(
-    pair: Pair, count: int, rng: random.Random, known: list[Pair], turns: int = 6
+    pair: Pair, count: int, rng: random.Random, turns: int = 6, finishing: bool = False
 ) -> str:
     """Passages, then `turns` questions about them; the first one in the stages' prompt."""
-    context = choose_context(pair, count, rng)
+    context = choose_context(pair, count, rng, finishing)
     asked = []
     for entity, passage in context:
         in_context = {id(e) for e, _ in context}
@@ -154,7 +166,9 @@ def plain_document(known: list[Pair], rng: random.Random) -> str:
     return f"<|bos|>{rng.choice(entity.passages).text}<|eot|>"
 
 
-def documents_of_step(step: int, part: int, seed: int, known: list[Pair]) -> dict[str, list[str]]:
+def documents_of_step(
+    step: int, part: int, seed: int, known: list[Pair], finishing: bool = False
+) -> dict[str, list[str]]:
     """The documents of one training step, by task; a function of its arguments alone.
 
     The curriculum: one passage in the context at first, two from step 500 on, three from step 900.
@@ -166,14 +180,15 @@ def documents_of_step(step: int, part: int, seed: int, known: list[Pair]) -> dic
 
     counts = [1] if step < 500 else [1, 2, 2] if step < 900 else [1, 2, 3, 3, 3]
     most = max(counts)
+    writing = 2 if finishing else 3
     contexts = [
-        document_from_context(pair(), rng.choice(counts), rng, known)
-        for _ in range({1: 12, 2: 8, 3: 7}[most])
+        document_from_context(pair(), rng.choice(counts), rng, finishing=finishing)
+        for _ in range(9 if finishing else {1: 12, 2: 8, 3: 7}[most])
     ]
     return {
         "context": contexts,
         "closed_book": [closed_book_document(known, rng, rng.choice((1, 4, 6))) for _ in range(5)],
-        "rewrite": [rewrite_document(rng.choice(pair()), rng) for _ in range(4)],
-        "question_list": [question_list_document(rng.choice(pair()), rng) for _ in range(3)],
+        "rewrite": [rewrite_document(rng.choice(pair()), rng) for _ in range(writing + 1)],
+        "question_list": [question_list_document(rng.choice(pair()), rng) for _ in range(writing)],
         "plain": [plain_document(known, rng) for _ in range(2)],
     }
