@@ -15,6 +15,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging
 
 from root_dir_path import ROOT_DIR
 from utils.paths import InputError, read_json
@@ -111,6 +112,7 @@ def load_model(
     """
     path = resolve_model(name)
     device = pick_device()
+    logging.disable_progress_bar()  # a stage has one bar, its own
     try:
         model = AutoModelForCausalLM.from_pretrained(
             path,
