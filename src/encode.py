@@ -30,13 +30,12 @@ from utils.arguments import (
     shared_flags,
     training_settings,
 )
-from utils.augmented import data_types_of, read_augmented
+from utils.augmented import read_sample
 from utils.journal import refuse_difference
 from utils.lora import LoraBank, fingerprint, open_base_adapter, read_training, save_adapter
 from utils.models import load_model, load_tokenizer, pick_device, pick_dtype, resolve_model
 from utils.paths import hash_json, passage_folder, rank_folder, relative, run_stage
 from utils.prompting import PromptEncoder, load_prompts
-from utils.qa_data import take_sample
 from utils.training import adapters_that_fit, group_by_cost, train_adapters
 
 SAVE_DTYPES = ("float32", "bfloat16", "float16")
@@ -93,13 +92,7 @@ def main() -> None:
     augment_model = options.augment_model or options.model_name
     base_model = resolve_model(options.model_name)
     prompts = load_prompts(options.prompts, options.dataset, options.with_cot)
-    records = take_sample(
-        {
-            data_type: read_augmented(options.dataset, data_type, augment_model)
-            for data_type in data_types_of(options.dataset, options.data_type, augment_model)
-        },
-        options.sample,
-    )
+    records = read_sample(options.dataset, options.data_type, augment_model, options.sample)
     tokenizer = load_tokenizer(options.model_name, options.trust_remote_code)
     encoder = PromptEncoder(tokenizer, prompts, options.with_cot, options.max_length)
     works = collect_work(records, encoder, options)

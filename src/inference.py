@@ -34,7 +34,7 @@ from utils.arguments import (
     shared_flags,
     training_settings,
 )
-from utils.augmented import data_types_of, read_augmented
+from utils.augmented import read_sample
 from utils.journal import Journal, refuse_difference
 from utils.lora import LoraBank, load_adapter, merge, read_training
 from utils.metrics import METRICS, extract_answer, mean_scores, score
@@ -59,7 +59,6 @@ from utils.paths import (
     write_text,
 )
 from utils.prompting import PromptEncoder, load_prompts
-from utils.qa_data import take_sample
 
 METHODS = ("closed_book", "icl", "prag", "combine")
 
@@ -194,13 +193,7 @@ def main() -> None:
     # 1. Check everything that needs no model
     augment_model = options.augment_model or options.model_name
     prompt_set = load_prompts(options.prompts, options.dataset, options.with_cot)
-    records = take_sample(
-        {
-            data_type: read_augmented(options.dataset, data_type, augment_model)
-            for data_type in data_types_of(options.dataset, options.data_type, augment_model)
-        },
-        options.sample,
-    )
+    records = read_sample(options.dataset, options.data_type, augment_model, options.sample)
     tokenizer = load_tokenizer(options.model_name, options.trust_remote_code)
     adapter_settings = training_settings(options, prompt_set)
     training = PromptEncoder(tokenizer, prompt_set, options.with_cot, options.max_length)

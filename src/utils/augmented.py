@@ -8,7 +8,7 @@ from typing import Any
 import json_repair
 
 from utils.paths import InputError, augmented_file, folder_name, relative
-from utils.qa_data import kind_of, raise_problems, read_records
+from utils.qa_data import kind_of, raise_problems, read_records, take_sample
 
 PAIR_FIELDS = ("question", "answer", "full_answer")
 PAIRS = 3
@@ -47,6 +47,22 @@ def data_types_of(
             f"{_augment_command(dataset, augment_model)}"
         )
     return sorted(chosen, key=lambda name: (name == "total", name))
+
+
+def read_sample(
+    dataset: str, data_type: str | None, augment_model: str, sample: int
+) -> dict[str, list[dict]]:
+    """The first `sample` augmented records (-1: all) of each data type, or of `data_type` alone.
+
+    See `read_augmented` for the records. Raises `InputError` where there is none.
+    """
+    return take_sample(
+        {
+            name: read_augmented(dataset, name, augment_model)
+            for name in data_types_of(dataset, data_type, augment_model)
+        },
+        sample,
+    )
 
 
 def read_augmented(dataset: str, data_type: str, augment_model: str) -> list[dict]:

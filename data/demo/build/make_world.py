@@ -11,7 +11,17 @@ import json
 import random
 from pathlib import Path
 
-from world import KINDS, Entity, ask, ask_two_hop, new_entity, new_name, new_pair, write_article
+from world import (
+    KINDS,
+    LINK_ATTRIBUTE,
+    Entity,
+    ask,
+    ask_two_hop,
+    new_entity,
+    new_name,
+    new_pair,
+    write_article,
+)
 
 DEMO = Path(__file__).parents[1]
 SEED = 2026
@@ -66,8 +76,7 @@ def questions_about(pair: tuple[Entity, Entity], rng: random.Random) -> list[dic
             add("single_hop", ask(entity, attribute, rng), entity, attribute, support)
     linked = next(passage for passage in person.passages if passage.has_link)
     for attribute in rng.sample([a for a in linked.attributes if a not in GENERIC], TWO_HOP):
-        role = {"film": "director", "company": "founder", "place": "mayor"}[thing.kind]
-        support = [passage_with(thing, role), linked.text]
+        support = [passage_with(thing, LINK_ATTRIBUTE[thing.kind]), linked.text]
         add("two_hop", ask_two_hop(person, attribute, rng), person, attribute, support)
     return questions
 
