@@ -12,7 +12,6 @@ Started again after a stop, it goes on where it was.
 """
 
 import argparse
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from tqdm import tqdm
@@ -24,9 +23,10 @@ from utils.arguments import (
     positive_integer,
     shared_flags,
 )
-from utils.augmented import model_keys, parse_pairs
+from utils.augmented import model_keys
+from utils.elastic import add_elasticsearch_flags, connection_of
 from utils.journal import Journal, refuse_difference
-from utils.models import context_length, generate, load_model, load_tokenizer
+from utils.models import context_length, load_model, load_tokenizer
 from utils.paths import (
     InputError,
     augmented_file,
@@ -39,7 +39,8 @@ from utils.paths import (
 )
 from utils.prompting import PromptEncoder, load_prompts
 from utils.qa_data import load_questions, take_sample
-from utils.retrieval import open_retriever
+from utils.retrieval import Retriever, open_retriever
+from utils.writing import Writer, augment_block
 
 SPARE_PASSAGES = 10  # retrieved beyond topk, to take the place of passages that are dropped
 
@@ -54,8 +55,14 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     retrieval = parser.add_argument_group("retrieval")
     retrieval.add_argument("--topk", type=positive_integer, default=3, help="passages per question")
-    retrieval.add_argument("--engine", choices=["embedded"], default="embedded", help="BM25 engine")
+    retrieval.add_argument(
+        "--engine",
+        choices=["embedded", "elasticsearch", "golden"],
+        default="embedded",
+        help="BM25 engine; golden takes the supporting passages that the data set names",
+    )
     retrieval.add_argument("--index_name", default="wiki", help="index made by prep_elastic.py")
+    add_elasticsearch_flags(parser)
     writing = parser.add_argument_group("writing")
     writing.add_argument(
         "--max_new_tokens", type=positive_integer, default=512, help="tokens of one text at most"
@@ -86,107 +93,37 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return options
 
 
-@dataclass
-class Writer:
-    """Writes rewrites and question lists, each passage once, and counts what it takes."""
+def open_engine(options: argparse.Namespace, questions: dict[str, list[dict]]) -> Retriever | None:
+    """The index that the flags name; None for the golden passages, which the questions carry.
 
-    model: object
-    tokenizer: object
-    encoder: PromptEncoder
-    options: argparse.Namespace
-    done: dict[str, dict] = field(default_factory=dict)  # passage -> {"rewrite", "qa", "attempts"}
-
-    def answer(self, prompts: list[list[int]], salts: list[str]) -> list[str]:
-        """The model's answer to each prompt (token ids), in batches alike in length."""
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-        answers = [""] * len(prompts)
-        size = self.options.batch_size
-        for start in range(0, len(order), size):
-            batch = order[start : start + size]
-            texts = generate(
-                self.model,
-                self.tokenizer,
-                [prompts[i] for i in batch],
-                self.options.max_new_tokens,
-                # a sample depends on the seed and on what it is for, never on its neighbours
-                seeds=[int(hash_json([self.options.seed, salts[i]])[:15], 16) for i in batch],
-                temperature=self.options.temperature,
-                top_k=self.options.top_k_sampling,
-            )
-            for i, text in zip(batch, texts, strict=True):
-                answers[i] = text.strip()
-        return answers
-
-    def write(self, passages: list[str]) -> None:
-        """Fill `done` for `passages`; one without a valid question list gets `"qa": None`."""
-        open_passages = [p for p in dict.fromkeys(passages) if p not in self.done]
-        pairs: dict[str, list[dict] | None] = dict.fromkeys(open_passages)
-        attempts = dict.fromkeys(open_passages, 0)
-        for attempt in range(self.options.max_attempts):
-            missing = [p for p in open_passages if pairs[p] is None]
-            if not missing or (attempt > 0 and self.options.temperature == 0):
-                break  # greedy decoding would only repeat itself
-            texts = self.answer(
-                [self.encoder.pairs_request(p) for p in missing],
-                [f"qa {attempt} {p}" for p in missing],
-            )
-            for passage, text in zip(missing, texts, strict=True):
-                pairs[passage] = parse_pairs(text)
-                attempts[passage] += 1
-        kept = [p for p in open_passages if pairs[p] is not None]
-        rewrites = dict(
-            zip(
-                kept,
-                self.answer(
-                    [self.encoder.rewrite_request(p) for p in kept], [f"rewrite {p}" for p in kept]
-                ),
-                strict=True,
-            )
-        )
-        for passage in open_passages:
-            # a passage without a rewrite is dropped too
-            self.done[passage] = {
-                "rewrite": rewrites.get(passage),
-                "qa": pairs[passage] if rewrites.get(passage) else None,
-                "attempts": attempts[passage],
-            }
-
-
-def augment_block(questions: list[dict], topk: int, writer: Writer) -> list[dict]:
-    """The records of `questions` (with their "candidates"), each with `topk` passages at most.
-
-    A passage whose question list fails is dropped and the next candidate takes its place.
+    Raises `InputError` where the index cannot be used or no question has golden passages.
     """
-    while True:
-        chosen, wanted = [], []
-        for question in questions:
-            accepted = []
-            for passage in question["candidates"]:
-                result = writer.done.get(passage)
-                if result is None or result["qa"] is not None:
-                    accepted.append(passage)
-                if len(accepted) == topk:
-                    break
-            chosen.append(accepted)
-            wanted += [p for p in accepted if p not in writer.done]
-        if not wanted:
-            break
-        writer.write(wanted)
-    records = []
-    for question, passages in zip(questions, chosen, strict=True):
-        record = {key: value for key, value in question.items() if key != "candidates"}
-        record["passages"] = passages
-        record["augment"] = [
-            {
-                "pid": pid,
-                "passage": p,
-                "rewrite": writer.done[p]["rewrite"],
-                "qa": writer.done[p]["qa"],
-            }
-            for pid, p in enumerate(passages)
-        ]
-        records.append(record)
-    return records
+    if options.engine != "golden":
+        connection = connection_of(options) if options.engine == "elasticsearch" else None
+        return open_retriever(options.engine, options.index_name, connection)
+    records = [record for records in questions.values() for record in records]
+    without = sum(not record.get("golden_passages") for record in records)
+    if without == len(records):
+        raise InputError(
+            f"--engine golden: no question of {options.dataset} has golden_passages; use another "
+            "engine, or add the field to the questions"
+        )
+    if without:
+        print(f"{without} of {len(records)} questions have no golden passage and get none")
+    return None
+
+
+def with_candidates(block: list[dict], retriever: Retriever | None, topk: int) -> list[dict]:
+    """The questions of `block` with their "candidates": passages, best first, each once."""
+    if retriever is None:
+        found = [record.get("golden_passages", []) for record in block]
+    else:
+        hits = retriever.search([record["question"] for record in block], topk + SPARE_PASSAGES)
+        found = [[hit["text"] for hit in best] for best in hits]
+    return [
+        {**record, "candidates": list(dict.fromkeys(passages))}
+        for record, passages in zip(block, found, strict=True)
+    ]
 
 
 def existing_records(path: Path, questions: list[dict], options: argparse.Namespace) -> list[dict]:
@@ -247,12 +184,12 @@ def main() -> None:
         questions = {options.data_type: questions[options.data_type]}
     questions = take_sample(questions, options.sample)
     prompts = load_prompts(options.prompts, options.dataset, with_cot=False)
-    retriever = open_retriever(options.engine, options.index_name)
+    retriever = open_engine(options, questions)
     settings = {
         "model": options.model_name,
         "prompts": prompts.fingerprint,
-        "index": options.index_name,
         "engine": options.engine,
+        "index": {"name": options.index_name, **retriever.identity} if retriever else None,
         "topk": options.topk,
         "max_new_tokens": options.max_new_tokens,
         "temperature": options.temperature,
@@ -304,13 +241,8 @@ def main() -> None:
             total=len(records), initial=len(done), unit="question", desc=f"augment {data_type}"
         )
         for start in range(len(done), len(records), block_size):
-            block = records[start : start + block_size]
-            hits = retriever.search([r["question"] for r in block], options.topk + SPARE_PASSAGES)
+            block = with_candidates(records[start : start + block_size], retriever, options.topk)
             before = set(writer.done)
-            block = [
-                {**record, "candidates": [hit["text"] for hit in found]}
-                for record, found in zip(block, hits, strict=True)
-            ]
             augmented = augment_block(block, options.topk, writer)
             new = {p: result for p, result in writer.done.items() if p not in before}
             journal.add({"records": augmented, "passages": new})

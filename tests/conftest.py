@@ -1,5 +1,6 @@
 """Tiny random models and a project root of one's own for every test."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -57,3 +58,33 @@ def root(tmp_path, monkeypatch):
     """A fresh folder as `ROOT_DIR`."""
     use_root(tmp_path, monkeypatch)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """A root with a finished index, augmentation, adapters and all four results; do not change."""
+    from stage_runs import AUGMENT, COMMON, DEV, TRAIN, answer, run
+
+    import augment
+    import encode
+    import inference
+    import prep_elastic
+
+    root = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        use_root(root, patch)
+        corpus = str(REPOSITORY / "data/demo/corpus.tsv")
+        index = ("--data_path", corpus, "--index_name", "demo")
+        run(prep_elastic, *index, monkeypatch=patch)
+        run(augment, *AUGMENT, monkeypatch=patch)
+        run(encode, *COMMON, *DEV, *TRAIN, monkeypatch=patch)
+        for method in inference.METHODS:
+            answer(method, monkeypatch=patch)
+    return root
+
+
+@pytest.fixture
+def copy(finished, root):
+    """The finished root's content in this test's own root."""
+    shutil.copytree(finished, root, dirs_exist_ok=True)
+    return root

@@ -35,6 +35,8 @@ SHARED_DEFAULTS = {  # section 1 of the contract
     "per_device_train_batch_size": 1,
     "augment_model": None,  # which means model_name
     "with_cot": False,
+    "init_adapter": "random",
+    "augment_parts": "rewrite,qa",
     "max_length": 3000,
     "dtype": "auto",
     "sample": -1,
@@ -46,6 +48,9 @@ ORIGINAL_FLAGS = {  # those that must exist with exactly these names
     "inference": "model_name dataset data_type with_cot sample augment_model lora_rank lora_alpha "
     "per_device_train_batch_size num_train_epochs learning_rate max_new_tokens inference_method",
     "prep_elastic": "data_path index_name",
+    "warmup_lora": "model_name per_device_train_batch_size num_train_epochs learning_rate "
+    "block_size lora_rank lora_alpha with_cot",
+    "get_warmup_data": "",
 }
 PAPER = {  # data set -> with CoT, max_new_tokens, epochs of each model (section 7 of the contract)
     "2wikimultihopqa": (True, 128, (1, 1, 1)),
@@ -110,7 +115,8 @@ def test_every_command_of_a_config_is_one_that_its_script_takes(config, tmp_path
     for script, *words in commands:
         assert script in SCRIPTS
         options = parse(script, words)
-        if getattr(options, "model_name", None) in PAPER_MODELS and options.dataset in PAPER:
+        paper_model = getattr(options, "model_name", None) in PAPER_MODELS
+        if paper_model and getattr(options, "dataset", None) in PAPER:
             check_paper_settings(Path(script).stem, options)
 
 
@@ -176,24 +182,23 @@ def test_help_names_each_flag_with_its_meaning_and_default(script, capsys):
     assert ended.value.code == 0
     shown = capsys.readouterr().out
     for name, action in flags_of(script).items():
-        assert f"\n  --{name}" in shown
+        assert f"\n  --{name} " in shown or f"\n  --{name}\n" in shown
         assert action.help and len(action.help) > 8
         if action.nargs != 0 and not action.required:
             # a flag that may be left out says what then happens
-            meaning = " ".join(shown.split(f"\n  --{name}", 1)[1].split("\n  --", 1)[0].split())
+            meaning = re.split(rf"\n  --{name}\s", shown)[1].split("\n  --", 1)[0]
+            meaning = " ".join(meaning.split())
             if action.default is None:
                 assert "not set" in meaning or "only" in meaning, name
             else:
                 assert f"(default: {action.default}" in meaning, name
 
 
-@pytest.mark.parametrize(
-    "script",
-    SCRIPTS,
-)
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_every_flag_is_used(script):
     code = (REPOSITORY / script).read_text(encoding="utf-8")
-    code += (REPOSITORY / "src/utils/arguments.py").read_text(encoding="utf-8")
+    for room in ("arguments", "elastic", "merging", "writing"):  # they read flags for the stages
+        code += (REPOSITORY / f"src/utils/{room}.py").read_text(encoding="utf-8")
     used = set(re.findall(r"\b(?:options|arguments)\.(\w+)", code))
     assert not flags_of(script).keys() - used
 
@@ -237,7 +242,8 @@ def test_the_next_command_carries_every_shared_flag_that_was_set():
     words = (
         "--model_name 'my models/m' --dataset D --data_type T --prompts demo --with_cot "
         "--learning_rate 1e-05 --lora_alpha 0.5 --seed 3 --max_length 90 --dtype bfloat16 "
-        "--augment_model A --trust_remote_code --per_device_train_batch_size 2"
+        "--augment_model A --trust_remote_code --per_device_train_batch_size 2 "
+        "--init_adapter warmup --augment_parts none"
     )
     parser = new_parser("")
     for add in (add_model_flags, add_data_flags, add_training_flags):

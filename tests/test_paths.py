@@ -8,10 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import encode
 from utils import paths
+from utils.arguments import adapters_of, results_of
 from utils.paths import InputError
 
-TRAINING = ("some/M", 2, 32, "D", 3e-4, 1)
+
+def flags(*more: str):
+    """The flags of encode.py for a model M and a data set D."""
+    given = ["--model_name", "some/M", "--dataset", "D", "--augment_model", "A"]
+    return encode.parse_arguments([*given, *more])
 
 
 @given(st.text(max_size=200))
@@ -50,17 +56,14 @@ def test_a_name_becomes_its_last_part(name, folder):
 
 
 def test_every_layout_is_that_of_the_original(root):
-    adapters = paths.adapters_folder(*TRAINING, with_cot=True, augment_model="A", data_type="T")
-    result = paths.result_folder(
-        *TRAINING, with_cot=False, augment_model="A", method="prag", data_type="T"
-    )
     shown = {
         path.relative_to(root).as_posix()
         for path in (
             paths.augmented_file("D", "T"),
             paths.rank_folder("some/M", 2, 32.0) / "base_weight",
-            paths.passage_folder(adapters, 0, 1),
-            result,
+            paths.passage_folder(adapters_of(flags("--with_cot"), "T"), 0, 1),
+            results_of(flags(), "prag", "T"),
+            paths.warmup_folder("some/M", 2, 32, True),
         )
     }
     assert shown == {
@@ -68,21 +71,38 @@ def test_every_layout_is_that_of_the_original(root):
         "offline/M/rank=2_alpha=32/base_weight",
         "offline/M/rank=2_alpha=32/D/lr=0.0003_epoch=1_cot/aug_model=A/T/data_0/passage_1",
         "output/M/rank=2_alpha=32/D/lr=0.0003_epoch=1/aug_model=A/prag/T",
+        "offline/M/rank=2_alpha=32/warmup_cot",
     }
 
 
 @pytest.mark.parametrize(
-    ("rate", "shown"), [(3e-4, "0.0003"), (1e-5, "1e-05"), (0.004, "0.004"), (1.0, "1.0")]
+    ("more", "name"),
+    [
+        (["--learning_rate", "3e-4"], "lr=0.0003_epoch=1"),
+        (["--learning_rate", "1e-5", "--num_train_epochs", "12"], "lr=1e-05_epoch=12"),
+        (["--learning_rate", "1"], "lr=1.0_epoch=1"),
+        (["--with_cot", "--init_adapter", "warmup"], "lr=0.0003_epoch=1_cot_warmup"),
+        (["--init_adapter", "else/my start"], "lr=0.0003_epoch=1_init=my_start"),
+        (["--augment_parts", "qa,rewrite"], "lr=0.0003_epoch=1"),
+        (["--augment_parts", "none"], "lr=0.0003_epoch=1_parts=none"),
+        (
+            ["--init_adapter", "warmup", "--augment_parts", "qa"],
+            "lr=0.0003_epoch=1_warmup_parts=qa",
+        ),
+    ],
 )
-def test_a_learning_rate_stands_in_the_path_as_python_prints_it(root, rate, shown):
-    folder = paths.adapters_folder("M", 2, 0.5, "D", rate, 12, False, "A", "T")
-    assert folder.parts[-3] == f"lr={shown}_epoch=12"
-    assert folder.parts[-5] == "rank=2_alpha=0.5"
+def test_how_adapters_are_trained_stands_in_the_path(root, more, name):
+    assert adapters_of(flags(*more), "T").parts[-3] == name
 
 
 def test_a_name_from_a_flag_cannot_lead_a_layout_elsewhere(root):
-    outside = paths.adapters_folder("../M", 2, 32, "../../D", 1, 1, False, "/A", "../T")
-    assert outside == root / "offline/M/rank=2_alpha=32/D/lr=1_epoch=1/aug_model=A/T"
+    options = flags("--model_name", "../M", "--dataset", "../../D", "--augment_model", "/A")
+    options.init_adapter = "../.."
+    with pytest.raises(InputError):
+        adapters_of(options, "T")
+    options.init_adapter = "random"
+    outside = adapters_of(options, "../T")
+    assert outside == root / "offline/M/rank=2_alpha=32/D/lr=0.0003_epoch=1/aug_model=A/T"
     with pytest.raises(InputError):
         paths.augmented_file("D", "..")
 

@@ -26,6 +26,7 @@ PASSAGES = [  # id, text, title
 ]
 STEMS = {"cats": "cat", "slept": "slept", "dogs": "dog", "runs": "run", "chased": "chase"}
 STEMS |= {"thames": "thame", "capital": "capit"}
+STOP_WORDS = {"a", "and", "in", "is", "of", "on", "the"}
 
 
 def write_corpus(path, passages, header=("id", "text", "title")):
@@ -46,7 +47,7 @@ def ids(hits):
 
 def terms_of(text):
     words = "".join(c if c.isalnum() else " " for c in text.lower()).split()
-    return [STEMS.get(word, word) for word in words]
+    return [STEMS.get(word, word) for word in words if word not in STOP_WORDS]
 
 
 def textbook_bm25(question, fields):
@@ -80,6 +81,28 @@ def test_scores_are_textbook_bm25_of_the_better_field_plus_half_of_the_other(tmp
     assert ids(hits) == sorted(expected, key=expected.get, reverse=True)
 
 
+def test_the_ranking_is_that_of_lucene(tmp_path):
+    """Lucene's BM25 of the demo's corpus, made by benchmarks/lucene/LuceneReference.java."""
+    reference = json.loads((Path(__file__).parent / "data" / "lucene_ranking.json").read_text())
+    build_index(REPOSITORY / "data" / "demo" / "corpus.tsv", tmp_path / "demo")
+    questions = [entry["question"] for entry in reference["questions"]]
+    found = EmbeddedIndex(tmp_path / "demo").search(questions, topk=10)
+    for hits, entry in zip(found, reference["questions"], strict=True):
+        assert ids(hits) == [passage_id for passage_id, _ in entry["hits"]]
+        assert [hit["score"] for hit in hits] == pytest.approx(
+            [score for _, score in entry["hits"]], rel=3e-5
+        )
+
+
+def test_worker_processes_give_the_same_index(tmp_path, monkeypatch):
+    passages = [(f"p{i}", f"the cat number{i} of {'dogs ' * (i % 7)}", "") for i in range(2500)]
+    plain = index_of(tmp_path, passages)
+    monkeypatch.setattr(retrieval, "BYTES_WORTH_WORKERS", 0)
+    assert build_index(tmp_path / "corpus.tsv", tmp_path / "parallel") == 2500
+    questions = ["cats", "number1 number2499", "dog number1700"]
+    assert EmbeddedIndex(tmp_path / "parallel").search(questions, 20) == plain.search(questions, 20)
+
+
 def test_hits_are_the_rows_of_the_corpus_in_question_order(tmp_path):
     results = index_of(tmp_path, PASSAGES).search(["left", "zebra", "capital of England"], topk=1)
     [left], none, [capital] = results
@@ -90,7 +113,7 @@ def test_hits_are_the_rows_of_the_corpus_in_question_order(tmp_path):
 
 @pytest.mark.parametrize(
     "question",
-    ["title:cat AND (", '"cat mat', "cat* OR -sat^9", "+cat [a TO", "cat\\", "\ud800cat \x00"],
+    ["title: cat AND (", '"cat mat', "cat* OR -sat^9", "+cat [a TO", "cat\\", "\ud800cat \x00"],
 )
 def test_query_syntax_in_a_question_is_only_words(tmp_path, question):
     index = index_of(tmp_path, PASSAGES)
@@ -175,7 +198,7 @@ def test_an_interrupted_build_leaves_nothing_new_and_the_old_index_whole(tmp_pat
     index_of(tmp_path, PASSAGES)
     folder = tmp_path / "index" / "wiki"
     many = write_corpus(tmp_path / "many.tsv", [(str(i), f"w{i}", "") for i in range(3000)])
-    read_corpus = retrieval._read_corpus
+    read_corpus = retrieval.read_corpus
 
     def interrupted(corpus):
         for count, row in enumerate(read_corpus(corpus)):
@@ -183,7 +206,7 @@ def test_an_interrupted_build_leaves_nothing_new_and_the_old_index_whole(tmp_pat
                 raise KeyboardInterrupt
             yield row
 
-    monkeypatch.setattr(retrieval, "_read_corpus", interrupted)
+    monkeypatch.setattr(retrieval, "read_corpus", interrupted)
     with pytest.raises(KeyboardInterrupt):
         build_index(many, folder, overwrite=True)
     assert list(folder.parent.iterdir()) == [folder]

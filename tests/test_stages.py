@@ -1,73 +1,31 @@
-"""The real scripts on the bundled world: end to end, stopped, started again, refused."""
+"""The real scripts on the bundled world: end to end, stopped, started again."""
 
 import json
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import peft
 import pytest
-import torch
-from conftest import REPOSITORY, use_root
-from safetensors.torch import load_file, save_file
+from conftest import REPOSITORY
+from safetensors.torch import load_file
+from stage_runs import (
+    ADAPTERS,
+    AUGMENT,
+    COMMON,
+    DEV,
+    MODEL,
+    RESULTS,
+    TRAIN,
+    answer,
+    run,
+    stop_after,
+    tree,
+)
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import augment
 import encode
 import inference
-import prep_elastic
-from utils.lora import read_training
-from utils.paths import InputError
-from utils.retrieval import open_retriever
-
-MODEL = str(REPOSITORY / "data/demo/demo-model")
-COMMON = ["--model_name", MODEL, "--prompts", "demo"]
-DEV = ["--dataset", "demo", "--data_type", "dev"]
-AUGMENT = [
-    *COMMON, *DEV, "--data_path", str(REPOSITORY / "data/demo/questions.json"),
-    "--index_name", "demo", "--sample", "4", "--max_new_tokens", "160", "--batch_size", "4",
-]  # fmt: skip
-TRAIN = ["--learning_rate", "4e-3", "--num_train_epochs", "2"]
-ADAPTERS = "offline/demo-model/rank=2_alpha=32/demo/lr=0.004_epoch=2/aug_model=demo-model/dev"
-RESULTS = "output/demo-model/rank=2_alpha=32/demo/lr=0.004_epoch=2/aug_model=demo-model"
-
-
-def run(stage, *arguments: str, monkeypatch) -> None:
-    monkeypatch.setattr(sys, "argv", [stage.__name__, *arguments])
-    stage.main()
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A root with a finished index, augmentation, adapters and all four results; do not change."""
-    root = tmp_path_factory.mktemp("finished")
-    with pytest.MonkeyPatch.context() as patch:
-        use_root(root, patch)
-        corpus = str(REPOSITORY / "data/demo/corpus.tsv")
-        index = ("--data_path", corpus, "--index_name", "demo")
-        run(prep_elastic, *index, monkeypatch=patch)
-        run(augment, *AUGMENT, monkeypatch=patch)
-        run(encode, *COMMON, *DEV, *TRAIN, monkeypatch=patch)
-        for method in inference.METHODS:
-            answer(method, monkeypatch=patch)
-    return root
-
-
-def answer(method: str, *more: str, monkeypatch) -> None:
-    flags = (*COMMON, *DEV, *TRAIN, "--inference_method", method, "--max_new_tokens", "12", *more)
-    run(inference, *flags, monkeypatch=monkeypatch)
-
-
-@pytest.fixture
-def copy(finished, root):
-    """The finished root's content in this test's own root."""
-    shutil.copytree(finished, root, dirs_exist_ok=True)
-    return root
-
-
-def tree(root: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+from utils.metrics import METRICS
 
 
 def test_the_stages_write_what_the_contract_says(finished):
@@ -90,9 +48,13 @@ def test_the_stages_write_what_the_contract_says(finished):
         assert [p["question"] for p in predictions] == [r["question"] for r in records]
         assert set(predictions[0]) == {
             "test_id", "question", "answer", "text", "eval_predict", "em", "f1", "prec", "recall",
+            "answer_presence",
         }  # fmt: skip
+        config = json.loads((leaf / "config.json").read_text())
+        assert config["measured"]["questions"] == 4 and config["measured"]["seconds"] > 0
+        assert {"date", "git_commit", "versions", "device"} <= set(config["provenance"])
         head, _, settings = (leaf / "result.txt").read_text().partition("\n\n")
-        assert [line.split("\t")[0] for line in head.split("\n")] == ["em", "f1", "prec", "recall"]
+        assert [line.split("\t")[0] for line in head.split("\n")] == list(METRICS)
         mean = sum(p["f1"] for p in predictions) / 4
         assert f"f1\t{mean:.4f}" in head
         assert json.loads(settings)["max_new_tokens"] == 12
@@ -156,37 +118,6 @@ def test_a_second_run_changes_nothing(copy, monkeypatch):
     assert tree(copy) == before
 
 
-def stop_after(calls: int, function):
-    """`function`, but call number `calls` is a Ctrl-C."""
-    count = 0
-
-    def wrapper(*arguments, **keywords):
-        nonlocal count
-        count += 1
-        if count == calls:
-            raise KeyboardInterrupt
-        return function(*arguments, **keywords)
-
-    return wrapper
-
-
-def test_a_stopped_augmentation_goes_on_and_ends_with_the_same_bytes(finished, copy, monkeypatch):
-    shutil.rmtree(copy / "data_aug")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(augment, "augment_block", stop_after(2, augment.augment_block))
-        with pytest.raises(KeyboardInterrupt):
-            run(augment, *AUGMENT, monkeypatch=patch)
-    assert not (copy / "data_aug/demo/dev.json").exists()
-    calls = []
-    original = augment.augment_block
-    monkeypatch.setattr(
-        augment, "augment_block", lambda *a: (calls.append(len(a[0])), original(*a))[1]
-    )
-    run(augment, *AUGMENT, monkeypatch=monkeypatch)
-    assert sum(calls) < 4  # the finished block was not made again
-    assert tree(copy / "data_aug") == tree(finished / "data_aug")
-
-
 def test_a_stopped_encoding_goes_on_and_ends_with_the_same_bytes(finished, copy, monkeypatch):
     flags = [*COMMON, *DEV, *TRAIN, "--adapters_per_batch", "3"]
     shutil.rmtree(copy / "offline")
@@ -238,171 +169,3 @@ def test_equal_training_data_is_trained_once(copy, monkeypatch, capsys):
     first = copy / ADAPTERS / "data_0/passage_1/adapter_model.safetensors"
     other = copy / ADAPTERS.replace("/dev", "/total") / "data_3/passage_1/adapter_model.safetensors"
     assert first.read_bytes() == other.read_bytes()
-
-
-@pytest.mark.parametrize(
-    ("more", "name"),
-    [
-        (["--per_device_train_batch_size", "2"], "per_device_train_batch_size"),
-        (["--seed", "1"], "seed"),
-        (["--max_length", "90"], "max_length"),
-        (["--prompts", "default"], "prompts"),
-    ],
-)
-def test_adapters_made_with_other_settings_are_refused(copy, monkeypatch, more, name):
-    for stage, method in ((encode, []), (inference, ["--inference_method", "prag"])):
-        with pytest.raises(InputError, match=f"was made with {name} ="):
-            run(stage, *COMMON, *DEV, *TRAIN, *method, *more, monkeypatch=monkeypatch)
-
-
-def test_a_result_made_with_other_settings_is_refused(copy, monkeypatch):
-    with pytest.raises(InputError, match=r"max_new_tokens = 12, but this run has .* = 13"):
-        answer("icl", "--max_new_tokens", "13", monkeypatch=monkeypatch)
-    with pytest.raises(InputError, match="temperature"):
-        run(augment, *AUGMENT, "--temperature", "0.1", monkeypatch=monkeypatch)
-
-
-def test_changed_data_is_not_answered_with_old_adapters(copy, monkeypatch):
-    path = copy / "data_aug/demo/dev.json"
-    records = json.loads(path.read_text())
-    records[0]["augment"][0]["demo-model_rewrite"] += " And more."
-    path.write_text(json.dumps(records))
-    with pytest.raises(InputError, match="was made with data ="):
-        run(encode, *COMMON, *DEV, *TRAIN, monkeypatch=monkeypatch)
-    with pytest.raises(InputError, match="was made with data ="):
-        answer("prag", "--overwrite", monkeypatch=monkeypatch)
-
-
-def test_adapters_from_another_base_are_refused(copy, monkeypatch):
-    folder = copy / ADAPTERS / "data_1/passage_0"
-    training = read_training(folder)
-    (folder / "training_config.json").write_text(json.dumps({**training, "base": "other"}))
-    with pytest.raises(InputError, match="different base adapters"):
-        answer("prag", "--overwrite", monkeypatch=monkeypatch)
-
-
-def test_a_missing_adapter_is_named_with_the_command_that_makes_it(copy, monkeypatch):
-    shutil.rmtree(copy / ADAPTERS / "data_2/passage_1")
-    with pytest.raises(InputError, match=r"data_2/passage_1; run first: python src/encode\.py"):
-        answer("prag", "--overwrite", monkeypatch=monkeypatch)
-
-
-def test_adapters_that_change_nothing_are_refused(copy, monkeypatch):
-    for path in (copy / ADAPTERS).glob("*/*/adapter_model.safetensors"):
-        save_file({k: torch.zeros_like(v) for k, v in load_file(path).items()}, path)
-    with pytest.raises(InputError, match="change nothing"):
-        answer("prag", "--overwrite", monkeypatch=monkeypatch)
-
-
-def test_a_corrupt_result_is_named_and_not_taken_for_an_empty_one(copy, monkeypatch):
-    (copy / RESULTS / "icl/dev/predict.json").write_text('[{"test_id"')
-    with pytest.raises(InputError, match="no valid JSON"):
-        answer("icl", monkeypatch=monkeypatch)
-
-
-def test_a_passage_whose_questions_never_parse_is_replaced_after_bounded_attempts(
-    copy, monkeypatch, capsys
-):
-    shutil.rmtree(copy / "data_aug")
-    shutil.rmtree(copy / "offline")
-    tries = []
-
-    def generate(model, tokenizer, prompts, *more, **keywords):
-        texts = []
-        for prompt in prompts:
-            shown = tokenizer.decode(prompt)
-            is_pairs = "JSON list" in shown
-            passage = shown.split("Passage: ")[1].split("<|eot|>")[0]
-            if is_pairs and passage == bad_passage:
-                tries.append(passage)
-                texts.append("[{'question': 'only one'}")
-            elif is_pairs:
-                pair = {"question": "Q?", "answer": "A", "full_answer": "A."}
-                texts.append(json.dumps([pair] * 3))
-            else:
-                texts.append("rewritten " + passage)
-        return texts
-
-    question = json.loads((REPOSITORY / "data/demo/questions.json").read_text())["dev"][0]
-    hits = open_retriever("embedded", "demo").search([question["question"]], 5)[0]
-    bad_passage = hits[1]["text"]
-    monkeypatch.setattr(augment, "generate", generate)
-    flags = ("--sample", "1", "--max_attempts", "3")
-    run(augment, *AUGMENT, *flags, monkeypatch=monkeypatch)
-    record = json.loads((copy / "data_aug/demo/dev.json").read_text())[0]
-    assert len(tries) == 3
-    assert record["passages"] == [hits[i]["text"] for i in (0, 2, 3)]
-    assert "3 taken, 1 dropped, 6 attempts" in capsys.readouterr().out
-
-
-def test_a_second_model_adds_its_texts_beside_the_first_ones(copy, monkeypatch):
-    other = copy / "other-model"
-    shutil.copytree(MODEL, other)
-    before = json.loads((copy / "data_aug/demo/dev.json").read_text())
-    flags = [*AUGMENT, "--model_name", str(other), "--temperature", "0"]
-    run(augment, *flags, monkeypatch=monkeypatch)
-    after = json.loads((copy / "data_aug/demo/dev.json").read_text())
-    entry = after[0]["augment"][0]
-    assert entry["demo-model_qa"] == before[0]["augment"][0]["demo-model_qa"]
-    assert entry["other-model_rewrite"] and len(entry["other-model_qa"]) == 3
-    flags = [*DEV, *TRAIN, "--augment_model", str(other)]
-    run(encode, *COMMON, *flags, monkeypatch=monkeypatch)
-    assert (copy / ADAPTERS.replace("aug_model=demo-model", "aug_model=other-model")).is_dir()
-
-
-def test_data_of_ones_own_goes_through_all_stages(copy, monkeypatch):
-    corpus = copy / "mine.tsv"
-    rows = ["Lake Orra lies in Vessland.", "Brun is the capital of Vessland.", "Tiro is a poet."]
-    lines = [f"{i}\t{text}\tTitle {i}" for i, text in enumerate(rows)]
-    corpus.write_text("id\ttext\ttitle\n" + "\n".join(lines) + "\n")
-    questions = copy / "quiz.json"
-    questions.write_text(
-        json.dumps(
-            [
-                {"question": "Where is Lake Orra?", "answer": ["Vessland", "the Vessland"]},
-                {"question": "What is the capital of Vessland?", "answer": "Brun"},
-            ]
-        )
-    )
-    pair = {"question": "Where is it?", "answer": "Vessland", "full_answer": "It is there."}
-    monkeypatch.setattr(
-        augment, "generate", lambda m, t, prompts, *a, **k: [json.dumps([pair] * 3)] * len(prompts)
-    )
-    index = ("--data_path", str(corpus), "--index_name", "mine")
-    run(prep_elastic, *index, monkeypatch=monkeypatch)
-    data = ("--dataset", "quizzes", "--data_path", str(questions), "--index_name", "mine")
-    run(augment, *COMMON, *data, "--topk", "2", monkeypatch=monkeypatch)
-    run(encode, *COMMON, "--dataset", "quizzes", *TRAIN, monkeypatch=monkeypatch)
-    flags = ("--dataset", "quizzes", *TRAIN, "--inference_method", "combine")
-    run(inference, *COMMON, *flags, monkeypatch=monkeypatch)
-    leaf = copy / RESULTS.replace("/demo/", "/quizzes/") / "combine/quiz"
-    assert len(json.loads((leaf / "predict.json").read_text())) == 2
-
-
-def test_cot_goes_through_the_stages_and_without_examples_fails_early(copy, monkeypatch):
-    (copy / "data_aug/hotpotqa").mkdir()
-    records = json.loads((copy / "data_aug/demo/dev.json").read_text())[:2]
-    (copy / "data_aug/hotpotqa/bridge.json").write_text(json.dumps(records))
-    flags = (*COMMON, "--dataset", "hotpotqa", "--with_cot", "--learning_rate", "4e-3")
-    run(encode, *flags, monkeypatch=monkeypatch)
-    run(inference, *flags, "--inference_method", "prag", monkeypatch=monkeypatch)
-    leaf = RESULTS.replace("/demo/", "/hotpotqa/").replace("epoch=2", "epoch=1_cot")
-    assert (copy / leaf / "prag/bridge/result.txt").is_file()
-
-    def unwanted(*arguments):
-        raise AssertionError("a model was loaded")
-
-    monkeypatch.setattr(encode, "load_model", unwanted)
-    with pytest.raises(InputError, match="few-shot examples for 'demo'"):
-        run(encode, *COMMON, *DEV, "--with_cot", monkeypatch=monkeypatch)
-
-
-def test_a_users_mistake_is_one_sentence_and_exit_code_1():
-    command = [sys.executable, str(REPOSITORY / "src/encode.py"), *COMMON, "--dataset", "nowhere"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-    assert "Traceback" not in done.stderr and "augment.py" in done.stderr
-    command += ["--num_train_epochs", "0"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2 and "not above 0" in done.stderr

@@ -5,12 +5,19 @@ import shlex
 from pathlib import Path
 
 from utils.models import DTYPES, model_identity
-from utils.paths import adapters_folder, folder_name
+from utils.paths import experiment_folder, folder_name, training_name, warmup_folder
 from utils.prompting import PromptSet
+
+AUGMENT_PARTS = ("rewrite", "qa")
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows defaults, and a stage's docstring with its line breaks."""
+    """Shows defaults where there are any, and a stage's docstring with its line breaks."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        if action.default is None or action.default is False:
+            return action.help
+        return super()._get_help_string(action)
 
 
 def new_parser(description: str) -> argparse.ArgumentParser:
@@ -91,7 +98,28 @@ def add_training_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGro
     group.add_argument(
         "--seed", type=int, default=0, help="seed of the base adapter that all passages start from"
     )
+    group.add_argument(
+        "--init_adapter",
+        default="random",
+        help="what every passage starts from: random, warmup (warmup_lora.py), or a PEFT folder",
+    )
+    group.add_argument(
+        "--augment_parts",
+        type=augment_parts,
+        default="rewrite,qa",
+        help="augmentation in the training prompts: rewrite,qa or rewrite or qa or none",
+    )
     return group
+
+
+def augment_parts(text: str) -> tuple[str, ...]:
+    """The parts named in `text`, in their fixed order, for argparse: `()` for "none"."""
+    parts = set() if text == "none" else set(text.split(","))
+    if unknown := parts - set(AUGMENT_PARTS):
+        raise argparse.ArgumentTypeError(
+            f"{min(unknown)!r} is no part; use rewrite,qa or rewrite or qa or none"
+        )
+    return tuple(part for part in AUGMENT_PARTS if part in parts)
 
 
 def positive_integer(text: str) -> int:
@@ -122,22 +150,48 @@ def training_settings(options: argparse.Namespace, prompts: PromptSet) -> dict:
         "per_device_train_batch_size": options.per_device_train_batch_size,
         "max_length": options.max_length,
         "seed": options.seed,
+        "init_adapter": options.init_adapter,
+        "augment_parts": ",".join(options.augment_parts) or "none",
     }
 
 
 def adapters_of(options: argparse.Namespace, data_type: str) -> Path:
-    """The folder of the adapters that the flags name, for one data type."""
-    return adapters_folder(
+    """The folder of one data type's adapters; below it stand `data_{did}/passage_{pid}/`."""
+    return _experiment(options, "offline") / folder_name(data_type)
+
+
+def results_of(options: argparse.Namespace, method: str, data_type: str) -> Path:
+    """The folder under `output/` that holds `config.json`, `predict.json` and `result.txt`."""
+    return _experiment(options, "output") / method / folder_name(data_type)
+
+
+def _experiment(options: argparse.Namespace, root: str) -> Path:
+    return experiment_folder(
+        root,
         options.model_name,
         options.lora_rank,
         options.lora_alpha,
         options.dataset,
-        options.learning_rate,
-        options.num_train_epochs,
-        options.with_cot,
+        training_name(
+            options.learning_rate,
+            options.num_train_epochs,
+            options.with_cot,
+            options.init_adapter,
+            options.augment_parts,
+        ),
         options.augment_model or options.model_name,
-        data_type,
     )
+
+
+def init_folder(options: argparse.Namespace) -> Path | None:
+    """The adapter that `--init_adapter` names; None for random, which stands in `base_weight`."""
+    if options.init_adapter == "random":
+        return None
+    if options.init_adapter == "warmup":
+        return warmup_folder(
+            options.model_name, options.lora_rank, options.lora_alpha, options.with_cot
+        )
+    return Path(options.init_adapter)
 
 
 def shared_flags(options: argparse.Namespace, training: bool = True) -> str:
@@ -151,6 +205,8 @@ def shared_flags(options: argparse.Namespace, training: bool = True) -> str:
     words = []
     for action in parser._actions:
         value = getattr(options, action.dest, None)
+        if action.dest == "augment_parts" and value is not None:
+            value = ",".join(value) or "none"
         if action.dest == "help" or value in (None, False, action.default):
             continue
         words += [action.option_strings[0]] + ([] if value is True else [str(value)])

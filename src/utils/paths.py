@@ -64,55 +64,53 @@ def rank_folder(model_name: str, rank: int, alpha: float) -> Path:
     return ROOT_DIR / "offline" / folder_name(model_name) / f"rank={rank}_alpha={alpha:g}"
 
 
-def _training_folder(learning_rate: float, epochs: int, with_cot: bool) -> str:
-    return f"lr={learning_rate}_epoch={epochs}" + ("_cot" if with_cot else "")
-
-
-def adapters_folder(
+def experiment_folder(
+    root: str,
     model_name: str,
     rank: int,
     alpha: float,
     dataset: str,
-    learning_rate: float,
-    epochs: int,
-    with_cot: bool,
+    training: str,
     augment_model: str,
-    data_type: str,
 ) -> Path:
-    """The folder of one data type's adapters; below it stand `data_{did}/passage_{pid}/`."""
-    return (
-        rank_folder(model_name, rank, alpha)
-        / folder_name(dataset)
-        / _training_folder(learning_rate, epochs, with_cot)
-        / f"aug_model={folder_name(augment_model)}"
-        / folder_name(data_type)
-    )
+    """`{root}/{model}/rank=…_alpha=…/{dataset}/{training}/aug_model={augment_model}`.
 
-
-def result_folder(
-    model_name: str,
-    rank: int,
-    alpha: float,
-    dataset: str,
-    learning_rate: float,
-    epochs: int,
-    with_cot: bool,
-    augment_model: str,
-    method: str,
-    data_type: str,
-) -> Path:
-    """The leaf under `output/` that holds `config.json`, `predict.json` and `result.txt`."""
+    `root` is "offline", where the data types' adapters stand below, or "output", where the methods'
+    results do; `training` names how the adapters were made (see `training_name`).
+    """
     return (
         ROOT_DIR
-        / "output"
+        / root
         / folder_name(model_name)
         / f"rank={rank}_alpha={alpha:g}"
         / folder_name(dataset)
-        / _training_folder(learning_rate, epochs, with_cot)
+        / training
         / f"aug_model={folder_name(augment_model)}"
-        / method
-        / folder_name(data_type)
     )
+
+
+def training_name(
+    learning_rate: float, epochs: int, with_cot: bool, init_adapter: str, parts: tuple[str, ...]
+) -> str:
+    """`lr={rate}_epoch={epochs}[_cot][_warmup|_init={name}][_parts={parts}]`.
+
+    What differs from a plain run is appended, so that adapters made in other ways never share a
+    folder. `parts` are those of `--augment_parts`.
+    """
+    name = f"lr={learning_rate}_epoch={epochs}" + ("_cot" if with_cot else "")
+    if init_adapter == "warmup":
+        name += "_warmup"
+    elif init_adapter != "random":
+        name += f"_init={folder_name(init_adapter)}"
+    if len(parts) < 2:
+        name += f"_parts={parts[0] if parts else 'none'}"
+    return name
+
+
+def warmup_folder(model_name: str, rank: int, alpha: float, with_cot: bool) -> Path:
+    """Where `warmup_lora.py` leaves the adapter that passages can start from."""
+    kind = "cot" if with_cot else "direct"
+    return rank_folder(model_name, rank, alpha) / f"warmup_{kind}"
 
 
 def passage_folder(adapters: Path, did: int, pid: int) -> Path:
@@ -160,6 +158,8 @@ def writing_folder(path: Path) -> Iterator[Path]:
     os.chmod(temporary, 0o755)
     try:
         yield temporary
+        for file in temporary.iterdir():
+            file.chmod(0o644)  # tantivy and safetensors make files that only their owner can read
         if path.exists():
             shutil.rmtree(path)
         os.rename(temporary, path)

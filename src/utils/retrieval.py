@@ -1,47 +1,57 @@
 """BM25 retrieval: a corpus of passages becomes an index, questions get their best passages.
 
 An engine is a class with one method, `search(questions, topk)`, and `open_retriever` is the only
-place that knows the engines by name. The embedded engine keeps its index in a folder and needs no
-server: tantivy scores each field with BM25 (k1 = 1.2, b = 0.75), and a passage counts with its
-better field, title or text, plus half of the other one.
+place that knows the engines by name. They rank alike: a passage's title and text are analysed as
+English (`utils.analysis`), each field is scored by BM25 (k1 = 1.2, b = 0.75) with statistics over
+the whole index, and a passage counts with its better field plus half of the other one.
+
+The embedded engine keeps its index in a folder and needs no server: tantivy indexes the terms that
+`utils.analysis` finds, so that it ranks as Elasticsearch does.
 """
 
-import csv
-import gzip
+import multiprocessing
+import os
+import signal
+import threading
 import warnings
-import zlib
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import Protocol
 
-from tantivy import (
-    DocAddress,
-    Document,
-    Filter,
-    Index,
-    Occur,
-    Query,
-    Schema,
-    SchemaBuilder,
-    TextAnalyzer,
-    TextAnalyzerBuilder,
-    Tokenizer,
-)
-from tqdm import tqdm
+from tantivy import Document, Index, Occur, Query, Schema, SchemaBuilder
 
 from root_dir_path import ROOT_DIR
+from utils import analysis
+from utils.analysis import english_terms
+from utils.corpus import read_corpus
+from utils.elastic import Connection, ElasticsearchIndex
 from utils.paths import InputError, folder_name, read_json, relative, write_json, writing_folder
 
-FIELDS = ["title", "text"]
-COLUMNS = ["id", "text", "title"]
-ANALYZER = "en_stem"
-FORMAT = {"fields": FIELDS, "analyzer": ANALYZER}
+FIELDS = ["title", "txt"]
+FORMAT = {"fields": FIELDS, "analyzer": analysis.VERSION}
 TIE_BREAKER = 0.5
 # Single-precision sums of the same terms in another order differ by a few parts in 10 million.
 SCORE_TOLERANCE = 2e-6
 WRITER_BYTES = 256_000_000
+ROWS_PER_TASK = 1000
+# Starting worker processes takes longer than analysing a smaller corpus.
+BYTES_WORTH_WORKERS = 5_000_000
 KNOWN_CORPORA = {"wiki": "data/dpr/psgs_w100.tsv", "demo": "data/demo/corpus.tsv"}
+
+Row = tuple[str, str, str]  # id, text, title
+
+
+class Retriever(Protocol):
+    """What every engine offers; `identity` says what the index was made of."""
+
+    identity: dict
+
+    def search(self, questions: list[str], topk: int) -> list[list[dict]]:
+        """The `topk` best passages of each question (see `EmbeddedIndex.search`)."""
 
 
 def index_folder(index_name: str) -> Path:
@@ -52,15 +62,19 @@ def index_folder(index_name: str) -> Path:
     return ROOT_DIR / "index" / folder_name(index_name)
 
 
-def open_retriever(engine: str, index_name: str) -> "EmbeddedIndex":
-    """The index `index_name` of `engine` ("embedded"), ready for `search`.
+def open_retriever(engine: str, index_name: str, connection: Connection | None = None) -> Retriever:
+    """The index `index_name` of `engine`, ready for `search`.
 
-    Raises `InputError` for an unknown engine and for an index that is missing or damaged, with
-    the command that builds it.
+    `engine` is "embedded" or, with a `connection`, "elasticsearch". Raises `InputError` for an
+    unknown engine and for an index that is missing or damaged, with the command that builds it.
     """
-    if engine != "embedded":
-        raise InputError(f"engine {engine!r} is not known; use --engine embedded")
-    return EmbeddedIndex(index_folder(index_name))
+    if engine == "embedded":
+        return EmbeddedIndex(index_folder(index_name))
+    if engine == "elasticsearch" and connection:
+        return ElasticsearchIndex(connection, index_name)
+    raise InputError(
+        f"engine {engine!r} is not known; use --engine embedded or --engine elasticsearch"
+    )
 
 
 class EmbeddedIndex:
@@ -77,11 +91,11 @@ class EmbeddedIndex:
                 f"there is no index at {relative(folder)}; build it with: {_build_command(folder)}"
             )
         manifest = _read_manifest(folder)
+        self.identity = {key: manifest[key] for key in ("source", "bytes", "rows", "analyzer")}
         try:
             index = Index.open(str(folder))
         except (ValueError, OSError) as error:
             raise _refusal(folder, f"tantivy cannot open it: {error}") from None
-        self._analyzer = _analyzer()
         self._schema = _schema()
         self._searcher = index.searcher()
         if self._searcher.num_docs != manifest["rows"]:
@@ -105,24 +119,20 @@ class EmbeddedIndex:
             )
         results = []
         for question in questions:
-            query = self._query(question)
-            if query is None:
+            terms = english_terms(question)
+            if not terms:
                 warnings.warn(
                     f"the question {question!r} has no word to search for: no passage is found",
                     stacklevel=2,
                 )
-            results.append([] if query is None else self._best(query, topk))
+            results.append(self._best(self._query(terms), topk) if terms else [])
         return results
 
-    def _query(self, question: str) -> Query | None:
-        """`question` as a query built of its terms, or None where it has none.
+    def _query(self, terms: list[str]) -> Query:
+        """The best field of the two, either with any of `terms`.
 
         No query syntax is parsed, so nothing in a question acts as an operator.
         """
-        # JSON can carry half a surrogate pair, which is no text to search for.
-        terms = self._analyzer.analyze(question.encode("utf-8", "ignore").decode("utf-8"))
-        if not terms:
-            return None
         fields = [
             Query.boolean_query(
                 [(Occur.Should, Query.term_query(self._schema, field, term)) for term in terms]
@@ -136,21 +146,19 @@ class EmbeddedIndex:
         limit = 2 * topk + 10
         while True:
             found = self._searcher.search(query, limit, count=False).hits
-            # Only rows are kept of what was found: a common word can tie thousands of passages.
+            # A common word can tie thousands of passages: only their rows are read.
+            rows = self._searcher.fast_field_values("row", [address for _, address in found])
             scored = [
-                (score, self._searcher.doc(address).get_first("row"), address)
-                for score, address in found
+                (score, row, address) for (score, address), row in zip(found, rows, strict=True)
             ]
             hits: dict[str, dict] = {}
             for score, _, address in _settle_ties(scored):
                 document = self._searcher.doc(address)
                 hit = {
-                    "id": document.get_first("id").decode("utf-8"),
-                    "title": document.get_first("title"),
-                    "text": document.get_first("text"),
-                    "score": score,
+                    key: document.get_first(f"original_{key}").decode("utf-8")
+                    for key in ("id", "title", "text")
                 }
-                hits.setdefault(hit["text"], hit)
+                hits.setdefault(hit["text"], hit | {"score": score})
                 if len(hits) == topk:
                     break
             best = list(hits.values())
@@ -163,12 +171,10 @@ class EmbeddedIndex:
 
 
 def build_index(corpus: Path, index_folder: Path, overwrite: bool = False) -> int:
-    """Index the passages of `corpus` into `index_folder`; the number of rows.
+    """Index the passages of `corpus` (see `utils.corpus`) into `index_folder`; the number of rows.
 
-    `corpus` is a TSV `id<TAB>text<TAB>title` with that header, plain or `.gz`, fields with quotes
-    or tabs quoted as the csv module writes them. Rows are streamed, so memory does not grow with
-    the corpus. The folder appears when the index is complete; with `overwrite` it takes the place
-    of an older one.
+    The folder appears when the index is complete; with `overwrite` it takes the place of an older
+    one.
 
     Raises `InputError` for an unreadable corpus, for a bad row (by its line) and where an index
     stands in `index_folder` already.
@@ -179,50 +185,84 @@ def build_index(corpus: Path, index_folder: Path, overwrite: bool = False) -> in
             f"the index {relative(folder)} exists already; use it as it is, or build it again with "
             "--overwrite"
         )
-    if not corpus.is_file():
-        raise InputError(
-            f"the corpus {relative(corpus)} does not exist; give a TSV or .tsv.gz file"
-        )
     with writing_folder(folder) as temporary:
         index = Index(_schema(), path=str(temporary))
-        index.register_tokenizer(ANALYZER, _analyzer())
         rows = 0
         # Leaving the block waits for tantivy's threads, so that none writes into a moved folder.
         with index.writer(heap_size=WRITER_BYTES) as writer:
-            for passage_id, text, title in _read_corpus(corpus):
+            for (passage_id, text, title), title_terms, text_terms in _analysed(corpus):
                 document = Document()
-                document.add_text("title", title)
-                document.add_text("text", text)
-                document.add_bytes("id", passage_id.encode("utf-8"))
+                document.add_text("title", title_terms)
+                document.add_text("txt", text_terms)
+                document.add_bytes("original_id", passage_id.encode("utf-8"))
+                document.add_bytes("original_title", title.encode("utf-8"))
+                document.add_bytes("original_text", text.encode("utf-8"))
                 document.add_unsigned("row", rows)
                 writer.add_document(document)
                 rows += 1
             writer.commit()
-        if rows == 0:
-            raise InputError(f"the corpus {relative(corpus)} has no passage below its header")
-        for file in temporary.iterdir():
-            file.chmod(0o644)  # tantivy makes files that only their owner can read
         source = {"source": corpus.name, "bytes": corpus.stat().st_size, "rows": rows}
-        write_json(temporary / "manifest.json", source | FORMAT | {"tantivy": version("tantivy")})
+        versions = {name: version(name) for name in ("tantivy", "nltk", "regex")}
+        write_json(temporary / "manifest.json", source | FORMAT | versions)
     return rows
+
+
+# ------------------------------------------------------------------------------------------------
+# Analysis in worker processes: it costs more than indexing
+
+
+def _analysed(corpus: Path) -> Iterator[tuple[Row, str, str]]:
+    """Yield each row with the terms of its title and of its text, joined by spaces."""
+    rows = read_corpus(corpus)
+    workers = len(os.sched_getaffinity(0))
+    if not corpus.is_file() or corpus.stat().st_size < BYTES_WORTH_WORKERS:
+        for row in rows:
+            yield row, *_terms([row])[0]
+        return
+    context = multiprocessing.get_context("spawn")  # tantivy's threads would not survive a fork
+    with ProcessPoolExecutor(workers, context, initializer=_start_worker) as pool:
+        waiting = deque()
+        try:
+            while True:
+                block = list(islice(rows, ROWS_PER_TASK))
+                if block:
+                    waiting.append((block, pool.submit(_terms, block)))
+                # A few blocks ahead keep the workers busy; more would only take memory.
+                if len(waiting) > 2 * workers or (waiting and not block):
+                    block, future = waiting.popleft()
+                    for row, terms in zip(block, future.result(), strict=True):
+                        yield row, *terms
+                elif not block:
+                    return
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _terms(rows: list[Row]) -> list[tuple[str, str]]:
+    """The terms of each row's title and of its text, joined by spaces."""
+    return [
+        (" ".join(english_terms(title)), " ".join(english_terms(text))) for _, text, title in rows
+    ]
+
+
+def _start_worker() -> None:
+    """Leave Ctrl-C to the main process, and end with it however it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 # ------------------------------------------------------------------------------------------------
 # Index format
 
 
-def _analyzer() -> TextAnalyzer:
-    """Tantivy's English analyzer `en_stem`: the one definition for passages and questions."""
-    builder = TextAnalyzerBuilder(Tokenizer.simple()).filter(Filter.remove_long(40))
-    return builder.filter(Filter.lowercase()).filter(Filter.stemmer("english")).build()
-
-
 def _schema() -> Schema:
     builder = SchemaBuilder()
     for field in FIELDS:
-        builder.add_text_field(field, stored=True, tokenizer_name=ANALYZER, index_option="freq")
-    builder.add_bytes_field("id", stored=True)
-    builder.add_unsigned_field("row", stored=True)
+        builder.add_text_field(field, tokenizer_name="whitespace", index_option="freq")
+    for key in ("id", "title", "text"):
+        builder.add_bytes_field(f"original_{key}", stored=True)
+    builder.add_unsigned_field("row", fast=True)
     return builder.build()
 
 
@@ -261,9 +301,7 @@ def _tied(better: float, score: float) -> bool:
     return better - score <= SCORE_TOLERANCE * better
 
 
-def _settle_ties(
-    scored: list[tuple[float, int, DocAddress]],
-) -> list[tuple[float, int, DocAddress]]:
+def _settle_ties(scored: list[tuple[float, int, object]]) -> list[tuple[float, int, object]]:
     """`(score, row, address)` best first; tied ones get the same score and the corpus's order."""
     settled = []
     level = float("inf")
@@ -272,73 +310,3 @@ def _settle_ties(
             level = score
         settled.append((level, row, address))
     return sorted(settled, key=lambda hit: (-hit[0], hit[1]))
-
-
-# ------------------------------------------------------------------------------------------------
-# Corpus
-
-
-def _read_corpus(corpus: Path) -> Iterator[tuple[str, str, str]]:
-    """Yield `(id, text, title)` of each row, with a progress bar over the file's bytes."""
-    try:
-        with (
-            open(corpus, "rb") as raw,
-            gzip.open(raw) if corpus.suffix == ".gz" else raw as stream,
-            tqdm(total=corpus.stat().st_size, unit="B", unit_scale=True, desc="indexing") as bar,
-        ):
-            for count, row in enumerate(_read_rows(stream, relative(corpus))):
-                if count % 1000 == 0:
-                    bar.update(raw.tell() - bar.n)
-                yield row
-            bar.update(raw.tell() - bar.n)
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(
-            f"the corpus {relative(corpus)} cannot be read to its end ({error}); "
-            "it may be cut off: fetch it again"
-        ) from None
-
-
-def _read_rows(stream: BinaryIO, name: str) -> Iterator[tuple[str, str, str]]:
-    """Yield the checked rows of the TSV in `stream`; `name` and the line name a bad one."""
-    # A quote that is not closed or not doubled is an error, else it would swallow what follows.
-    reader = csv.reader(_decode_lines(stream, name), delimiter="\t", strict=True)
-    line = 1
-    try:
-        for row in reader:
-            if line == 1:
-                if row != COLUMNS:
-                    raise InputError(
-                        f"the corpus {name} begins with {row!r:.200}, not with the header "
-                        "id<TAB>text<TAB>title; add that line"
-                    )
-            elif row:
-                yield _checked_row(row, f"line {line} of the corpus {name}")
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise InputError(
-            f"line {line} of the corpus {name} is no valid TSV ({error}); put a field that has a "
-            'quote, tab or line break between " and write each " in it twice'
-        ) from None
-
-
-def _checked_row(row: list[str], where: str) -> tuple[str, str, str]:
-    if len(row) != len(COLUMNS):
-        raise InputError(
-            f"{where} has {len(row)} columns, not the 3 of id<TAB>text<TAB>title; correct that line"
-        )
-    passage_id, text, title = row
-    for column, value in (("id", passage_id), ("text", text)):
-        if not value.strip():
-            raise InputError(f"{where} has an empty {column}; fill it or remove the line")
-    return passage_id, text, title
-
-
-def _decode_lines(stream: BinaryIO, name: str) -> Iterator[str]:
-    """Yield the lines of `stream` as text, so that a byte that is not UTF-8 is named by line."""
-    for number, line in enumerate(stream, 1):
-        try:
-            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError:
-            raise InputError(
-                f"line {number} of the corpus {name} is not UTF-8; convert the file to UTF-8"
-            ) from None

@@ -1,0 +1,59 @@
+"""Text to terms, against what Lucene's EnglishAnalyzer gives and what its documentation says."""
+
+# ruff: noqa: RUF001 - the text is meant as it stands
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from utils.analysis import ANY_WORD, LATIN_TEXT, LATIN_WORD, english_terms
+
+LUCENE = json.loads(
+    (Path(__file__).parent / "data" / "lucene_english.json").read_text(encoding="utf-8")
+)["texts"]
+
+
+def test_terms_are_those_of_lucene():
+    assert len(LUCENE) > 1000
+    wrong = [(text, terms) for text, terms in LUCENE if english_terms(text) != terms]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("text", "terms"),
+    [
+        ("The cat's hat, the dogs' bowls", ["cat", "hat", "dog", "bowl"]),
+        ("JOHN’S and O'Neil's", ["john", "o'neil"]),
+        ("1,000.50 people at 12:30", ["1,000.50", "peopl", "12", "30"]),
+        ("the U.S. Army, x_1 and _y_", ["u.", "armi", "x_1", "_y_"]),
+        ("wi-fi e-mail C++", ["wi", "fi", "e", "mail", "c"]),
+        ("café Łódź ÉTÉ İ ΣΟΦΟΣ", ["café", "łódź", "été", "i", "σοφοσ"]),
+        ("中国 ひら カタカナ", ["中", "国", "ひ", "ら", "カタカナ"]),
+        ("I am 😀 👍🏽 ok", ["i", "am", "😀", "👍🏽", "ok"]),
+        ("as us is by", ["us"]),
+        ("possibly psychology geology", ["possibl", "psycholog", "geologi"]),
+        ("running ponies relational", ["run", "poni", "relat"]),
+        ("?! ... ()", []),
+        ("half \ud83d a pair", ["half", "pair"]),
+    ],
+)
+def test_documented_behaviour(text, terms):
+    assert english_terms(text) == terms
+
+
+@given(st.text(st.characters(codec=None), max_size=300))
+def test_any_text_gives_terms_without_white_space(text):
+    for term in english_terms(text):
+        assert term and len(term) <= 255 and not set(term) & set(" \t\n\r\f\v")
+
+
+@given(st.text("abcXYZsS'’‘.,;:_-\" 0189–éÉß£°()“”ı\n", max_size=40))
+def test_both_word_patterns_agree_on_latin_text(text):
+    assert LATIN_TEXT(text)
+    assert LATIN_WORD.findall(text) == ANY_WORD.findall(text)
+
+
+def test_a_long_word_is_cut_as_lucene_cuts_it():
+    assert [len(term) for term in english_terms("a" * 600)] == [255, 255, 90]
