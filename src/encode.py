@@ -25,6 +25,7 @@ from utils.arguments import (
     add_data_flags,
     add_model_flags,
     add_training_flags,
+    init_folder,
     new_parser,
     positive_integer,
     shared_flags,
@@ -32,7 +33,16 @@ from utils.arguments import (
 )
 from utils.augmented import read_sample
 from utils.journal import refuse_difference
-from utils.lora import LoraBank, fingerprint, open_base_adapter, read_training, save_adapter
+from utils.lora import (
+    LoraBank,
+    check_init_adapter,
+    fingerprint,
+    load_adapter,
+    open_base_adapter,
+    read_training,
+    save_adapter,
+    stored_fingerprint,
+)
 from utils.models import load_model, load_tokenizer, pick_device, pick_dtype, resolve_model
 from utils.paths import hash_json, passage_folder, rank_folder, relative, run_stage
 from utils.prompting import PromptEncoder, load_prompts
@@ -77,11 +87,24 @@ def collect_work(records: dict[str, list[dict]], encoder: PromptEncoder, options
     for data_type, of_type in records.items():
         for did, record in enumerate(of_type):
             for entry in record["augment"]:
-                prompts = encoder.passage_examples(entry["passage"], entry["rewrite"], entry["qa"])
+                prompts = encoder.passage_examples(
+                    entry["passage"], entry["rewrite"], entry["qa"], options.augment_parts
+                )
                 work = works.setdefault(key := hash_json(prompts), Work(prompts, key, []))
                 folder = passage_folder(adapters_of(options, data_type), did, entry["pid"])
                 work.folders.append(folder)
     return list(works.values())
+
+
+def refuse_other_bases(bases: set[str], base: str) -> None:
+    """Raise `InputError` where adapters that stand were trained from another base than `base`."""
+    for other in bases - {base}:
+        refuse_difference(
+            "an adapter of this experiment",
+            {"base": other},
+            {"base": base},
+            "what passages start from was replaced; --overwrite trains all adapters anew",
+        )
 
 
 def main() -> None:
@@ -91,6 +114,12 @@ def main() -> None:
     # 1. Check everything that needs no model
     augment_model = options.augment_model or options.model_name
     base_model = resolve_model(options.model_name)
+    base_folder = init_folder(options)
+    if base_folder:
+        check_init_adapter(base_folder, options.lora_rank, options.lora_alpha)
+    else:
+        rank = rank_folder(options.model_name, options.lora_rank, options.lora_alpha)
+        base_folder = rank / "base_weight"
     prompts = load_prompts(options.prompts, options.dataset, options.with_cot)
     records = read_sample(options.dataset, options.data_type, augment_model, options.sample)
     tokenizer = load_tokenizer(options.model_name, options.trust_remote_code)
@@ -117,6 +146,8 @@ def main() -> None:
                     "use the settings it was made with, or --overwrite to train anew",
                 )
                 missing.discard(folder)
+    if bases and (stands := stored_fingerprint(base_folder)):
+        refuse_other_bases(bases, stands)
     total = sum(len(work.folders) for work in works)
     print(
         f"{total} passages, {len(works)} with different training data; "
@@ -127,16 +158,12 @@ def main() -> None:
         # 2. Load
         model = load_model(options.model_name, options.dtype, tokenizer, options.trust_remote_code)
         bank = LoraBank(model, options.lora_rank, options.lora_alpha)
-        base_folder = rank_folder(options.model_name, options.lora_rank, options.lora_alpha)
-        base = open_base_adapter(bank, base_folder / "base_weight", base_model, options.seed)
+        if options.init_adapter == "random":
+            base = open_base_adapter(bank, base_folder, base_model, options.seed)
+        else:
+            base = load_adapter(base_folder, bank.shapes(bank.rank))
         settings["base"] = fingerprint(base)
-        for other in bases - {settings["base"]}:
-            refuse_difference(
-                "an adapter of this experiment",
-                {"base": other},
-                {"base": settings["base"]},
-                "the base_weight folder was replaced; --overwrite trains all adapters anew",
-            )
+        refuse_other_bases(bases, settings["base"])
 
         # 3. Train. The groups depend on the whole list, so a resumed run trains the same ones
         group_size = options.adapters_per_batch or adapters_that_fit(

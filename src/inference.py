@@ -1,4 +1,4 @@
-"""Stage 3: answer the questions, in one of four ways.
+"""Stage 3: answer the questions, in one of five ways.
 
     python src/inference.py --model_name data/demo/demo-model --prompts demo --dataset demo \
         --data_type test --sample 10 --learning_rate 2e-3 --num_train_epochs 4 \
@@ -9,8 +9,9 @@
 
 * closed_book: the question alone
 * icl: the passages in the prompt (plain retrieval-augmented generation)
+* da_icl: the passages with their rewrites and question-answer pairs in the prompt (DA-RAG)
 * prag: the sum of the passages' adapters in the model (arXiv:2501.15915, section 3.3)
-* combine: both
+* combine: prag and icl together
 
 Writes `config.json`, `predict.json` and `result.txt` under `output/`. Started again after a stop,
 it goes on where it was.
@@ -18,10 +19,9 @@ it goes on where it was.
 
 import argparse
 import json
-from collections.abc import Iterator
+import time
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 from utils.arguments import (
@@ -29,15 +29,18 @@ from utils.arguments import (
     add_data_flags,
     add_model_flags,
     add_training_flags,
+    init_folder,
     new_parser,
     positive_integer,
-    shared_flags,
+    positive_number,
+    results_of,
     training_settings,
 )
 from utils.augmented import read_sample
 from utils.journal import Journal, refuse_difference
-from utils.lora import LoraBank, load_adapter, merge, read_training
-from utils.metrics import METRICS, extract_answer, mean_scores, score
+from utils.lora import LoraBank, check_init_adapter
+from utils.merging import Merger, check_adapters
+from utils.metrics import METRICS, answer_presence, extract_answer, mean_scores, score
 from utils.models import (
     context_length,
     generate,
@@ -47,20 +50,14 @@ from utils.models import (
     pick_dtype,
     prompts_that_fit,
 )
-from utils.paths import (
-    InputError,
-    hash_json,
-    passage_folder,
-    read_json,
-    relative,
-    result_folder,
-    run_stage,
-    write_json,
-    write_text,
-)
+from utils.paths import hash_json, read_json, relative, run_stage, write_json, write_text
 from utils.prompting import PromptEncoder, load_prompts
+from utils.provenance import PROVENANCE, provenance
+from utils.warmup import refuse_trained_questions
 
-METHODS = ("closed_book", "icl", "prag", "combine")
+IN_CONTEXT = ("icl", "da_icl", "combine")
+IN_PARAMETERS = ("prag", "combine")
+METHODS = ("closed_book", "icl", "da_icl", "prag", "combine")
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -76,6 +73,25 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     answering.add_argument(
         "--max_new_tokens", type=positive_integer, default=20, help="tokens of an answer at most"
     )
+    answering.add_argument(
+        "--answer_cut",
+        choices=["mark", "none"],
+        default="mark",
+        help="where the scored answer ends: at the first comma or full stop, or with its line",
+    )
+    merging = parser.add_argument_group("merging (prag and combine)")
+    merging.add_argument(
+        "--merge_topk", type=positive_integer, help="passages to merge (not set: all of them)"
+    )
+    merging.add_argument(
+        "--merge",
+        choices=["sum", "base_once"],
+        default="sum",
+        help="sum of the adapters; base_once: the base adapter counts once, not once per passage",
+    )
+    merging.add_argument(
+        "--merge_scale", type=positive_number, default=1.0, help="factor of the merged adapter"
+    )
     running = parser.add_argument_group("running")
     running.add_argument(
         "--batch_size",
@@ -85,110 +101,64 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     running.add_argument(
         "--overwrite", action="store_true", help="answer anew what is answered already"
     )
-    return parser.parse_args(arguments)
-
-
-def check_adapters(
-    records: list[dict], adapters: Path, settings: dict, encoder: PromptEncoder, options
-) -> str | None:
-    """The fingerprint of the base that the passages' adapters were trained from.
-
-    `encoder` is the one of the training prompts. Raises `InputError` unless every adapter stands,
-    was made with these settings and from these texts, all from the same base.
-    """
-    bases = {}
-    for did, record in enumerate(records):
-        for entry in record["augment"]:
-            folder = passage_folder(adapters, did, entry["pid"])
-            if (made_with := read_training(folder)) is None:
-                raise InputError(
-                    f"there is no adapter in {relative(folder)}; "
-                    f"run first: python src/encode.py {shared_flags(options)}"
-                )
-            bases.setdefault(made_with.get("base"), folder)
-            prompts = encoder.passage_examples(entry["passage"], entry["rewrite"], entry["qa"])
-            wanted = {**settings, "data": hash_json(prompts)}
-            refuse_difference(
-                f"the adapter {relative(folder)}",
-                {name: made_with.get(name) for name in wanted},
-                wanted,
-                "give the flags it was made with, or run encode.py with --overwrite",
-            )
-    if len(bases) > 1:
-        first, second = [relative(folder) for folder in bases.values()][:2]
-        raise InputError(
-            f"{first} and {second} were trained from different base adapters; "
-            "run encode.py with --overwrite"
+    options = parser.parse_args(arguments)
+    if options.inference_method not in IN_PARAMETERS and merging_label(options):
+        parser.error(
+            f"--inference_method {options.inference_method} merges no adapters; leave out "
+            "--merge_topk, --merge and --merge_scale, or use prag or combine"
         )
-    return next(iter(bases), None)
-
-
-def assert_adapters_work(bank: LoraBank, prompt: list[int]) -> None:
-    """Raise `InputError` where the loaded adapters leave the next token's logits as they are."""
-    ids = torch.tensor([prompt], device=bank.model.device)
-    loaded = {name: (layer.A, layer.B) for name, layer in bank.layers.items()}
-    bank.set({name: (A[:1], B[:1]) for name, (A, B) in loaded.items()})
-    with torch.inference_mode():
-        with_adapter = bank.model(ids).logits[0, -1]
-        bank.clear()
-        without = bank.model(ids).logits[0, -1]
-    bank.set(loaded)
-    if torch.equal(with_adapter, without):
-        raise InputError(
-            "the adapters change nothing in the model's output; they were trained with a learning "
-            "rate too small to matter or for another model; run encode.py with --overwrite"
+    if options.merge == "base_once" and options.init_adapter == "random":
+        parser.error(
+            "--merge base_once needs --init_adapter: the delta of a random base is zero, "
+            "so that it cannot count twice"
         )
+    return options
 
 
-def answer_in_batches(
-    records: list[dict],
-    prompts: list[list[int]],
-    batches: list[list[int]],
-    model,
-    tokenizer,
-    options,
-    bank: LoraBank | None,
-    adapters: Path,
-) -> Iterator[list[dict]]:
-    """Yield each batch's predictions (rows of predict.json), in the batch's order."""
-    checked = False
-    for batch in batches:
-        if bank:
-            shapes = bank.shapes(options.lora_rank)
-            own = [
-                [
-                    load_adapter(passage_folder(adapters, did, entry["pid"]), shapes)
-                    for entry in records[did]["augment"]
-                ]
-                for did in batch
-            ]
-            bank.load([merge(some) if some else bank.no_adapter() for some in own])
-            if not checked and own[0]:
-                assert_adapters_work(bank, prompts[batch[0]])
-                checked = True
-        texts = generate(model, tokenizer, [prompts[i] for i in batch], options.max_new_tokens)
-        predictions = []
-        for did, text in zip(batch, texts, strict=True):
-            record = records[did]
-            prediction = extract_answer(text, options.with_cot)
-            predictions.append(
-                {
-                    "test_id": record["test_id"],
-                    "question": record["question"],
-                    "answer": record["answer"],
-                    "text": text,
-                    "eval_predict": prediction,
-                    **score(prediction, record["answer"]),
-                }
-            )
-        yield predictions
+def merging_label(options: argparse.Namespace) -> str:
+    """What the flags of the group "merging" append to a result's folder: "" for their defaults."""
+    label = f"_topk={options.merge_topk}" if options.merge_topk else ""
+    label += "_base_once" if options.merge == "base_once" else ""
+    return label + (f"_scale={options.merge_scale:g}" if options.merge_scale != 1 else "")
+
+
+def output_folder(options: argparse.Namespace, data_type: str) -> Path:
+    """The result's folder under `output/`."""
+    method = options.inference_method + merging_label(options)
+    method += "_cut=none" if options.answer_cut == "none" else ""
+    return results_of(options, method, data_type)
+
+
+def context_of(record: dict, method: str, encoder: PromptEncoder) -> list[str]:
+    """The passages that stand in the prompt of `record`'s question."""
+    if method not in IN_CONTEXT:
+        return []
+    if method == "da_icl":
+        return [
+            encoder.prompts.augmented_passage(entry["passage"], entry["rewrite"], entry["qa"])
+            for entry in record["augment"]
+        ]
+    return [entry["passage"] for entry in record["augment"]]
+
+
+def prediction_of(record: dict, text: str, options: argparse.Namespace) -> dict:
+    """A row of predict.json: the generated `text`, the answer in it, and its scores."""
+    prediction = extract_answer(text, options.with_cot, options.answer_cut)
+    return {
+        "test_id": record["test_id"],
+        "question": record["question"],
+        "answer": record["answer"],
+        "text": text,
+        "eval_predict": prediction,
+        **score(prediction, record["answer"]),
+        "answer_presence": answer_presence(text, record["answer"]),
+    }
 
 
 def main() -> None:
     """Check, load, answer batch by batch, save."""
     options = parse_arguments()
     method = options.inference_method
-    in_context, in_parameters = method in ("icl", "combine"), method in ("prag", "combine")
 
     # 1. Check everything that needs no model
     augment_model = options.augment_model or options.model_name
@@ -200,28 +170,37 @@ def main() -> None:
     settings = {
         **adapter_settings,
         "inference_method": method,
+        "merge": options.merge,
+        "merge_topk": options.merge_topk,
+        "merge_scale": options.merge_scale,
+        "answer_cut": options.answer_cut,
         "max_new_tokens": options.max_new_tokens,
         "dtype": str(pick_dtype(options.dtype, pick_device())).removeprefix("torch."),
         "batch_size": options.batch_size,
         "sample": options.sample,
     }
+    start = init_folder(options)
+    if options.merge == "base_once":
+        check_init_adapter(start, options.lora_rank, options.lora_alpha)
     leaves = {}
     for data_type, of_type in records.items():
+        if start and method in IN_PARAMETERS:
+            refuse_trained_questions(start, [record["question"] for record in of_type])
         leaf = output_folder(options, data_type)
         config = {**settings, "data": hash_json(of_type)}
-        if in_parameters:
+        if method in IN_PARAMETERS:
             adapters = adapters_of(options, data_type)
-            base = check_adapters(of_type, adapters, adapter_settings, training, options)
-            config["base"] = base
+            config["base"] = check_adapters(of_type, adapters, adapter_settings, training, options)
         if options.overwrite:
             for name in (".predict.journal", "config.json", "predict.json", "result.txt"):
                 (leaf / name).unlink(missing_ok=True)
         if (leaf / "result.txt").exists():  # a kill may have come just before its removal
             (leaf / ".predict.journal").unlink(missing_ok=True)
         if (leaf / "config.json").exists():
+            made_with = read_json(leaf / "config.json", "the settings file")
             refuse_difference(
                 f"the result in {relative(leaf)}",
-                read_json(leaf / "config.json", "the settings file"),
+                {name: made_with[name] for name in made_with.keys() - {PROVENANCE, "measured"}},
                 config,
                 "use the same settings, or --overwrite to answer anew",
             )
@@ -234,39 +213,57 @@ def main() -> None:
         room -= options.max_new_tokens
         encoder = PromptEncoder(tokenizer, prompt_set, options.with_cot, room)
         model = load_model(options.model_name, options.dtype, tokenizer, options.trust_remote_code)
-        bank = LoraBank(model, options.lora_rank, options.lora_alpha) if in_parameters else None
+        bank = None
+        if method in IN_PARAMETERS:
+            bank = LoraBank(model, options.lora_rank, options.lora_alpha)
 
     for data_type in waiting:
         leaf, config = leaves[data_type]
         of_type = records[data_type]
-        write_json(leaf / "config.json", config)
+        write_json(leaf / "config.json", {**config, PROVENANCE: provenance()})
+        merger = (
+            Merger(bank, options, adapters_of(options, data_type), config["base"]) if bank else None
+        )
 
         # 3. Answer. The batches depend on the whole list, so a resumed run has the same ones
         prompts = [
-            encoder.question(
-                record["question"],
-                [entry["passage"] for entry in record["augment"]] if in_context else [],
-            )
+            encoder.question(record["question"], context_of(record, method, encoder))
             for record in of_type
         ]
         size = options.batch_size or prompts_that_fit(model, prompts, options.max_new_tokens)
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         batches = [order[start : start + size] for start in range(0, len(order), size)]
         journal = Journal(leaf / ".predict.journal", config)
-        rest = batches[len(journal.items) :]
-        done = len(prompts) - sum(map(len, rest))
+        done = sum(map(len, batches[: len(journal.items)]))
         bar = tqdm(total=len(prompts), initial=done, unit="question", desc=f"{method} {data_type}")
-        for predictions in answer_in_batches(
-            of_type, prompts, rest, model, tokenizer, options, bank, adapters_of(options, data_type)
-        ):
-            journal.add(predictions)
-            bar.update(len(predictions))
+        for batch in batches[len(journal.items) :]:
+            start = time.perf_counter()
+            if merger:
+                merger.load(batch, [of_type[did] for did in batch])
+                merger.check_once(prompts[batch[0]])
+            texts = generate(
+                model, tokenizer, [prompts[did] for did in batch], options.max_new_tokens
+            )
+            predictions = [
+                prediction_of(of_type[did], text, options)
+                for did, text in zip(batch, texts, strict=True)
+            ]
+            journal.add({"seconds": time.perf_counter() - start, "predictions": predictions})
+            bar.update(len(batch))
         bar.close()
 
         # 4. Save, in the order of the questions
-        by_index = dict(zip(order, sum(journal.items, []), strict=True))
-        predictions = [by_index[i] for i in range(len(of_type))]
+        answered = [row for item in journal.items for row in item["predictions"]]
+        by_index = dict(zip(order, answered, strict=True))
+        predictions = [by_index[did] for did in range(len(of_type))]
+        measured = {
+            "seconds": round(sum(item["seconds"] for item in journal.items), 3),
+            "questions": len(predictions),
+            "prompt_tokens": sum(map(len, prompts)),
+            "generated_tokens": sum(len(tokenizer(row["text"]).input_ids) for row in predictions),
+        }
         write_json(leaf / "predict.json", predictions)
+        write_json(leaf / "config.json", {**config, PROVENANCE: provenance(), "measured": measured})
         write_text(leaf / "result.txt", result_text(predictions, config))
         journal.remove()
     if waiting and encoder.shortened:
@@ -279,22 +276,6 @@ def main() -> None:
             f"{method} {data_type}: {shown}  ({len(records[data_type])} questions) {relative(leaf)}"
         )
     print("next: another --inference_method, or the table: python src/report.py")
-
-
-def output_folder(options: argparse.Namespace, data_type: str) -> Path:
-    """The result's folder under `output/`."""
-    return result_folder(
-        options.model_name,
-        options.lora_rank,
-        options.lora_alpha,
-        options.dataset,
-        options.learning_rate,
-        options.num_train_epochs,
-        options.with_cot,
-        options.augment_model or options.model_name,
-        options.inference_method,
-        data_type,
-    )
 
 
 def result_text(predictions: list[dict], config: dict) -> str:

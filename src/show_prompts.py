@@ -9,6 +9,7 @@ import argparse
 from utils.arguments import new_parser
 from utils.paths import run_stage
 from utils.prompting import PROMPTS_FOLDER, PromptSet, load_prompts
+from utils.warmup import ReasoningRequest
 
 PASSAGES = [
     "Lake Orra lies in the north of Vessland. It freezes in winter.",
@@ -37,10 +38,16 @@ def document_of(name: str) -> list[str]:
     lines = [f"## Prompt set `{plain.name}`", "", plain.texts.get("description", ""), ""]
     lines += fenced("Rewrite a passage", plain.rewrite_request(PASSAGES[0]))
     lines += fenced("Write question-answer pairs", plain.pairs_request(PASSAGES[0]))
+    pair = {"question": QUESTION + "?", "answer": ANSWER, "full_answer": FULL_ANSWER}
+    augmented = plain.augmented_passage(PASSAGES[0], REWRITE, [pair])
+    lines += fenced("A passage with its augmentation, one pair of three: da_icl", augmented)
     lines += modes(plain, False, "Direct")
     for file in sorted((PROMPTS_FOLDER / "fewshot").glob("*.json")):
         with_cot = load_prompts(name, file.stem, with_cot=True)
         lines += modes(with_cot, True, f"Chain of thought, {file.stem}")
+        if "reasoning_request" in with_cot.texts["cot"]:
+            request = ReasoningRequest(with_cot, ANSWER).user_message(QUESTION, PASSAGES, True)
+            lines += fenced(f"Warm-up: reasoning for a known answer, {file.stem}", request)
     return lines
 
 

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.metrics import extract_answer, mean_scores, normalize, score
+from utils.metrics import METRICS, answer_presence, extract_answer, mean_scores, normalize, score
 from utils.paths import InputError
 
 # few words, so that drawn texts overlap, repeat and carry what normalisation removes
@@ -85,7 +85,38 @@ def test_an_extracted_answer_has_no_stop_and_no_space_around_it(text, with_cot):
 
 
 def test_means_are_over_questions_and_none_is_an_error():
-    rows = [score("orr", "orr") | {"test_id": 0}, score("pell", "orr") | {"test_id": 1}]
-    assert mean_scores(rows) == {"em": 0.5, "f1": 0.5, "prec": 0.5, "recall": 0.5}
+    rows = [
+        score(text, "orr") | {"answer_presence": answer_presence(text, "orr"), "test_id": index}
+        for index, text in enumerate(("orr", "pell"))
+    ]
+    assert mean_scores(rows) == dict.fromkeys(METRICS, 0.5)
     with pytest.raises(InputError, match="no prediction"):
         mean_scores([])
+
+
+@pytest.mark.parametrize(
+    ("text", "mark", "none"),
+    [
+        ("the U.S. Army.\nMore", "the U", "the U.S. Army."),
+        ("1,000 men", "1", "1,000 men"),
+        ("\n Paris, France\nx", "Paris", "Paris, France"),
+    ],
+)
+def test_where_the_answer_is_cut(text, mark, none):
+    assert extract_answer(text, False) == mark
+    assert extract_answer(text, False, "none") == none
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "present"),
+    [
+        ("He joined the U.S. Army, in 1940", "U.S. Army", 1.0),
+        ("He joined the army", ["the Navy", "an Army"], 1.0),
+        ("It was 1,000 men", "1000", 1.0),
+        ("a carpet", "pet", 0.0),
+        ("anything", ["the", "..."], 0.0),
+        ("", "x", 0.0),
+    ],
+)
+def test_answer_presence_looks_for_whole_words_anywhere(text, answer, present):
+    assert answer_presence(text, answer) == present

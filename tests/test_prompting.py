@@ -21,6 +21,8 @@ TEXTS = {
     "rewrite": "Rewrite: {passage}",
     "question_answer_pairs": 'As [{"question": ""}]: {passage}',
     "passage_line": "({number}) {passage}\n",
+    "augmented_passage": "{passage} or {rewrite}; {pairs}",
+    "augmented_pair": "{question} {answer}! ",
     "direct": {
         "with_passages": "Read\n{passages}and answer {question}",
         "without_passages": "Answer {question}",
@@ -81,9 +83,36 @@ def expected_of(count, with_cot):
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
 def test_the_training_prompts_of_a_passage_are_those_of_the_contract(tokenizer, count, with_cot):
     prompts = encoder_of(tokenizer, with_cot).passage_examples(
-        " the passage ", "the rewrite", pairs_of(count)
+        " the passage ", "the rewrite", pairs_of(count), ("rewrite", "qa")
     )
     assert [tokenizer.decode(ids) for ids in prompts] == expected_of(count, with_cot)
+
+
+def test_the_training_prompts_of_an_ablation_leave_out_what_it_names(tokenizer):
+    """Figure 3 of the paper: which augmentation an adapter is trained on."""
+
+    def texts(*parts: str) -> list[str]:
+        ids = encoder_of(tokenizer).passage_examples("the passage", "the rewrite", pairs, parts)
+        return [tokenizer.decode(prompt) for prompt in ids]
+
+    pairs = pairs_of(3)
+    assert texts("qa") == [text for text in expected_of(3, False) if "the rewrite" not in text]
+    assert texts("rewrite") == ["the passage", "the rewrite"]
+    assert texts() == ["the passage"]
+
+
+def test_a_passage_with_its_augmentation_is_one_text_for_the_context():
+    pairs = [{"question": "Why?", "answer": "{passage}", "full_answer": "F"}] * 2
+    text = PromptSet("own", TEXTS).augmented_passage("the passage", "the rewrite", pairs)
+    assert text == "the passage or the rewrite; Why? {passage}! Why? {passage}! "
+
+
+def test_a_plain_text_that_is_too_long_is_cut_and_counted(tokenizer):
+    encoder = encoder_of(tokenizer)
+    whole = tokenizer("the passage is long")["input_ids"]
+    encoder.max_length = len(whole) - 1
+    assert encoder.passage_examples("the passage is long", "", [], ()) == [whole[:-1]]
+    assert encoder.shortened == 1
 
 
 def test_a_training_prompt_has_one_start_token_and_no_end_token(tokenizer):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from utils.paths import InputError, write_json
-from utils.qa_data import load_questions, take_sample
+from utils.qa_data import load_questions, load_supporting_sentences, take_sample
 
 DATA = Path(__file__).parent / "data"
 
@@ -198,3 +198,30 @@ def test_a_sample_is_the_first_questions_of_each_type_and_of_the_whole_order():
     for wrong in (0, -2):
         with pytest.raises(InputError, match=f"--sample {wrong} "):
             take_sample(loaded, wrong)
+
+
+# ------------------------------------------------------------------------------------------------
+# Supporting sentences
+
+
+def test_supporting_sentences_stand_under_their_titles_and_lost_ones_are_passed_over():
+    texts = load_supporting_sentences("2wikimultihopqa", DATA / "2wikimultihopqa")
+    assert texts[:2] == [
+        [
+            "Bram Torn: Bram Torn is the son of Odo Torn.",
+            "Ilva Torn: Ilva Torn is a weaver. Her father is Bram Torn.",
+        ],
+        ["Quell: The Quell flows in Vessel."],  # a lost title, and an index beyond the end
+    ]
+    assert texts[4] == []
+    hotpot = load_supporting_sentences("hotpotqa", DATA / "hotpotqa")
+    # the second sentence of Hale alone, not its whole paragraph
+    assert hotpot[0] == ["Hale: Tamsin Roe founded it.", "Quell: The Quell is a river."]
+
+
+def test_a_supporting_sentence_that_is_no_text_does_not_shift_the_others(tmp_path):
+    facts = [["A", 2], ["A", "0"], ["A", 1], ["B", 0], ["A"]]
+    raw = {"question": "Who?", "answer": "Orr", "type": "bridge", "supporting_facts": facts}
+    raw["context"] = [["A", ["same", None, "same", "other"]], ["B", "text"]]
+    write_json(tmp_path / "hotpot_dev_distractor_v1.json", [raw, {**raw, "context": None}])
+    assert load_supporting_sentences("hotpotqa", tmp_path) == [["A: same"], []]

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from utils.paths import InputError, read_json, relative, write_json, writing_folder
+from utils.provenance import PROVENANCE, provenance
 
 TARGET_MODULES = ("gate_proj", "up_proj", "down_proj")  # the feed-forward network of every layer
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -152,16 +153,23 @@ def unstack(stacked: Adapter) -> list[Adapter]:
     return [{n: (A[i].clone(), B[i].clone()) for n, (A, B) in on_cpu.items()} for i in range(count)]
 
 
-def merge(adapters: list[Adapter]) -> Adapter:
-    """One adapter whose delta is the sum of those given (section 3.3 of the paper).
+def merge(adapters: list[Adapter], scale: float = 1.0, base: Adapter | None = None) -> Adapter:
+    """One adapter whose delta is `scale` times the sum of the k given (section 3.3 of the paper).
 
-    A `[k, in]` and B `[out, k]` are concatenated along the rank, all weights 1: what `peft`
-    computes with `add_weighted_adapter(combination_type="cat")`.
+    A `[k * rank, in]` and B `[out, k * rank]` are concatenated along the rank, all weights 1: what
+    `peft` computes with `add_weighted_adapter(combination_type="cat")`.
+
+    All k adapters were trained from one base adapter, whose own delta their sum holds k times: a
+    warmed-up one counts for more with every passage. With `base` it counts once: the sum is that of
+    the base and of what each passage changed in it, and the rank is `(k + 1) * rank`.
     """
+    weights = [scale] * len(adapters)
+    if base is not None:
+        adapters, weights = [*adapters, base], [*weights, scale * (1 - len(adapters))]
     return {
         name: (
             torch.cat([adapter[name][0] for adapter in adapters], dim=0),
-            torch.cat([adapter[name][1] for adapter in adapters], dim=1),
+            torch.cat([w * a[name][1] for w, a in zip(weights, adapters, strict=True)], dim=1),
         )
         for name in adapters[0]
     }
@@ -182,6 +190,24 @@ def fingerprint(adapter: Adapter) -> str:
         for tensor in adapter[name]:
             digest.update(tensor.float().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def stored_fingerprint(folder: Path) -> str | None:
+    """The fingerprint of the adapter in `folder`, or None where none stands; needs no model."""
+    path = folder / WEIGHTS_FILE
+    if not path.is_file():
+        return None
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"adapter {relative(path)} cannot be read ({error}); remove it") from None
+    names = {key.rsplit(".lora_", 1)[0].removeprefix("base_model.model.") for key in tensors}
+    return fingerprint(
+        {
+            name: tuple(tensors[key] for p in "AB" if (key := _key(name, p)) in tensors)
+            for name in names
+        }
+    )
 
 
 def save_adapter(
@@ -215,7 +241,7 @@ def save_adapter(
     with writing_folder(folder) as temporary:
         save_file(tensors, temporary / WEIGHTS_FILE, metadata={"format": "pt"})
         write_json(temporary / "adapter_config.json", config)
-        write_json(temporary / TRAINING_FILE, training)
+        write_json(temporary / TRAINING_FILE, {**training, PROVENANCE: provenance()})
 
 
 def load_adapter(
@@ -227,7 +253,7 @@ def load_adapter(
     finite: an adapter must never load as nothing.
     """
     path = folder / WEIGHTS_FILE
-    remedy = f"delete {relative(folder)} and run encode.py again"
+    remedy = f"delete {relative(folder)} and make it again"
     try:
         tensors = load_file(path)
     except (FileNotFoundError, SafetensorError, OSError) as error:
@@ -260,11 +286,14 @@ def load_adapter(
 def read_training(folder: Path) -> dict | None:
     """What made the adapter in `folder`, or None where no whole adapter stands there.
 
-    Raises `InputError` where the record is damaged.
+    Who made it and when is left out: it is no setting. Raises `InputError` where the record is
+    damaged.
     """
     if not (folder / WEIGHTS_FILE).is_file():
         return None
-    return read_json(folder / TRAINING_FILE, "the record of an adapter,")
+    training = read_json(folder / TRAINING_FILE, "the record of an adapter,")
+    training.pop(PROVENANCE, None)
+    return training
 
 
 def open_base_adapter(bank: LoraBank, folder: Path, base_model: str, seed: int) -> Adapter:
@@ -284,3 +313,28 @@ def open_base_adapter(bank: LoraBank, folder: Path, base_model: str, seed: int) 
             f"{relative(folder.parent)} away to start anew"
         )
     return load_adapter(folder, bank.shapes(bank.rank))
+
+
+def check_init_adapter(folder: Path, rank: int, alpha: float) -> None:
+    """Refuse what stands in `folder` as a start for passages; this needs no model.
+
+    Raises `InputError` unless it is a PEFT folder of LoRA weights with this rank and alpha, on the
+    layers that passages are trained on.
+    """
+    remedy = "train one with: python src/warmup_lora.py, or give another --init_adapter"
+    path = folder / "adapter_config.json"
+    if not path.is_file() or not (folder / WEIGHTS_FILE).is_file():
+        raise InputError(f"--init_adapter: there is no adapter in {relative(folder)}; {remedy}")
+    config = read_json(path, "the adapter's configuration")
+    if not isinstance(config, dict):
+        raise InputError(f"{relative(path)} holds no object; {remedy}")
+    wanted = {"peft_type": "LORA", "r": rank, "lora_alpha": alpha}
+    wanted["target_modules"] = sorted(TARGET_MODULES)
+    for name, value in wanted.items():
+        found = config.get(name)
+        found = sorted(found) if isinstance(found, list) else found
+        if found != value:
+            raise InputError(
+                f"--init_adapter: {relative(path)} has {name} = {json.dumps(found)}, but this run "
+                f"needs {json.dumps(value)}; {remedy}"
+            )

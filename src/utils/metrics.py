@@ -7,21 +7,24 @@ from statistics import fmean
 
 from utils.paths import InputError
 
-METRICS = ("em", "f1", "prec", "recall")
+COMPARED = ("em", "f1", "prec", "recall")  # of the extracted answer
+METRICS = (*COMPARED, "answer_presence")
 CLOSED_ANSWERS = {"yes", "no", "noanswer"}  # no credit for words shared with a longer answer
 REMOVE_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-def extract_answer(text: str, with_cot: bool) -> str:
+def extract_answer(text: str, with_cot: bool, cut: str = "mark") -> str:
     """The short answer in a generated `text`, possibly empty.
 
     With CoT it is what follows the first "the answer is", if that is there. Leading white space is
-    dropped, then the answer ends at the first full stop, newline or comma.
+    dropped, then the answer ends at the first full stop, newline or comma; with `cut` "none" at the
+    first newline, so that "U.S. Army" and "1,000" stay whole.
     """
     if with_cot:
         before, marker, after = text.partition("the answer is")
         text = after if marker else before
-    return re.split(r"[.\n,]", text.strip(), maxsplit=1)[0].strip()
+    marks = r"\n" if cut == "none" else r"[.\n,]"
+    return re.split(marks, text.strip(), maxsplit=1)[0].strip()
 
 
 def normalize(text: str) -> str:
@@ -38,17 +41,28 @@ def score(prediction: str, answer: str | list[str]) -> dict[str, float]:
     """
     answers = [answer] if isinstance(answer, str) else answer
     if not answers:
-        return dict.fromkeys(METRICS, 0.0)
+        return dict.fromkeys(COMPARED, 0.0)
     compared = [_compare(normalize(prediction), normalize(one)) for one in answers]
     best = max(compared, key=lambda scores: scores["f1"])
     return {**best, "em": max(scores["em"] for scores in compared)}
 
 
+def answer_presence(text: str, answer: str | list[str]) -> float:
+    """1.0 where one of the right answers appears in the generated `text` as whole words, else 0.0.
+
+    It does not depend on where the text is cut; both sides are normalised.
+    """
+    words = f" {normalize(text)} "
+    answers = [answer] if isinstance(answer, str) else answer
+    right = [normalized for one in answers if (normalized := normalize(one))]
+    return float(any(f" {one} " in words for one in right))
+
+
 def _compare(prediction: str, answer: str) -> dict[str, float]:
     """The scores of one normalised prediction against one normalised answer."""
     if prediction == answer:
-        return dict.fromkeys(METRICS, 1.0)
-    nothing = dict.fromkeys(METRICS, 0.0)
+        return dict.fromkeys(COMPARED, 1.0)
+    nothing = dict.fromkeys(COMPARED, 0.0)
     if prediction in CLOSED_ANSWERS or answer in CLOSED_ANSWERS:
         return nothing
     predicted, right = prediction.split(), answer.split()
@@ -64,7 +78,7 @@ def _compare(prediction: str, answer: str) -> dict[str, float]:
 
 
 def mean_scores(predictions: list[dict]) -> dict[str, float]:
-    """The mean of `em`, `f1`, `prec` and `recall` over `predictions` (rows of predict.json).
+    """The mean of each metric over `predictions` (rows of predict.json).
 
     Raises `InputError` where there is none.
     """

@@ -22,6 +22,8 @@ PLACEHOLDERS = {
     "rewrite": ({"passage"}, set()),
     "question_answer_pairs": ({"passage"}, set()),
     "passage_line": ({"passage"}, {"number"}),
+    "augmented_passage": ({"passage", "rewrite", "pairs"}, set()),
+    "augmented_pair": ({"question", "answer"}, {"full_answer"}),
     "direct.with_passages": ({"passages", "question"}, set()),
     "direct.without_passages": ({"question"}, set()),
     "direct.opening": (set(), set()),
@@ -80,6 +82,11 @@ class PromptSet:
         )
         template = texts["with_passages" if passages else "without_passages"]
         return fill(template, passages=lines, question=tidy_question(question), examples=examples)
+
+    def augmented_passage(self, passage: str, rewrite: str, pairs: list[dict]) -> str:
+        """A passage with its augmentation as one text for the context (the paper's DA-RAG)."""
+        lines = "".join(fill(self.texts["augmented_pair"], **pair) for pair in pairs)
+        return fill(self.texts["augmented_passage"], passage=passage, rewrite=rewrite, pairs=lines)
 
     def opening(self, with_cot: bool) -> str:
         """What the assistant's answer begins with, in training and at inference."""
@@ -195,19 +202,33 @@ class PromptEncoder:
         ending = answer.strip().rstrip(".").rstrip() + "."
         return self._asked(question, passages, opening + gap + ending)
 
-    def passage_examples(self, passage: str, rewrite: str, pairs: list[dict]) -> list[list[int]]:
+    def passage_examples(
+        self, passage: str, rewrite: str, pairs: list[dict], parts: tuple[str, ...]
+    ) -> list[list[int]]:
         """All training prompts of one passage (paper, section 3.2.2), in their fixed order.
 
-        Each of the first half of the pairs (rounded up) is asked with the passage as context and
-        then with the rewrite; each of the others without context.
+        `parts` is the augmentation in use (`--augment_parts`, the paper's figure 3). With "rewrite"
+        and "qa", each of the first half of the pairs (rounded up) is asked with the passage as
+        context and then with the rewrite; each of the others without context. With "qa" alone the
+        prompts with the rewrite are left out. Without "qa" there are no questions: the passage is
+        one prompt, as plain text, and with "rewrite" the rewrite is another.
         """
+        texts = [passage, rewrite] if "rewrite" in parts else [passage]
+        if "qa" not in parts:
+            return [self._plain(text) for text in texts]
         examples = []
         with_context = (len(pairs) + 1) // 2
         for index, pair in enumerate(pairs):
             answer = pair["full_answer" if self.with_cot else "answer"]
-            contexts = [[passage], [rewrite]] if index < with_context else [[]]
+            contexts = [[text] for text in texts] if index < with_context else [[]]
             examples += [self.example(pair["question"], context, answer) for context in contexts]
         return examples
+
+    def _plain(self, text: str) -> list[int]:
+        """A text by itself, with the tokens that the model expects around one, cut to fit."""
+        ids = self.tokenizer(text)["input_ids"]
+        self.shortened += len(ids) > self.max_length
+        return ids[: self.max_length]
 
     def _chat(self, message: str) -> str:
         # Llama 3's template inserts today's date where none is given: prompts would differ by day

@@ -75,6 +75,18 @@ def take_sample(records: dict[str, list[dict]], sample: int) -> dict[str, list[d
     }
 
 
+def load_supporting_sentences(dataset: str, data_path: str | Path) -> list[list[str]]:
+    """What supports each question of "total", in its order: for 2wikimultihopqa and hotpotqa.
+
+    One text `title: sentence sentence …` for each supporting paragraph, in the order of their
+    first mention, with the supporting sentences in the order of the paragraph. Facts whose title
+    or sentence the context does not hold are passed over, so a question's list can be empty.
+    Raises `InputError` where the file is missing or broken.
+    """
+    records = read_records(_multihop_file(dataset, Path(data_path)))
+    return [_supporting_sentences(raw) for raw in records]
+
+
 # ------------------------------------------------------------------------------------------------
 # The published data sets
 
@@ -90,14 +102,17 @@ def _raw_file(dataset: str, folder: Path, name: str) -> Path:
     return path
 
 
+def _multihop_file(dataset: str, folder: Path) -> Path:
+    names = {"2wikimultihopqa": "dev.json", "hotpotqa": "hotpot_dev_distractor_v1.json"}
+    return _raw_file(dataset, folder, names[dataset])
+
+
 def _load_multihop(dataset: str, folder: Path) -> tuple[Path, list[dict]]:
     """2wikimultihopqa or hotpotqa, which share one record shape."""
     aliases: dict[str, list[str]] = {}
+    file = _multihop_file(dataset, folder)
     if dataset == "2wikimultihopqa":
-        file = _raw_file(dataset, folder, "dev.json")
         aliases = _read_aliases(_raw_file(dataset, folder, "id_aliases.json"))
-    else:
-        file = _raw_file(dataset, folder, "hotpot_dev_distractor_v1.json")
     records = []
     for raw in read_records(file):
         record = {
@@ -141,6 +156,22 @@ def _golden_passages(raw: dict) -> list[str] | None:
     }
     titles = dict.fromkeys(title for title, _ in _pairs(raw["supporting_facts"]))
     return [paragraphs[title] for title in titles if paragraphs.get(title)]
+
+
+def _supporting_sentences(raw: dict) -> list[str]:
+    """One record's supporting sentences, see `load_supporting_sentences`."""
+    paragraphs = dict(_pairs(raw.get("context")))
+    wanted: dict[str, set[int]] = {}  # title -> places of its supporting sentences
+    for title, place in _pairs(raw.get("supporting_facts")):
+        wanted.setdefault(title, set()).add(place if isinstance(place, int) else -1)
+    texts = []
+    for title, places in wanted.items():
+        sentences = paragraphs.get(title)
+        held = enumerate(sentences if isinstance(sentences, list) else [])
+        chosen = [_texts([sentence]) for place, sentence in held if place in places]
+        if support := " ".join(sentence.strip() for one in chosen for sentence in one):
+            texts.append(f"{title}: {support}")
+    return texts
 
 
 def _pairs(value: Any) -> Iterator[tuple[str, Any]]:

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# 2WikiMultihopQA with Llama-3.2-1B-Instruct: the paper's table 1, four ways of answering.
+# Assumes dev.json and id_aliases.json in $data_path and the index $index (README, "The paper's data sets").
+# Costs 1500 questions and 4500 passages (5 data types x 300 questions x 3); 17.6 GB of adapters (3.9 MB each);
+# a GPU that holds the model (2.5 GB of weights in bfloat16).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+model=llama3.2-1b-instruct
+dataset=2wikimultihopqa
+data_path=data/2wikimultihopqa
+index=wiki
+engine=embedded         # or elasticsearch, with ELASTICSEARCH_URL set
+sample=300              # questions of each data type
+epochs=1
+learning_rate=3e-4
+max_new_tokens=128
+methods=${METHODS:-closed_book icl prag combine}     # da_icl too, for the paper's DA-RAG
+
+data="--dataset $dataset --sample $sample"
+train="--lora_rank 2 --lora_alpha 32 --learning_rate $learning_rate --num_train_epochs $epochs --with_cot"
+
+python src/augment.py --model_name $model $data --data_path $data_path --topk 3 \
+    --engine $engine --index_name $index
+python src/encode.py --model_name $model $data $train --per_device_train_batch_size 1
+for method in $methods; do
+    python src/inference.py --model_name $model $data $train --inference_method $method \
+        --max_new_tokens $max_new_tokens
+done

@@ -1,0 +1,111 @@
+"""The passages' adapters at inference: checked, merged question by question, put into the model.
+
+Nothing here is trusted to work by itself: adapters that are missing, were made from other texts or
+settings, or change nothing are refused, because they would silently give another experiment's
+numbers.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from utils.arguments import init_folder, shared_flags
+from utils.journal import refuse_difference
+from utils.lora import LoraBank, fingerprint, load_adapter, merge, read_training
+from utils.paths import InputError, hash_json, passage_folder, relative
+from utils.prompting import PromptEncoder
+
+
+def check_adapters(
+    records: list[dict], adapters: Path, settings: dict, encoder: PromptEncoder, options
+) -> str | None:
+    """The fingerprint of the base that the passages' adapters were trained from.
+
+    `encoder` is the one of the training prompts. Raises `InputError` unless every adapter stands,
+    was made with these settings and from these texts, all from the same base.
+    """
+    bases = {}
+    for did, record in enumerate(records):
+        for entry in record["augment"]:
+            folder = passage_folder(adapters, did, entry["pid"])
+            if (made_with := read_training(folder)) is None:
+                raise InputError(
+                    f"there is no adapter in {relative(folder)}; "
+                    f"run first: python src/encode.py {shared_flags(options)}"
+                )
+            bases.setdefault(made_with.get("base"), folder)
+            prompts = encoder.passage_examples(
+                entry["passage"], entry["rewrite"], entry["qa"], options.augment_parts
+            )
+            wanted = {**settings, "data": hash_json(prompts)}
+            refuse_difference(
+                f"the adapter {relative(folder)}",
+                {name: made_with.get(name) for name in wanted},
+                wanted,
+                "give the flags it was made with, or run encode.py with --overwrite",
+            )
+    if len(bases) > 1:
+        first, second = [relative(folder) for folder in bases.values()][:2]
+        raise InputError(
+            f"{first} and {second} were trained from different base adapters; "
+            "run encode.py with --overwrite"
+        )
+    return next(iter(bases), None)
+
+
+def assert_adapters_work(bank: LoraBank, prompt: list[int]) -> None:
+    """Raise `InputError` where the loaded adapters leave the next token's logits as they are."""
+    ids = torch.tensor([prompt], device=bank.model.device)
+    loaded = {name: (layer.A, layer.B) for name, layer in bank.layers.items()}
+    bank.set({name: (A[:1], B[:1]) for name, (A, B) in loaded.items()})
+    with torch.inference_mode():
+        with_adapter = bank.model(ids).logits[0, -1]
+        bank.clear()
+        without = bank.model(ids).logits[0, -1]
+    bank.set(loaded)
+    if torch.equal(with_adapter, without):
+        raise InputError(
+            "the adapters change nothing in the model's output; they were trained with a learning "
+            "rate too small to matter or for another model; run encode.py with --overwrite"
+        )
+
+
+class Merger:
+    """Puts the merged adapters of a batch of questions into the model."""
+
+    def __init__(
+        self, bank: LoraBank, options: argparse.Namespace, adapters: Path, base_hash: str | None
+    ):
+        """`adapters` is the data type's folder; `base_hash` the fingerprint of their base."""
+        self.bank, self.options, self.adapters = bank, options, adapters
+        self.shapes = bank.shapes(options.lora_rank)
+        self.base = None
+        self.checked = False
+        if options.merge == "base_once":
+            start = init_folder(options)
+            self.base = load_adapter(start, self.shapes)
+            if fingerprint(self.base) != base_hash:
+                raise InputError(
+                    f"the passages were not trained from the adapter in {relative(start)}, which "
+                    "was replaced; run encode.py with --overwrite"
+                )
+
+    def load(self, dids: list[int], records: list[dict]) -> None:
+        """Load the adapters of `records`, the questions number `dids`, one row group each."""
+        merged = []
+        for did, record in zip(dids, records, strict=True):
+            own = [
+                load_adapter(passage_folder(self.adapters, did, entry["pid"]), self.shapes)
+                for entry in record["augment"][: self.options.merge_topk]
+            ]
+            scale = self.options.merge_scale
+            merged.append(merge(own, scale, self.base) if own else self.bank.no_adapter())
+        self.bank.load(merged)
+        self.has_adapters = bool(records[0]["augment"])
+
+    def check_once(self, prompt: list[int]) -> None:
+        """Assert that the adapters of the first row that has any change the model's output."""
+        if not self.checked and self.has_adapters:
+            assert_adapters_work(self.bank, prompt)
+            self.checked = True

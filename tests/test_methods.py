@@ -1,0 +1,170 @@
+"""The paper's baselines and ablations with the real scripts: what each changes, and only that."""
+
+import json
+
+import pytest
+import torch
+from stage_runs import ADAPTERS, COMMON, DEV, MODEL, RESULTS, TRAIN, answer, run
+from transformers import AutoModelForCausalLM
+
+import encode
+import inference
+from utils.lora import LoraBank, load_adapter, merge, save_adapter
+from utils.paths import InputError
+
+
+def predictions(root, method: str) -> list[dict]:
+    return json.loads((root / RESULTS / method / "dev/predict.json").read_text())
+
+
+def start_adapter(root, scale: float):
+    """An adapter with a delta of its own, to start passages from: a passage's one, scaled."""
+    model = AutoModelForCausalLM.from_pretrained(MODEL)
+    bank = LoraBank(model, 2, 32)
+    adapter = load_adapter(root / ADAPTERS / "data_0/passage_0", bank.shapes(2))
+    folder = root / "offline/demo-model/rank=2_alpha=32/warmup_direct"
+    scaled = {name: (A, scale * B) for name, (A, B) in adapter.items()}
+    save_adapter(scaled, folder, 2, 32, MODEL, {"made": "in a test"})
+    return bank, scaled
+
+
+def test_da_icl_reads_the_augmentation_in_the_context(copy, monkeypatch):
+    seen = []
+    original = inference.generate
+
+    def watch(model, tokenizer, prompts, *more):
+        seen.extend(tokenizer.decode(prompt) for prompt in prompts)
+        return original(model, tokenizer, prompts, *more)
+
+    monkeypatch.setattr(inference, "generate", watch)
+    answer("da_icl", "--overwrite", monkeypatch=monkeypatch)
+    for record in json.loads((copy / "data_aug/demo/dev.json").read_text()):
+        [prompt] = [p for p in seen if record["question"].rstrip("?") in p.split("Question: ")[-1]]
+        for entry in record["augment"]:
+            assert entry["passage"] in prompt and entry["demo-model_rewrite"].strip() in prompt
+            for pair in entry["demo-model_qa"]:
+                assert f"{pair['question']} {pair['answer']}" in prompt
+    assert len(predictions(copy, "da_icl")) == 4
+
+
+@pytest.mark.parametrize(("parts", "prompts"), [("none", 1), ("rewrite", 2), ("qa", 3)])
+def test_ablated_adapters_have_their_own_prompts_and_folder(copy, monkeypatch, parts, prompts):
+    counts = []
+    original = encode.train_adapters
+
+    def watch(bank, base, works, *more):
+        counts.extend(map(len, works))
+        return original(bank, base, works, *more)
+
+    monkeypatch.setattr(encode, "train_adapters", watch)
+    flags = (*COMMON, *DEV, *TRAIN, "--augment_parts", parts)
+    run(encode, *flags, monkeypatch=monkeypatch)
+    assert set(counts) == {prompts}
+    folder = copy / ADAPTERS.replace("epoch=2", f"epoch=2_parts={parts}")
+    assert len(list(folder.glob("data_*/passage_*"))) == 12
+    answer("prag", "--augment_parts", parts, monkeypatch=monkeypatch)
+    leaf = copy / RESULTS.replace("epoch=2", f"epoch=2_parts={parts}") / "prag/dev"
+    assert json.loads((leaf / "config.json").read_text())["augment_parts"] == parts
+
+
+@pytest.mark.parametrize(
+    ("more", "folder", "passages", "scale"),
+    [
+        (["--merge_topk", "1"], "prag_topk=1", 1, 1.0),
+        (["--merge_scale", "0.5"], "prag_scale=0.5", 3, 0.5),
+        (["--merge_topk", "2", "--merge_scale", "0.25"], "prag_topk=2_scale=0.25", 2, 0.25),
+    ],
+)
+def test_merging_takes_what_the_flags_say(copy, monkeypatch, more, folder, passages, scale):
+    merged = []
+    original = LoraBank.load
+
+    def watch(bank, adapters):
+        merged.extend(adapters)
+        original(bank, adapters)
+
+    monkeypatch.setattr(LoraBank, "load", watch)
+    answer("prag", *more, monkeypatch=monkeypatch)
+    assert len(predictions(copy, folder)) == 4
+    bank = LoraBank(AutoModelForCausalLM.from_pretrained(MODEL), 2, 32)
+    deltas = [{name: B @ A for name, (A, B) in adapter.items()} for adapter in merged]
+    expected = []
+    for did in range(4):
+        own = [
+            load_adapter(copy / ADAPTERS / f"data_{did}/passage_{pid}", bank.shapes(2))
+            for pid in range(passages)
+        ]
+        expected.append({n: scale * sum(a[n][1] @ a[n][0] for a in own) for n in own[0]})
+    for one in expected:
+        assert any(all(torch.allclose(one[n], d[n], atol=1e-6) for n in one) for d in deltas)
+
+
+def test_a_base_that_counts_once(copy, monkeypatch):
+    bank, base = start_adapter(copy, 0.5)
+    warm = ("--init_adapter", "warmup")
+    run(encode, *COMMON, *DEV, *TRAIN, *warm, monkeypatch=monkeypatch)
+    answer("prag", *warm, "--merge", "base_once", monkeypatch=monkeypatch)
+    leaf = copy / RESULTS.replace("epoch=2", "epoch=2_warmup") / "prag_base_once/dev"
+    assert (leaf / "result.txt").is_file()
+    folder = copy / ADAPTERS.replace("epoch=2", "epoch=2_warmup") / "data_0"
+    own = [load_adapter(folder / f"passage_{pid}", bank.shapes(2)) for pid in range(3)]
+    merged = merge(own, 1.0, base)
+    for name, (A, B) in merged.items():
+        base_delta = base[name][1] @ base[name][0]
+        changes = sum(a[name][1] @ a[name][0] - base_delta for a in own)
+        assert torch.allclose(B @ A, base_delta + changes, atol=1e-5)
+    start_adapter(copy, 0.25)
+    for stage in (encode, inference):
+        method = ["--inference_method", "combine", "--merge", "base_once"]
+        method = method if stage is inference else []
+        with pytest.raises(InputError, match="replaced"):
+            run(stage, *COMMON, *DEV, *TRAIN, *warm, *method, monkeypatch=monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"r": 4}, "has r = 4, but this run needs 2"),
+        ({"lora_alpha": 16}, "lora_alpha = 16"),
+        ({"target_modules": ["q_proj"]}, "target_modules"),
+        ({"peft_type": "IA3"}, "peft_type"),
+    ],
+)
+def test_a_start_of_another_shape_is_refused_before_a_model_is_loaded(
+    copy, monkeypatch, change, message
+):
+    folder = copy / ADAPTERS / "data_0/passage_0"
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | change))
+    monkeypatch.setattr(encode, "load_model", lambda *a: pytest.fail("a model was loaded"))
+    with pytest.raises(InputError, match=message):
+        flags = (*COMMON, *DEV, *TRAIN, "--init_adapter", str(folder))
+        run(encode, *flags, monkeypatch=monkeypatch)
+    with pytest.raises(InputError, match=r"no adapter in .*warmup_direct.*warmup_lora\.py"):
+        run(encode, *COMMON, *DEV, *TRAIN, "--init_adapter", "warmup", monkeypatch=monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["icl", "--merge_topk", "1"], "merges no adapters"),
+        (["da_icl", "--merge_scale", "0.5"], "merges no adapters"),
+        (["prag", "--merge", "base_once"], "needs --init_adapter"),
+        (["prag", "--augment_parts", "answers"], "'answers' is no part"),
+        (["prag", "--merge_scale", "0"], "not a number above 0"),
+    ],
+)
+def test_flags_that_make_no_sense_together_are_a_usage_error(flags, message, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as stop:
+        answer(*flags, monkeypatch=monkeypatch)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_uncut_answer_is_scored_to_the_end_of_its_line(copy, finished, monkeypatch):
+    answer("icl", "--answer_cut", "none", monkeypatch=monkeypatch)
+    cut, whole = predictions(finished, "icl"), predictions(copy, "icl_cut=none")
+    assert [p["text"] for p in cut] == [p["text"] for p in whole]
+    for short, long in zip(cut, whole, strict=True):
+        assert long["eval_predict"] == long["text"].strip().split("\n")[0].strip()
+        assert long["eval_predict"].startswith(short["eval_predict"])
