@@ -16,11 +16,15 @@ epochs=1
 learning_rate=3e-4
 max_new_tokens=20
 methods=${METHODS:-closed_book icl prag combine}     # da_icl too, for the paper's DA-RAG
+init_adapter=${INIT_ADAPTER:-random}                # warmup: see configs/reproduce_tables.sh
+augment_parts=${AUGMENT_PARTS:-rewrite,qa}          # none, qa, rewrite: the paper's figure 3
+augment_model=${AUGMENT_MODEL:-$model}              # another one: the paper's table 3
 
 data="--dataset $dataset --sample $sample"
-train="--lora_rank 2 --lora_alpha 32 --learning_rate $learning_rate --num_train_epochs $epochs"
+train="--lora_rank 2 --lora_alpha 32 --learning_rate $learning_rate --num_train_epochs $epochs \
+    --init_adapter $init_adapter --augment_parts $augment_parts --augment_model $augment_model"
 
-python src/augment.py --model_name $model $data --data_path $data_path --topk 3 \
+python src/augment.py --model_name $augment_model $data --data_path $data_path --topk 3 \
     --engine $engine --index_name $index
 python src/encode.py --model_name $model $data $train --per_device_train_batch_size 1
 for method in $methods; do

@@ -13,6 +13,7 @@ from stage_runs import (
     MODEL,
     RESULTS,
     TRAIN,
+    answer,
     run,
     stop_after,
     tree,
@@ -75,6 +76,9 @@ def test_a_second_model_adds_its_texts_beside_the_first_ones(copy, monkeypatch):
     flags = [*DEV, *TRAIN, "--augment_model", str(other)]
     run(encode, *COMMON, *flags, monkeypatch=monkeypatch)
     assert (copy / ADAPTERS.replace("aug_model=demo-model", "aug_model=other-model")).is_dir()
+    answer("combine", "--augment_model", str(other), monkeypatch=monkeypatch)
+    leaf = copy / RESULTS.replace("aug_model=demo-model", "aug_model=other-model") / "combine/dev"
+    assert len(json.loads((leaf / "predict.json").read_text())) == 4
 
 
 def test_data_of_ones_own_goes_through_all_stages(copy, monkeypatch):

@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -88,8 +89,11 @@ def flags_of(script: str) -> dict[str, argparse.Action]:
     return {a.dest: a for a in parser_of(script)._actions if a.dest != "help"}
 
 
-def recorded_commands(config: Path, folder: Path) -> list[list[str]]:
-    """The arguments of every `python` that the shell script starts; nothing of it is run."""
+def recorded_commands(config: Path, folder: Path, **variables: str) -> list[list[str]]:
+    """The arguments of every `python` that the shell script starts; nothing of it is run.
+
+    `variables` are added to its environment.
+    """
     record, stubs = folder / "record", folder / "stubs"
     stubs.mkdir()
     for name in ("python", "python3", "accelerate", "torchrun", "wget", "curl"):
@@ -103,6 +107,7 @@ def recorded_commands(config: Path, folder: Path) -> list[list[str]]:
         "RECORD": str(record),
         "PRAG_ROOT": str(folder / "root"),
     }
+    environment |= variables
     subprocess.run(["bash", str(config)], env=environment, check=True, timeout=30, cwd=folder)
     commands = [words.split("\0") for words in record.read_text().split("\0\n") if words]
     return [words[1:] for words in commands if words[0] == "python"]
@@ -118,6 +123,30 @@ def test_every_command_of_a_config_is_one_that_its_script_takes(config, tmp_path
         paper_model = getattr(options, "model_name", None) in PAPER_MODELS
         if paper_model and getattr(options, "dataset", None) in PAPER:
             check_paper_settings(Path(script).stem, options)
+
+
+def test_every_table_of_the_paper_is_made_with_its_settings(tmp_path):
+    tables = "main warmup parts augmenter"
+    script = REPOSITORY / "configs/reproduce_tables.sh"
+    commands = recorded_commands(script, tmp_path, TABLES=tables)
+    answers = [parse(*head_and_rest(c)) for c in commands if c[0] == "src/inference.py"]
+    for options in answers:
+        check_paper_settings("inference", options)
+    experiments = len(PAPER) * len(PAPER_MODELS)
+    count = Counter(
+        (o.inference_method, o.init_adapter, o.augment_parts, o.augment_model == o.model_name)
+        for o in answers
+    )
+    both = ("rewrite", "qa")
+    for method in ("closed_book", "icl", "da_icl"):
+        assert count.pop((method, "random", both, True)) == experiments
+    for method in ("prag", "combine"):  # once in table 1, once among the augmentation models
+        assert count.pop((method, "random", both, True)) == 2 * experiments
+        assert count.pop((method, "random", both, False)) == 2 * experiments
+        assert count.pop((method, "warmup", both, True)) == experiments
+    for parts in (("rewrite",), ("qa",), ()):
+        assert count.pop(("prag", "random", parts, True)) == experiments
+    assert not count
 
 
 def check_paper_settings(stage: str, options: argparse.Namespace) -> None:

@@ -4,12 +4,22 @@ import json
 
 import pytest
 import torch
+from conftest import REPOSITORY
 from stage_runs import ADAPTERS, COMMON, DEV, MODEL, RESULTS, TRAIN, answer, run
 from transformers import AutoModelForCausalLM
 
 import encode
+import get_warmup_data
 import inference
-from utils.lora import LoraBank, load_adapter, merge, save_adapter
+import warmup_lora
+from utils.lora import (
+    LoraBank,
+    load_adapter,
+    merge,
+    read_training,
+    save_adapter,
+    stored_fingerprint,
+)
 from utils.paths import InputError
 
 
@@ -119,6 +129,26 @@ def test_a_base_that_counts_once(copy, monkeypatch):
         method = method if stage is inference else []
         with pytest.raises(InputError, match="replaced"):
             run(stage, *COMMON, *DEV, *TRAIN, *warm, *method, monkeypatch=monkeypatch)
+
+
+def test_the_warm_up_goes_through_all_stages(copy, monkeypatch):
+    """Trained on dev's questions past the fourth, which are all that the other stages know."""
+    questions = ("--data_path", str(REPOSITORY / "data/demo/questions.json"), "--data_type", "dev")
+    data = copy / "data_aug/warmup/demo/direct.json"
+    warm = ("--init_adapter", "warmup")
+    flags = ("--dataset", "demo", *questions, "--sample", "4")
+    run(get_warmup_data, *flags, monkeypatch=monkeypatch)
+    run(warmup_lora, *COMMON, "--data", str(data), monkeypatch=monkeypatch)
+    run(encode, *COMMON, *DEV, *TRAIN, *warm, monkeypatch=monkeypatch)
+    answer("prag", *warm, monkeypatch=monkeypatch)
+    start = stored_fingerprint(copy / "offline/demo-model/rank=2_alpha=32/warmup_direct")
+    folder = copy / ADAPTERS.replace("epoch=2", "epoch=2_warmup")
+    bases = {read_training(one)["base"] for one in folder.glob("data_*/passage_*")}
+    assert bases == {start}
+    leaf = copy / RESULTS.replace("epoch=2", "epoch=2_warmup") / "prag/dev"
+    evaluated = {p["question"] for p in json.loads((leaf / "predict.json").read_text())}
+    assert len(evaluated) == 4
+    assert not evaluated & {record["question"] for record in json.loads(data.read_text())}
 
 
 @pytest.mark.parametrize(

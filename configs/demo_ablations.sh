@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# The paper's baselines and ablations on the demo, and merging options; configs/demo.sh comes first.
+# Needs nothing but the repository; about 10 minutes on 2 CPU cores. Results: docs/ablations.md
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+model=data/demo/demo-model
+split=${SPLIT:-test}    # dev: to choose settings; test: to report
+sample=${SAMPLE:--1}
+learning_rate=2e-3
+epochs=4
+merge_scale=0.5         # chosen on dev
+warmup_rate=2e-3        # chosen on dev
+root="${PRAG_ROOT:-.}"
+
+data="--model_name $model --prompts demo --dataset demo --data_type $split --sample $sample"
+train="--learning_rate $learning_rate --num_train_epochs $epochs"
+
+answer() {
+    python src/inference.py $data $train --max_new_tokens 12 --inference_method "$@"
+}
+
+answer da_icl
+for method in prag combine; do
+    answer $method --merge_topk 1
+    answer $method --merge_scale $merge_scale
+done
+
+for parts in none rewrite qa; do
+    python src/encode.py $data $train --augment_parts $parts
+    answer prag --augment_parts $parts
+    answer combine --augment_parts $parts
+done
+
+# Warm-up on dev's questions past the first 60: none of them is about an entity of the test split
+python src/get_warmup_data.py --dataset demo --data_path data/demo/questions.json --data_type dev --sample 60
+python src/warmup_lora.py --model_name $model --prompts demo --learning_rate $warmup_rate \
+    --data "$root/data_aug/warmup/demo/direct.json"
+python src/encode.py $data $train --init_adapter warmup
+for method in prag combine; do
+    answer $method --init_adapter warmup
+    answer $method --init_adapter warmup --merge base_once
+done
+python src/report.py --dataset demo
