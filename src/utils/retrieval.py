@@ -6,9 +6,12 @@ English (`utils.analysis`), each field is scored by BM25 (k1 = 1.2, b = 0.75) wi
 the whole index, and a passage counts with its better field plus half of the other one.
 
 The embedded engine keeps its index in a folder and needs no server: tantivy indexes the terms that
-`utils.analysis` finds, so that it ranks as Elasticsearch does.
+`utils.analysis` finds. Tantivy's statistics of a field count all passages, Lucene's those that have
+a term in it, which makes a difference for titles. Two corrections make the scores equal Lucene's:
+`_filler` to the mean length, `EmbeddedIndex._weight` to the inverse document frequency.
 """
 
+import math
 import multiprocessing
 import os
 import signal
@@ -17,6 +20,7 @@ import warnings
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -32,7 +36,8 @@ from utils.elastic import Connection, ElasticsearchIndex
 from utils.paths import InputError, folder_name, read_json, relative, write_json, writing_folder
 
 FIELDS = ["title", "txt"]
-FORMAT = {"fields": FIELDS, "analyzer": analysis.VERSION}
+FORMAT = {"format": 1, "fields": FIELDS, "analyzer": analysis.VERSION}
+FILLER = "."  # a term that no text has
 TIE_BREAKER = 0.5
 # Single-precision sums of the same terms in another order differ by a few parts in 10 million.
 SCORE_TOLERANCE = 2e-6
@@ -98,10 +103,11 @@ class EmbeddedIndex:
             raise _refusal(folder, f"tantivy cannot open it: {error}") from None
         self._schema = _schema()
         self._searcher = index.searcher()
-        if self._searcher.num_docs != manifest["rows"]:
-            raise _refusal(
-                folder, f"it holds {self._searcher.num_docs} of {manifest['rows']} passages"
-            )
+        self._passages_with = manifest["passages_with"]
+        fillers = int(_needs_filler(manifest["rows"], self._passages_with))
+        if self._searcher.num_docs != manifest["rows"] + fillers:
+            passages = self._searcher.num_docs - fillers
+            raise _refusal(folder, f"it holds {passages} of {manifest['rows']} passages")
 
     def search(self, questions: list[str], topk: int) -> list[list[dict]]:
         """The `topk` best passages of each question, in the order of `questions`.
@@ -133,13 +139,23 @@ class EmbeddedIndex:
 
         No query syntax is parsed, so nothing in a question acts as an operator.
         """
-        fields = [
-            Query.boolean_query(
-                [(Occur.Should, Query.term_query(self._schema, field, term)) for term in terms]
-            )
-            for field in FIELDS
-        ]
+        fields = []
+        for field in FIELDS:
+            weighted = []
+            for term in terms:
+                query = Query.term_query(self._schema, field, term)
+                weighted.append(Query.boost_query(query, self._weight(field, term)))
+            fields.append(Query.boolean_query([(Occur.Should, query) for query in weighted]))
         return Query.disjunction_max_query(fields, tie_breaker=TIE_BREAKER)
+
+    def _weight(self, field: str, term: str) -> float:
+        """What makes tantivy's inverse document frequency of `term` that of Lucene."""
+        having = self._searcher.doc_freq(field, term)
+        lucene, tantivy = (
+            math.log(1 + (passages - having + 0.5) / (having + 0.5))
+            for passages in (self._passages_with[field], self._searcher.num_docs)
+        )
+        return lucene / tantivy
 
     def _best(self, query: Query, topk: int) -> list[dict]:
         """The `topk` best passages with different texts."""
@@ -188,23 +204,46 @@ def build_index(corpus: Path, index_folder: Path, overwrite: bool = False) -> in
     with writing_folder(folder) as temporary:
         index = Index(_schema(), path=str(temporary))
         rows = 0
+        passages_with, tokens = dict.fromkeys(FIELDS, 0), dict.fromkeys(FIELDS, 0)
         # Leaving the block waits for tantivy's threads, so that none writes into a moved folder.
         with index.writer(heap_size=WRITER_BYTES) as writer:
-            for (passage_id, text, title), title_terms, text_terms in _analysed(corpus):
+            for (passage_id, text, title), *terms in _analysed(corpus):
                 document = Document()
-                document.add_text("title", title_terms)
-                document.add_text("txt", text_terms)
+                for field, joined in zip(FIELDS, terms, strict=True):
+                    document.add_text(field, joined)
+                    passages_with[field] += joined != ""
+                    tokens[field] += joined.count(" ") + (joined != "")
                 document.add_bytes("original_id", passage_id.encode("utf-8"))
                 document.add_bytes("original_title", title.encode("utf-8"))
                 document.add_bytes("original_text", text.encode("utf-8"))
                 document.add_unsigned("row", rows)
                 writer.add_document(document)
                 rows += 1
+            if _needs_filler(rows, passages_with):
+                writer.add_document(_filler(rows, passages_with, tokens))
             writer.commit()
         source = {"source": corpus.name, "bytes": corpus.stat().st_size, "rows": rows}
         versions = {name: version(name) for name in ("tantivy", "nltk", "regex")}
-        write_json(temporary / "manifest.json", source | FORMAT | versions)
+        manifest = source | {"passages_with": passages_with} | FORMAT | versions
+        write_json(temporary / "manifest.json", manifest)
     return rows
+
+
+def _needs_filler(rows: int, passages_with: dict[str, int]) -> bool:
+    return any(passages != rows for passages in passages_with.values())
+
+
+def _filler(rows: int, passages_with: dict[str, int], tokens: dict[str, int]) -> Document:
+    """A last document that no question finds, with which each field's mean length is Lucene's.
+
+    Tantivy divides a field's tokens by all `rows` + 1 documents, Lucene by those that have any.
+    """
+    document = Document()
+    for field in FIELDS:
+        mean = tokens[field] / max(1, passages_with[field])
+        document.add_text(field, " ".join([FILLER] * round(mean * (rows + 1) - tokens[field])))
+    document.add_unsigned("row", rows)
+    return document
 
 
 # ------------------------------------------------------------------------------------------------
@@ -234,6 +273,11 @@ def _analysed(corpus: Path) -> Iterator[tuple[Row, str, str]]:
                         yield row, *terms
                 elif not block:
                     return
+        except BrokenProcessPool:
+            raise InputError(
+                "a worker process of the analysis was killed, perhaps for lack of memory; "
+                "nothing was changed, start the same command again"
+            ) from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
