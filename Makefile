@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-slow lint prompts demo-world demo-model clean-demo
+.PHONY: setup demo test test-slow lint bench prompts demo-world demo-model clean-demo
 
 setup: .venv/ready
 
@@ -22,6 +22,11 @@ test-slow: setup           ## the long ones
 
 lint: setup
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+bench: setup               ## what is measured stands in benchmarks/README.md
+	$(BIN)/python -m pip install --quiet bm25s PyStemmer
+	$(BIN)/python benchmarks/retrieval.py --rows 200000 --bm25s
+	$(BIN)/python benchmarks/retrieval.py --rows 1000000 --bm25s
 
 prompts: setup             ## write all_prompt.md anew after a change in src/prompts/
 	$(BIN)/python src/show_prompts.py > all_prompt.md
