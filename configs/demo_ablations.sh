@@ -10,7 +10,8 @@ sample=${SAMPLE:--1}
 learning_rate=2e-3
 epochs=4
 merge_scale=0.5         # chosen on dev
-warmup_rate=2e-3        # chosen on dev
+warmup_rate=3e-4        # chosen on dev, as is the passages' lower rate after a warm-up
+warm_learning_rate=1e-3
 root="${PRAG_ROOT:-.}"
 
 data="--model_name $model --prompts demo --dataset demo --data_type $split --sample $sample"
@@ -36,9 +37,10 @@ done
 python src/get_warmup_data.py --dataset demo --data_path data/demo/questions.json --data_type dev --sample 60
 python src/warmup_lora.py --model_name $model --prompts demo --learning_rate $warmup_rate \
     --data "$root/data_aug/warmup/demo/direct.json"
-python src/encode.py $data $train --init_adapter warmup
+train="--learning_rate $warm_learning_rate --num_train_epochs $epochs --init_adapter warmup"
+python src/encode.py $data $train
 for method in prag combine; do
-    answer $method --init_adapter warmup
-    answer $method --init_adapter warmup --merge base_once
+    answer $method
+    answer $method --merge base_once
 done
 python src/report.py --dataset demo

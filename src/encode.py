@@ -14,6 +14,7 @@ missing.
 """
 
 import argparse
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from utils.arguments import (
 from utils.augmented import read_sample
 from utils.journal import refuse_difference
 from utils.lora import (
+    Adapter,
     LoraBank,
     check_init_adapter,
     fingerprint,
@@ -46,7 +48,7 @@ from utils.lora import (
 from utils.models import load_model, load_tokenizer, pick_device, pick_dtype, resolve_model
 from utils.paths import hash_json, passage_folder, rank_folder, relative, run_stage
 from utils.prompting import PromptEncoder, load_prompts
-from utils.training import adapters_that_fit, group_by_cost, train_adapters
+from utils.training import adapters_that_fit, group_by_cost, train_as_fits
 
 SAVE_DTYPES = ("float32", "bfloat16", "float16")
 
@@ -167,25 +169,12 @@ def main() -> None:
 
         # 3. Train. The groups depend on the whole list, so a resumed run trains the same ones
         group_size = options.adapters_per_batch or adapters_that_fit(
-            model, [work.prompts for work in works], options.per_device_train_batch_size
+            bank, [work.prompts for work in works], options.per_device_train_batch_size
         )
         groups = group_by_cost([work.prompts for work in works], group_size)
         bar = tqdm(total=total, initial=total - len(missing), unit="passage", desc="encode")
-        for group in groups:
-            members = [works[i] for i in group]
-            if not any(folder in missing for work in members for folder in work.folders):
-                continue
-            adapters = train_adapters(
-                bank,
-                base,
-                [work.prompts for work in members],
-                options.learning_rate,
-                options.num_train_epochs,
-                options.per_device_train_batch_size,
-                tokenizer.pad_token_id,
-            )
 
-            # 4. Save
+        def save(members: list[Work], adapters: list[Adapter]) -> None:
             for work, adapter in zip(members, adapters, strict=True):
                 for folder in work.folders:
                     if folder in missing:
@@ -199,6 +188,29 @@ def main() -> None:
                             getattr(torch, options.save_dtype),
                         )
                         bar.update()
+
+        with ThreadPoolExecutor(1) as writer:  # saves one group while the next one is trained
+            saving = None
+            for group in groups:
+                members = [works[i] for i in group]
+                if not any(folder in missing for work in members for folder in work.folders):
+                    continue
+                adapters = train_as_fits(
+                    bank,
+                    base,
+                    [work.prompts for work in members],
+                    options.learning_rate,
+                    options.num_train_epochs,
+                    options.per_device_train_batch_size,
+                    tokenizer.pad_token_id,
+                )
+
+                # 4. Save
+                if saving:
+                    saving.result()  # raises what went wrong
+                saving = writer.submit(save, members, adapters)
+            if saving:
+                saving.result()
         bar.close()
 
     where = relative(adapters_of(options, next(iter(records))).parent)

@@ -60,13 +60,13 @@ def test_da_icl_reads_the_augmentation_in_the_context(copy, monkeypatch):
 @pytest.mark.parametrize(("parts", "prompts"), [("none", 1), ("rewrite", 2), ("qa", 3)])
 def test_ablated_adapters_have_their_own_prompts_and_folder(copy, monkeypatch, parts, prompts):
     counts = []
-    original = encode.train_adapters
+    original = encode.train_as_fits
 
     def watch(bank, base, works, *more):
         counts.extend(map(len, works))
         return original(bank, base, works, *more)
 
-    monkeypatch.setattr(encode, "train_adapters", watch)
+    monkeypatch.setattr(encode, "train_as_fits", watch)
     flags = (*COMMON, *DEV, *TRAIN, "--augment_parts", parts)
     run(encode, *flags, monkeypatch=monkeypatch)
     assert set(counts) == {prompts}

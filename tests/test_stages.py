@@ -155,13 +155,13 @@ def test_equal_training_data_is_trained_once(copy, monkeypatch, capsys):
     (copy / "data_aug/demo/total.json").write_text(json.dumps(records[::-1]))
     shutil.rmtree(copy / "offline")
     trained = []
-    original = encode.train_adapters
+    original = encode.train_as_fits
 
     def count(bank, base, prompts, *more):
         trained.append(len(prompts))
         return original(bank, base, prompts, *more)
 
-    monkeypatch.setattr(encode, "train_adapters", count)
+    monkeypatch.setattr(encode, "train_as_fits", count)
     run(encode, *COMMON, "--dataset", "demo", *TRAIN, monkeypatch=monkeypatch)
     distinct = {entry["passage"] for record in records for entry in record["augment"]}
     assert sum(trained) == len(distinct)

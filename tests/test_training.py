@@ -1,0 +1,89 @@
+"""The loss in parts, and as many adapters as fit. That training equals peft: test_lora.py."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import tiny_model
+
+from utils import loss, training
+from utils.lora import LoraBank
+from utils.loss import LinearCrossEntropy, has_plain_head
+from utils.paths import InputError
+from utils.training import bytes_kept, train_adapters, train_as_fits
+
+PROMPTS = [[[3, 4, 5, 6], [7, 8, 9]], [[10, 11, 12]], [[13, 14], [15, 16, 17]], [[18, 19, 20, 21]]]
+SETTINGS = (1e-2, 2, 1, 0)  # learning rate, epochs, batch size, padding
+
+
+@pytest.mark.parametrize("elements", [1, 40, 10_000])
+def test_the_loss_in_parts_is_the_loss_with_its_gradient(monkeypatch, elements):
+    monkeypatch.setattr(loss, "ELEMENTS", elements)
+    torch.manual_seed(0)
+    hidden = torch.randn(7, 5, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(11, 5, dtype=torch.float64)
+    labels, weights = torch.randint(11, (7,)), torch.rand(7, dtype=torch.float64)
+    expected = (F.cross_entropy(hidden @ weight.T, labels, reduction="none") * weights).sum()
+    got = LinearCrossEntropy.apply(hidden, weight, labels, weights)
+    torch.testing.assert_close(got, expected)
+    wanted, found = (torch.autograd.grad(3 * value, hidden)[0] for value in (expected, got))
+    torch.testing.assert_close(found, wanted)
+
+
+def test_a_model_that_changes_its_logits_is_trained_through_its_own_forward_pass(monkeypatch):
+    model = tiny_model()
+    assert has_plain_head(model)
+    forward = type(model).forward
+
+    def capped(self, *arguments, **keywords):
+        output = forward(self, *arguments, **keywords)
+        output.logits = 3 * torch.tanh(output.logits / 3)
+        return output
+
+    bank = LoraBank(model, 2, 32)
+    base = bank.new_base_adapter(0)
+    plain = train_adapters(bank, base, PROMPTS, *SETTINGS)
+    monkeypatch.setattr(type(model), "forward", capped)
+    assert not has_plain_head(model)
+    other = train_adapters(bank, base, PROMPTS, *SETTINGS)
+    name = next(iter(base))
+    assert (plain[0][name][1] - other[0][name][1]).abs().max() > 1e-4
+
+
+def test_adapters_that_do_not_fit_are_trained_in_halves_and_none_is_lost(monkeypatch, capsys):
+    bank = LoraBank(tiny_model().double(), 2, 32)
+    base = {n: (A.double(), B.double()) for n, (A, B) in bank.new_base_adapter(0).items()}
+    whole = train_adapters(bank, base, PROMPTS, *SETTINGS)
+    sizes = []
+
+    def small(bank, base, prompts, *settings):
+        sizes.append(len(prompts))
+        if len(prompts) > room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return train_adapters(bank, base, prompts, *settings)
+
+    monkeypatch.setattr(training, "train_adapters", small)
+    room = 1
+    parts = train_as_fits(bank, base, PROMPTS, *SETTINGS)
+    assert sizes == [4, 2, 1, 1, 2, 1, 1]
+    assert "4 adapters do not fit into the GPU's memory: 2 at a time" in capsys.readouterr().out
+    for one, other in zip(whole, parts, strict=True):
+        for name in one:
+            torch.testing.assert_close(one[name], other[name])
+    room = 0
+    with pytest.raises(InputError, match="one adapter with prompts of 4 tokens"):
+        train_as_fits(bank, base, PROMPTS, *SETTINGS)
+
+
+def test_the_memory_of_a_token_grows_with_the_layers_it_passes(monkeypatch):
+    """What is counted is what the hooks of autograd see: about as much for every layer."""
+    sizes = []
+    for layers in (1, 2):
+        model = tiny_model()
+        model.model.layers = model.model.layers[:layers]
+        bank = LoraBank(model, 2, 32)
+        sizes.append(bytes_kept(bank))
+        assert all(layer.A is None for layer in bank.layers.values())
+    per_layer = sizes[1] - sizes[0]
+    config = tiny_model().config
+    least = 4 * (3 * config.intermediate_size + 2 * config.hidden_size)  # gate, up, their product
+    assert least < per_layer < 20 * least
