@@ -19,9 +19,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
 
-from utils.arguments import new_parser, positive_integer
 from utils.elastic import add_elasticsearch_flags, connection_of
 from utils.elastic_load import load_index
+from utils.parsing import new_parser, positive_integer
 from utils.paths import relative, run_stage
 from utils.retrieval import build_index, index_folder
 

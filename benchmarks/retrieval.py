@@ -12,7 +12,6 @@ its own; the result goes to `benchmarks/results/retrieval_{rows}.json`.
 import argparse
 import json
 import os
-import platform
 import resource
 import shutil
 import subprocess
@@ -25,6 +24,8 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from machine import machine
 
 from utils.paths import write_json
 from utils.retrieval import EmbeddedIndex, build_index
@@ -182,19 +183,6 @@ def timed(search, questions: list[str]) -> dict:
         "mean_milliseconds": round(float(np.mean(milliseconds)), 2),
         "median_milliseconds": round(float(np.median(milliseconds)), 2),
         "p95_milliseconds": round(float(np.percentile(milliseconds, 95)), 2),
-    }
-
-
-def machine() -> dict:
-    """Processor, cores, memory and Python of this machine."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.split(":")[1].strip() for line in lines if "model name" in line), "")
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return {
-        "processor": model or platform.processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_gib": round(memory, 1),
-        "python": platform.python_version(),
     }
 
 

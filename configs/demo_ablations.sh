@@ -22,6 +22,15 @@ answer() {
 }
 
 answer da_icl
+
+# The paper's rate and epochs, for models 500 times larger
+own=$train
+train="--learning_rate 3e-4 --num_train_epochs 1"
+python src/encode.py $data $train
+answer prag
+answer combine
+train=$own
+
 for method in prag combine; do
     answer $method --merge_topk 1
     answer $method --merge_scale $merge_scale

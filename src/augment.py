@@ -16,28 +16,24 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from utils.arguments import (
-    add_data_flags,
-    add_model_flags,
-    new_parser,
-    positive_integer,
-    shared_flags,
-)
+from utils.arguments import add_data_flags, add_model_flags, shared_flags
 from utils.augmented import model_keys
 from utils.elastic import add_elasticsearch_flags, connection_of
 from utils.journal import Journal, refuse_difference
 from utils.models import context_length, load_model, load_tokenizer
+from utils.parsing import new_parser, positive_integer
 from utils.paths import (
     InputError,
     augmented_file,
     folder_name,
     hash_json,
     read_json,
+    read_object,
     relative,
     run_stage,
     write_json,
 )
-from utils.prompting import PromptEncoder, load_prompts
+from utils.prompting import PromptEncoder, load_prompts, room_for_prompt
 from utils.qa_data import load_questions, take_sample
 from utils.retrieval import Retriever, open_retriever
 from utils.writing import Writer, augment_block
@@ -100,7 +96,13 @@ def open_engine(options: argparse.Namespace, questions: dict[str, list[dict]]) -
     """
     if options.engine != "golden":
         connection = connection_of(options) if options.engine == "elasticsearch" else None
-        return open_retriever(options.engine, options.index_name, connection)
+        retriever = open_retriever(options.engine, options.index_name, connection)
+        if (rows := retriever.identity.get("rows", options.topk)) < options.topk:
+            raise InputError(
+                f"the index {options.index_name} holds {rows} passages, fewer than --topk "
+                f"{options.topk}; give a smaller number, or another --index_name"
+            )
+        return retriever
     records = [record for records in questions.values() for record in records]
     without = sum(not record.get("golden_passages") for record in records)
     if without == len(records):
@@ -221,7 +223,8 @@ def main() -> None:
     # 2. Load
     tokenizer = load_tokenizer(options.model_name, options.trust_remote_code)
     longest = context_length(options.model_name, options.trust_remote_code)
-    encoder = PromptEncoder(tokenizer, prompts, False, longest - options.max_new_tokens)
+    room = room_for_prompt(longest, options.max_new_tokens)
+    encoder = PromptEncoder(tokenizer, prompts, False, room)
     model = load_model(options.model_name, options.dtype, tokenizer, options.trust_remote_code)
     writer = Writer(model, tokenizer, encoder, options)
     for texts in finished.values():
@@ -267,6 +270,11 @@ def main() -> None:
         f"passages: {taken} taken, {len(written) - taken} dropped, "
         f"{sum(result['attempts'] for result in written)} attempts at question lists"
     )
+    if taken < len(written):
+        print(
+            "a dropped passage is left out for every method, icl too, and the next hit takes its "
+            "place; where there are many, raise --max_new_tokens or use a stronger model"
+        )
     if writer.encoder.shortened:
         print(f"{writer.encoder.shortened} requests did not fit into the model and were shortened")
     print(f"next: python src/encode.py {shared_flags(options, training=False)}")
@@ -305,7 +313,7 @@ def texts_that_stand(path: Path, asked: dict, options: argparse.Namespace) -> di
     if config.exists():
         refuse_difference(
             relative(path),
-            read_json(config, "the settings file"),
+            read_object(config, "the settings file"),
             asked,
             "use the same settings, or --overwrite to start anew",
         )

@@ -27,8 +27,6 @@ from utils.arguments import (
     add_model_flags,
     add_training_flags,
     init_folder,
-    new_parser,
-    positive_integer,
     shared_flags,
     training_settings,
 )
@@ -46,6 +44,7 @@ from utils.lora import (
     stored_fingerprint,
 )
 from utils.models import load_model, load_tokenizer, pick_device, pick_dtype, resolve_model
+from utils.parsing import new_parser, positive_integer
 from utils.paths import hash_json, passage_folder, rank_folder, relative, run_stage
 from utils.prompting import PromptEncoder, load_prompts
 from utils.training import adapters_that_fit, group_by_cost, train_as_fits

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from utils.arguments import add_model_flags, new_parser, positive_integer
+from utils.arguments import add_model_flags
 from utils.journal import Journal, refuse_difference
 from utils.models import (
     context_length,
@@ -34,8 +34,9 @@ from utils.models import (
     pick_device,
     pick_dtype,
 )
-from utils.paths import InputError, hash_json, read_json, relative, run_stage, write_json
-from utils.prompting import PromptEncoder, load_prompts
+from utils.parsing import new_parser, positive_integer
+from utils.paths import InputError, hash_json, read_object, relative, run_stage, write_json
+from utils.prompting import PromptEncoder, load_prompts, room_for_prompt
 from utils.qa_data import TYPES
 from utils.warmup import (
     COT_DATASETS,
@@ -184,7 +185,7 @@ def stands(path: Path, settings: dict, overwrite: bool) -> bool:
         )
     refuse_difference(
         relative(path),
-        read_json(settings_file(path), "the settings file"),
+        read_object(settings_file(path), "the settings file"),
         settings,
         "use the same settings, or --overwrite to make it anew",
     )
@@ -221,7 +222,8 @@ def write_reasoning(
     repeat itself); finished batches are in the journal beside `path`.
     """
     tokenizer = load_tokenizer(options.model_name, options.trust_remote_code)
-    room = context_length(options.model_name, options.trust_remote_code) - options.max_new_tokens
+    longest = context_length(options.model_name, options.trust_remote_code)
+    room = room_for_prompt(longest, options.max_new_tokens)
     model = None
     journal = Journal(journal_file(path), settings)
     finished = iter(list(journal.items))

@@ -30,9 +30,6 @@ from utils.arguments import (
     add_model_flags,
     add_training_flags,
     init_folder,
-    new_parser,
-    positive_integer,
-    positive_number,
     results_of,
     training_settings,
 )
@@ -50,7 +47,17 @@ from utils.models import (
     pick_dtype,
     prompts_that_fit,
 )
-from utils.paths import hash_json, read_json, relative, run_stage, write_json, write_text
+from utils.parsing import new_parser, positive_integer, positive_number
+from utils.paths import (
+    InputError,
+    hash_json,
+    read_json,
+    read_object,
+    relative,
+    run_stage,
+    write_json,
+    write_text,
+)
 from utils.prompting import PromptEncoder, load_prompts
 from utils.provenance import PROVENANCE, provenance
 from utils.warmup import refuse_trained_questions
@@ -179,6 +186,13 @@ def main() -> None:
         "batch_size": options.batch_size,
         "sample": options.sample,
     }
+    longest = context_length(options.model_name, options.trust_remote_code)
+    room = longest - options.max_new_tokens
+    if room < 1:
+        raise InputError(
+            f"--max_new_tokens {options.max_new_tokens} leaves no room for a question in the "
+            f"{longest} tokens that the model takes; use fewer"
+        )
     start = init_folder(options)
     if options.merge == "base_once":
         check_init_adapter(start, options.lora_rank, options.lora_alpha)
@@ -197,7 +211,7 @@ def main() -> None:
         if (leaf / "result.txt").exists():  # a kill may have come just before its removal
             (leaf / ".predict.journal").unlink(missing_ok=True)
         if (leaf / "config.json").exists():
-            made_with = read_json(leaf / "config.json", "the settings file")
+            made_with = read_object(leaf / "config.json", "the settings file")
             refuse_difference(
                 f"the result in {relative(leaf)}",
                 {name: made_with[name] for name in made_with.keys() - {PROVENANCE, "measured"}},
@@ -209,8 +223,6 @@ def main() -> None:
 
     if waiting:
         # 2. Load
-        room = context_length(options.model_name, options.trust_remote_code)
-        room -= options.max_new_tokens
         encoder = PromptEncoder(tokenizer, prompt_set, options.with_cot, room)
         model = load_model(options.model_name, options.dtype, tokenizer, options.trust_remote_code)
         bank = None
@@ -236,11 +248,13 @@ def main() -> None:
         journal = Journal(leaf / ".predict.journal", config)
         done = sum(map(len, batches[: len(journal.items)]))
         bar = tqdm(total=len(prompts), initial=done, unit="question", desc=f"{method} {data_type}")
-        for batch in batches[len(journal.items) :]:
-            start = time.perf_counter()
+        rest = batches[len(journal.items) :]
+        mark = time.perf_counter()
+        for batch, merged in (
+            merger.ahead(rest, of_type) if merger else zip(rest, rest, strict=True)
+        ):
             if merger:
-                merger.load(batch, [of_type[did] for did in batch])
-                merger.check_once(prompts[batch[0]])
+                merger.use(merged, prompts[batch[0]], bool(of_type[batch[0]]["augment"]))
             texts = generate(
                 model, tokenizer, [prompts[did] for did in batch], options.max_new_tokens
             )
@@ -248,7 +262,8 @@ def main() -> None:
                 prediction_of(of_type[did], text, options)
                 for did, text in zip(batch, texts, strict=True)
             ]
-            journal.add({"seconds": time.perf_counter() - start, "predictions": predictions})
+            before, mark = mark, time.perf_counter()
+            journal.add({"seconds": mark - before, "predictions": predictions})
             bar.update(len(batch))
         bar.close()
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import pandas as pd
 
 from root_dir_path import ROOT_DIR
-from utils.arguments import new_parser, positive_integer
+from utils.parsing import new_parser, positive_integer
 from utils.paths import InputError, folder_name, hash_json, relative, run_stage, write_text
 from utils.plots import plot_f1_against_seconds, plot_f1_by_method
 from utils.results import (

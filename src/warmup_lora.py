@@ -25,12 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from utils.arguments import (
-    add_model_flags,
-    new_parser,
-    positive_integer,
-    positive_number,
-)
+from utils.arguments import add_model_flags
 from utils.journal import refuse_difference
 from utils.lora import (
     Adapter,
@@ -48,6 +43,7 @@ from utils.models import (
     pick_dtype,
     resolve_model,
 )
+from utils.parsing import new_parser, positive_integer, positive_number
 from utils.paths import (
     InputError,
     folder_name,

@@ -14,13 +14,8 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 
-from utils.arguments import (
-    add_data_flags,
-    add_model_flags,
-    add_training_flags,
-    new_parser,
-    shared_flags,
-)
+from utils.arguments import add_data_flags, add_model_flags, add_training_flags, shared_flags
+from utils.parsing import new_parser
 
 SCRIPTS = sorted(
     str(path.relative_to(REPOSITORY))

@@ -233,6 +233,7 @@ def damage(folder, change) -> None:
     tensors = load_file(path)
     change(tensors)
     save_file(tensors, path)
+    (folder / "training_config.json").unlink()  # it holds the hash of the weights
 
 
 @pytest.mark.parametrize(
@@ -254,6 +255,17 @@ def test_a_damaged_adapter_is_refused(tmp_path, change, message):
     load_adapter(tmp_path / "a", bank.shapes(2))
     damage(tmp_path / "a", change)
     with pytest.raises(InputError, match=message):
+        load_adapter(tmp_path / "a", bank.shapes(2))
+
+
+def test_weights_that_were_changed_after_saving_are_refused(tmp_path):
+    bank = LoraBank(tiny_model("llama"), 2, 32)
+    save_adapter(bank.new_base_adapter(0), tmp_path / "a", 2, 32, "tiny", {})
+    path = tmp_path / "a" / "adapter_model.safetensors"
+    tensors = load_file(path)
+    tensors[min(tensors)][0, 0] += 1
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(InputError, match="changed after it was saved"):
         load_adapter(tmp_path / "a", bank.shapes(2))
 
 

@@ -183,12 +183,9 @@ def test_a_path_is_shown_relative_to_the_working_folder(tmp_path, monkeypatch):
     assert paths.relative(Path("/elsewhere/b")) == "/elsewhere/b"
 
 
-@pytest.mark.parametrize(
-    ("raised", "shown"), [(InputError("no index"), "error: no index"), (KeyboardInterrupt, "again")]
-)
-def test_a_stage_ends_with_one_sentence_instead_of_a_traceback(raised, shown):
+def test_a_stage_ends_with_one_sentence_instead_of_a_traceback():
     def main():
-        raise raised
+        raise InputError("no index")
 
-    with pytest.raises(SystemExit, match=shown):
+    with pytest.raises(SystemExit, match="error: no index"):
         paths.run_stage(main)

@@ -187,6 +187,7 @@ def test_a_gzipped_corpus_gives_the_same_index_and_a_cut_off_one_is_named(tmp_pa
         (b'id\ttext\ttitle\n1\t"cat\tCat\n2\tdog\tDog\n', "line 2 .* is no valid TSV"),
         (b"id\ttext\ttitle\n1\tcat\tCat\n2\t\xff\tX\n", "line 3 .* is not UTF-8"),
         (b"1\tcat\tCat\n", "not with the header"),
+        (b'id\ttext\ttitle\n1\t"a\tA\n2\tb\tB\n3\tc"\tC\n', "line 2 .* quote is not closed"),
         (b"id\ttext\ttitle\n", "has no passage"),
         (b"", "has no passage"),
     ],
@@ -232,6 +233,19 @@ def test_an_index_is_replaced_only_with_overwrite(tmp_path):
     assert all(file.stat().st_mode & 0o044 == 0o044 for file in folder.iterdir())
 
 
+@pytest.mark.parametrize("name", ["a/b", "../x", "x y", "-x", "", ".."])
+def test_a_name_that_is_no_folders_name_is_refused(name):
+    with pytest.raises(InputError, match=r"cannot be used|no name of a folder"):
+        retrieval.index_folder(name)
+
+
+def test_an_index_of_another_content_has_another_identity(tmp_path):
+    first = index_of(tmp_path, [("1", "cat", "x"), ("2", "dog", "y")]).identity
+    write_corpus(tmp_path / "corpus.tsv", [("1", "cat", "x"), ("2", "dot", "y")])
+    build_index(tmp_path / "corpus.tsv", tmp_path / "index/wiki", overwrite=True)
+    assert EmbeddedIndex(tmp_path / "index/wiki").identity != first
+
+
 def test_a_missing_index_is_told_with_the_command_that_builds_it(tmp_path, monkeypatch):
     monkeypatch.setattr(retrieval, "ROOT_DIR", tmp_path)
     command = "python prep_elastic.py --data_path data/dpr/psgs_w100.tsv --index_name wiki"
@@ -259,7 +273,7 @@ def test_a_foreign_or_damaged_index_is_refused_with_the_remedy(tmp_path, change)
 def test_an_index_that_lost_a_file_is_refused(tmp_path):
     index_of(tmp_path, PASSAGES)
     (tmp_path / "index" / "wiki" / "meta.json").unlink()
-    with pytest.raises(InputError, match="tantivy cannot open it"):
+    with pytest.raises(InputError, match=r"its file meta\.json is missing"):
         EmbeddedIndex(tmp_path / "index" / "wiki")
 
 

@@ -5,26 +5,11 @@ import shlex
 from pathlib import Path
 
 from utils.models import DTYPES, model_identity
+from utils.parsing import new_parser, positive_integer, positive_number
 from utils.paths import experiment_folder, folder_name, training_name, warmup_folder
 from utils.prompting import PromptSet
 
 AUGMENT_PARTS = ("rewrite", "qa")
-
-
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows defaults where there are any, and a stage's docstring with its line breaks."""
-
-    def _get_help_string(self, action: argparse.Action) -> str:
-        if action.default is None or action.default is False:
-            return action.help
-        return super()._get_help_string(action)
-
-
-def new_parser(description: str) -> argparse.ArgumentParser:
-    """A parser whose `--help` begins with the stage's docstring."""
-    return argparse.ArgumentParser(
-        description=description, formatter_class=HelpFormatter, allow_abbrev=False
-    )
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
@@ -120,20 +105,6 @@ def augment_parts(text: str) -> tuple[str, ...]:
             f"{min(unknown)!r} is no part; use rewrite,qa or rewrite or qa or none"
         )
     return tuple(part for part in AUGMENT_PARTS if part in parts)
-
-
-def positive_integer(text: str) -> int:
-    """An integer above 0, for argparse."""
-    if (value := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return value
-
-
-def positive_number(text: str) -> float:
-    """A finite number above 0, for argparse."""
-    if not 0 < (value := float(text)) < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
-    return value
 
 
 def training_settings(options: argparse.Namespace, prompts: PromptSet) -> dict:

@@ -6,6 +6,7 @@ line.
 
 import csv
 import gzip
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from tqdm import tqdm
 
 from utils.paths import InputError, relative
 
+LOOKS_LIKE_ROWS = re.compile(r"\n[^\t\n]*\t[^\t\n]*\t")
 COLUMNS = ["id", "text", "title"]
 
 
@@ -78,6 +80,11 @@ def _checked_row(row: list[str], where: str) -> tuple[str, str, str]:
     if len(row) != len(COLUMNS):
         raise InputError(
             f"{where} has {len(row)} columns, not the 3 of id<TAB>text<TAB>title; correct that line"
+        )
+    if any(LOOKS_LIKE_ROWS.search(value) for value in row):
+        raise InputError(
+            f"{where} begins a field that holds whole rows, as one does whose quote is not closed; "
+            'close it, or write each " of a field twice and the field between "'
         )
     passage_id, text, title = row
     for column, value in (("id", passage_id), ("text", text)):

@@ -167,8 +167,9 @@ def connected(connection: Connection, threads: int = 1) -> Iterator["Elasticsear
     import elasticsearch
 
     where = f"Elasticsearch at {connection.url}"
-    # A failure that matters is raised; the client would also log each try with a traceback.
-    logging.getLogger("elastic_transport").setLevel(logging.CRITICAL)
+    # A failure that matters is raised; the libraries would also log each try with a traceback.
+    for name in ("elastic_transport", "urllib3"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     settings: dict[str, Any] = {}
     if connection.api_key:
         settings["api_key"] = connection.api_key
@@ -361,6 +362,11 @@ class ElasticsearchIndex:
             except ApiError as error:
                 if last or error.status_code not in BUSY:
                     raise
+            except (AttributeError, KeyError, TypeError):
+                raise InputError(
+                    f"Elasticsearch at {self._connection.url} gave no answer to a search, but "
+                    "something else; see its log, or that of a proxy before it"
+                ) from None
             time.sleep(min(FIRST_WAIT * 2**attempt, LONGEST_WAIT))
         return [_hits(question, a) for question, a in zip(questions, answers, strict=True)]
 

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from utils.paths import InputError, relative
+from utils.paths import InputError, disk_failures_named, relative
 
 
 def refuse_difference(what: str, made_with: dict, asked: dict, remedy: str) -> None:
@@ -28,43 +28,64 @@ def refuse_difference(what: str, made_with: dict, asked: dict, remedy: str) -> N
 class Journal:
     """The finished pieces of one piece of work; `items` holds them in the order of their writing.
 
-    Raises `InputError` where the journal at `path` belongs to other settings than `settings`.
+    Raises `InputError` where the journal at `path` belongs to other settings than `settings`, where
+    it is damaged by more than a cut-off last line, and where the disk is full or refuses.
     """
 
     def __init__(self, path: Path, settings: dict):
         self.path = path
         self.items: list[Any] = []
         whole = 0  # bytes that end with a complete line
-        if path.exists():
-            lines = path.read_bytes().splitlines(keepends=True)
-            for number, line in enumerate(lines):
-                try:
-                    value = json.loads(line)
-                except ValueError:
-                    break
-                if not line.endswith(b"\n"):
-                    break
-                if number == 0:
-                    refuse_difference(
-                        f"the unfinished work in {relative(path)}",
-                        value,
-                        settings,
-                        "use the same settings to go on, or --overwrite to start anew",
-                    )
-                else:
-                    self.items.append(value)
-                whole += len(line)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = path.open("r+b" if path.exists() else "w+b")
-        self.file.truncate(whole)
-        self.file.seek(whole)
+        lines = self._lines()
+        for number, line in enumerate(lines):
+            try:
+                value = json.loads(line)
+                if number == 0 and not isinstance(value, dict):
+                    raise ValueError
+            except (ValueError, RecursionError):
+                if number < len(lines) - 1 or (number == 0 and line.endswith(b"\n")):
+                    raise InputError(
+                        f"the journal of unfinished work {relative(path)} is damaged in line "
+                        f"{number + 1}; remove it, or use --overwrite, to start anew"
+                    ) from None
+                break
+            if not line.endswith(b"\n"):
+                break
+            if number == 0:
+                refuse_difference(
+                    f"the unfinished work in {relative(path)}",
+                    value,
+                    settings,
+                    "use the same settings to go on, or --overwrite to start anew",
+                )
+            else:
+                self.items.append(value)
+            whole += len(line)
+        with disk_failures_named(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.file = path.open("r+b" if path.exists() else "w+b", buffering=0)
+            self.file.truncate(whole)
+            self.file.seek(whole)
         if whole == 0:
             self._write(settings)
 
+    def _lines(self) -> list[bytes]:
+        if not self.path.exists():
+            return []
+        try:
+            return self.path.read_bytes().splitlines(keepends=True)
+        except OSError as error:
+            raise InputError(
+                f"the journal of unfinished work {relative(self.path)} cannot be read "
+                f"({error.strerror}); remove it, or use --overwrite, to start anew"
+            ) from None
+
     def _write(self, value: Any) -> None:
-        self.file.write(json.dumps(value, ensure_ascii=False).encode() + b"\n")
-        self.file.flush()
-        os.fsync(self.file.fileno())
+        line = memoryview(json.dumps(value, ensure_ascii=False).encode() + b"\n")
+        with disk_failures_named(self.path):
+            while line:  # a disk that fills up takes a part
+                line = line[self.file.write(line) :]
+            os.fsync(self.file.fileno())
 
     def add(self, item: Any) -> None:
         """Append one finished piece; it is on the disk when this returns."""

@@ -18,15 +18,16 @@ from pathlib import Path
 import torch
 from peft import LoraConfig
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import nn
 
-from utils.paths import InputError, read_json, relative, write_json, writing_folder
+from utils.paths import InputError, read_json, read_object, relative, writing_folder
 from utils.provenance import PROVENANCE, provenance
 
 TARGET_MODULES = ("gate_proj", "up_proj", "down_proj")  # the feed-forward network of every layer
 WEIGHTS_FILE = "adapter_model.safetensors"
 TRAINING_FILE = "training_config.json"
+WEIGHTS_HASH = "weights_hash"  # in the training file, so that a damaged adapter never passes
 
 # One adapter, or several stacked: module name -> (A [.., rank, in], B [.., out, rank]).
 Adapter = dict[str, tuple[torch.Tensor, torch.Tensor]]
@@ -194,20 +195,41 @@ def fingerprint(adapter: Adapter) -> str:
 
 def stored_fingerprint(folder: Path) -> str | None:
     """The fingerprint of the adapter in `folder`, or None where none stands; needs no model."""
-    path = folder / WEIGHTS_FILE
-    if not path.is_file():
+    if not (folder / WEIGHTS_FILE).is_file():
         return None
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"adapter {relative(path)} cannot be read ({error}); remove it") from None
+    tensors = _read_weights(folder)
     names = {key.rsplit(".lora_", 1)[0].removeprefix("base_model.model.") for key in tensors}
     return fingerprint(
         {
-            name: tuple(tensors[key] for p in "AB" if (key := _key(name, p)) in tensors)
+            name: tuple(tensors[key] for part in "AB" if (key := _key(name, part)) in tensors)
             for name in names
         }
     )
+
+
+def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The tensors in `folder`, as they were saved.
+
+    Raises `InputError` where they cannot be read, or are not those that `save_adapter` hashed.
+    """
+    path = folder / WEIGHTS_FILE
+    remedy = f"delete {relative(folder)} and make it again"
+    try:
+        data = path.read_bytes()
+        tensors = load(data)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise InputError(f"adapter {relative(path)} cannot be read ({error}); {remedy}") from None
+    record = folder / TRAINING_FILE
+    made = read_object(record, "the record of an adapter,") if record.is_file() else {}
+    if made.get(WEIGHTS_HASH, _hash(data)) != _hash(data):
+        raise InputError(
+            f"adapter {relative(path)} was changed after it was saved: its hash differs; {remedy}"
+        )
+    return tensors
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=8).hexdigest()
 
 
 def save_adapter(
@@ -240,8 +262,11 @@ def save_adapter(
         tensors[_key(name, "B")] = B.to(dtype).contiguous()
     with writing_folder(folder) as temporary:
         save_file(tensors, temporary / WEIGHTS_FILE, metadata={"format": "pt"})
-        write_json(temporary / "adapter_config.json", config)
-        write_json(temporary / TRAINING_FILE, {**training, PROVENANCE: provenance()})
+        weights_hash = _hash((temporary / WEIGHTS_FILE).read_bytes())
+        made = {**training, WEIGHTS_HASH: weights_hash, PROVENANCE: provenance()}
+        for name, value in (("adapter_config.json", config), (TRAINING_FILE, made)):
+            text = json.dumps(value, ensure_ascii=False, indent=2) + "\n"
+            (temporary / name).write_text(text, encoding="utf-8")
 
 
 def load_adapter(
@@ -254,10 +279,7 @@ def load_adapter(
     """
     path = folder / WEIGHTS_FILE
     remedy = f"delete {relative(folder)} and make it again"
-    try:
-        tensors = load_file(path)
-    except (FileNotFoundError, SafetensorError, OSError) as error:
-        raise InputError(f"adapter {relative(path)} cannot be read ({error}); {remedy}") from None
+    tensors = _read_weights(folder)
     expected = {
         _key(name, part): shape
         for name, both in shapes.items()
@@ -286,14 +308,13 @@ def load_adapter(
 def read_training(folder: Path) -> dict | None:
     """What made the adapter in `folder`, or None where no whole adapter stands there.
 
-    Who made it and when is left out: it is no setting. Raises `InputError` where the record is
-    damaged.
+    Its hash and who made it when are left out: they are no settings. Raises `InputError` where
+    the record is damaged.
     """
     if not (folder / WEIGHTS_FILE).is_file():
         return None
-    training = read_json(folder / TRAINING_FILE, "the record of an adapter,")
-    training.pop(PROVENANCE, None)
-    return training
+    training = read_object(folder / TRAINING_FILE, "the record of an adapter,")
+    return {name: training[name] for name in training if name not in (WEIGHTS_HASH, PROVENANCE)}
 
 
 def open_base_adapter(bank: LoraBank, folder: Path, base_model: str, seed: int) -> Adapter:

@@ -6,13 +6,15 @@ numbers.
 """
 
 import argparse
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 
 from utils.arguments import init_folder, shared_flags
 from utils.journal import refuse_difference
-from utils.lora import LoraBank, fingerprint, load_adapter, merge, read_training
+from utils.lora import Adapter, LoraBank, fingerprint, load_adapter, merge, read_training
 from utils.paths import InputError, hash_json, passage_folder, relative
 from utils.prompting import PromptEncoder
 
@@ -91,21 +93,39 @@ class Merger:
                     "was replaced; run encode.py with --overwrite"
                 )
 
-    def load(self, dids: list[int], records: list[dict]) -> None:
-        """Load the adapters of `records`, the questions number `dids`, one row group each."""
+    def ahead(
+        self, batches: list[list[int]], records: list[dict]
+    ) -> Iterator[tuple[list[int], list[Adapter]]]:
+        """Yield each batch (indices of `records`) with the merged adapters of its questions.
+
+        The next batch's adapters are read and merged while the caller works on this one.
+        """
+        with ThreadPoolExecutor(1) as reader:
+            waiting = None
+            for number, batch in enumerate(batches):
+                current = waiting or reader.submit(self._merged, batch, records)
+                merged = current.result()
+                if number + 1 < len(batches):
+                    waiting = reader.submit(self._merged, batches[number + 1], records)
+                yield batch, merged
+
+    def _merged(self, batch: list[int], records: list[dict]) -> list[Adapter]:
         merged = []
-        for did, record in zip(dids, records, strict=True):
+        for did in batch:
             own = [
                 load_adapter(passage_folder(self.adapters, did, entry["pid"]), self.shapes)
-                for entry in record["augment"][: self.options.merge_topk]
+                for entry in records[did]["augment"][: self.options.merge_topk]
             ]
             scale = self.options.merge_scale
             merged.append(merge(own, scale, self.base) if own else self.bank.no_adapter())
-        self.bank.load(merged)
-        self.has_adapters = bool(records[0]["augment"])
+        return merged
 
-    def check_once(self, prompt: list[int]) -> None:
-        """Assert that the adapters of the first row that has any change the model's output."""
-        if not self.checked and self.has_adapters:
+    def use(self, merged: list[Adapter], prompt: list[int], has_adapters: bool) -> None:
+        """Put `merged` into the model, one row group each.
+
+        Asserts once, where the first row `has_adapters`, that they change the answer to `prompt`.
+        """
+        self.bank.load(merged)
+        if not self.checked and has_adapters:
             assert_adapters_work(self.bank, prompt)
             self.checked = True

@@ -80,8 +80,14 @@ def _compare(prediction: str, answer: str) -> dict[str, float]:
 def mean_scores(predictions: list[dict]) -> dict[str, float]:
     """The mean of each metric over `predictions` (rows of predict.json).
 
-    Raises `InputError` where there is none.
+    Raises `InputError` where there is none, or one without a number for each metric.
     """
     if not predictions:
         raise InputError("there is no prediction to average; answer at least one question")
-    return {metric: fmean(row[metric] for row in predictions) for metric in METRICS}
+    try:
+        return {metric: fmean(row[metric] for row in predictions) for metric in METRICS}
+    except (TypeError, KeyError):
+        raise InputError(
+            f"a prediction has no number for each of {', '.join(METRICS)}; predict.json is damaged "
+            "or of an older version: answer anew with inference.py --overwrite"
+        ) from None

@@ -8,16 +8,27 @@ leaves half a file behind.
 import hashlib
 import json
 import os
+import platform
 import re
+import secrets
 import shutil
+import signal
 import sys
 import tempfile
+import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from root_dir_path import ROOT_DIR
+
+DAY = 86_400  # seconds
+RUN = secrets.token_hex(4)  # this process, told from an earlier one that had the same id
 
 
 class InputError(Exception):
@@ -25,13 +36,55 @@ class InputError(Exception):
 
 
 def run_stage(main: Callable[[], None]) -> None:
-    """Run a script's `main`; an `InputError` becomes one sentence on stderr and exit code 1."""
+    """Run a script's `main`; what the user can mend becomes one sentence on stderr.
+
+    Exit code 1 for an `InputError`, a failing disk and lack of memory; for an interruption that of
+    a shell, 128 + the signal's number: 130 after Ctrl-C, 143 after SIGTERM.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         main()
     except InputError as error:
+        _close_progress_bars(error)
         sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted: start the same command again and it goes on from what is complete")
+    except KeyboardInterrupt as interruption:
+        _close_progress_bars(interruption)
+        for number in (signal.SIGINT, signal.SIGTERM):  # the end is on its way
+            signal.signal(number, signal.SIG_IGN)
+        print(
+            "interrupted: what is complete is kept; start the same command again, without "
+            "--overwrite, and it goes on from there",
+            file=sys.stderr,
+        )
+        sys.exit(128 + int((interruption.args or (signal.SIGINT,))[0]))
+    except OSError as error:
+        _close_progress_bars(error)
+        named = f"{error.filename}: " if error.filename else ""
+        sys.exit(
+            f"error: {named}{error.strerror or error}; check that name, its disk and your rights, "
+            "then start the same command again"
+        )
+    except (MemoryError, RuntimeError) as error:
+        # torch.OutOfMemoryError on a GPU; on a CPU torch has no class of its own
+        words = f"{type(error).__name__} {error}"
+        if not re.search("MemoryError|not enough memory|can't allocate memory", words):
+            raise
+        _close_progress_bars(error)
+        sys.exit(
+            "error: the memory is full; give a smaller batch (--batch_size, --adapters_per_batch) "
+            "or a smaller --max_length, or use a larger machine, and start again"
+        )
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt(number)
+
+
+def _close_progress_bars(error: BaseException | None) -> None:
+    """Free what the stopped functions held: a bar then ends its line."""
+    while error:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__
 
 
 # ------------------------------------------------------------------------------------------------
@@ -132,40 +185,130 @@ def relative(path: Path) -> str:
 
 @contextmanager
 def writing_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; it takes `path`'s place when the block ends well."""
+    """Yield a temporary path beside `path`; it takes `path`'s place when the block ends well.
+
+    Raises `InputError` where the disk is full or refuses.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    os.chmod(name, 0o644)  # mkstemp makes files that only their owner can read
-    try:
-        yield Path(name)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with disk_failures_named(path):
+        name = None
+        try:
+            handle, name = tempfile.mkstemp(**_temporary_name(path))
+            os.close(handle)
+            os.chmod(name, 0o644)  # mkstemp makes files that only their owner can read
+            yield Path(name)
+            _reach_the_disk(Path(name))
+            os.replace(name, path)
+        except BaseException:
+            if name:
+                Path(name).unlink(missing_ok=True)
+            raise
 
 
 @contextmanager
 def writing_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; it takes `path`'s place when the block ends well.
 
-    A folder that stands at `path` already is replaced.
+    A folder that stands at `path` already is replaced. Raises `InputError` where the disk is full
+    or refuses.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}.", suffix=".tmp", dir=path.parent))
-    os.chmod(temporary, 0o755)
+    with disk_failures_named(path):
+        temporary = None
+        try:
+            temporary = Path(tempfile.mkdtemp(**_temporary_name(path)))
+            os.chmod(temporary, 0o755)
+            yield temporary
+            for file in temporary.iterdir():
+                file.chmod(0o644)  # tantivy and safetensors make files only their owner can read
+            if path.exists():
+                old = tempfile.mkdtemp(**_temporary_name(path))
+                os.rename(path, old)
+                os.rename(temporary, path)
+                shutil.rmtree(old, ignore_errors=True)
+            else:
+                os.rename(temporary, path)
+        except BaseException:
+            if temporary:
+                shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+@contextmanager
+def disk_failures_named(path: Path) -> Iterator[None]:
+    """Make an `InputError` of a failure of the disk in the block, which writes `path`."""
     try:
-        yield temporary
-        for file in temporary.iterdir():
-            file.chmod(0o644)  # tantivy and safetensors make files that only their owner can read
-        if path.exists():
-            shutil.rmtree(path)
-        os.rename(temporary, path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        yield
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"{relative(path)} cannot be written ({getattr(error, 'strerror', None) or error}); "
+            "make room, get the right to write there, or set PRAG_ROOT to a folder on another "
+            "disk; what is complete is kept, and the same command goes on from there"
+        ) from None
+
+
+def _reach_the_disk(file: Path) -> None:
+    """Wait until the content is on the disk, so that no crash leaves an empty file renamed."""
+    handle = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _temporary_name(path: Path) -> dict[str, str | Path]:
+    """What names a temporary neighbour of `path`, for `tempfile`: the run that writes it is in it.
+
+    The folder is made, and what killed runs left in it is removed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path.parent)
+    prefix = f".{path.name[:40]}.{_machine()}-{os.getpid()}-{RUN}-"
+    return {"prefix": prefix, "suffix": ".tmp", "dir": path.parent}
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files and folders in `folder` whose run was killed.
+
+    That of a process which lives on this machine stays, that of another machine for a day.
+    """
+    for left in folder.glob(".*.tmp"):
+        made_by = re.search(r"\.([0-9a-f]{8})-(\d+)-([0-9a-f]{8})-\w+\.tmp$", left.name)
+        if not made_by:
+            continue
+        machine, process, run = made_by.groups()
+        if machine != _machine():
+            try:
+                dead = time.time() - left.stat().st_mtime > DAY
+            except OSError:  # finished meanwhile
+                continue
+        elif int(process) == os.getpid():
+            dead = run != RUN
+        else:
+            dead = not _lives(int(process))
+        if dead:
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is another user's
+        pass
+    return True
+
+
+@cache
+def _machine() -> str:
+    """What tells machines that share a disk apart, a restart of one of them included."""
+    start = Path("/proc/sys/kernel/random/boot_id")
+    started = start.read_text() if start.is_file() else ""
+    return hashlib.sha256(f"{platform.node()} {started}".encode()).hexdigest()[:8]
 
 
 def write_text(path: Path, text: str) -> None:
@@ -203,13 +346,38 @@ def read_text(path: Path, what: str) -> str:
 def read_json(path: Path, what: str) -> Any:
     """The JSON value in the file at `path`. Raises `InputError` where it is missing or broken."""
     text = read_text(path, what)
+    where = f"{what} {relative(path)}"
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        if re.search(r"\\ud[89a-f]", text, re.IGNORECASE):
+            json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         raise InputError(
-            f"{what} {relative(path)} is no valid JSON: {error.msg} in line {error.lineno}, "
+            f"{where} is no valid JSON: {error.msg} in line {error.lineno}, "
             f"column {error.colno}; the file is damaged or cut off"
         ) from None
+    except UnicodeEncodeError:
+        raise InputError(
+            f"{where} holds half a character (an escape such as \\ud83d alone), which no file can "
+            "hold; remove it or write its other half too"
+        ) from None
+    except (ValueError, RecursionError):  # Python's limits: 4300 digits, about 1000 levels
+        raise InputError(
+            f"{where} holds a number of thousands of digits or thousands of nested lists; "
+            "the file is damaged, or no data set"
+        ) from None
+    return value
+
+
+def read_object(path: Path, what: str) -> dict:
+    """The JSON object in the file at `path`. Raises `InputError` where it holds none."""
+    value = read_json(path, what)
+    if not isinstance(value, dict):
+        raise InputError(
+            f"{what} {relative(path)} holds no JSON object; it is damaged or was written by "
+            "something else: move it away, or use --overwrite"
+        )
+    return value
 
 
 def hash_json(value: Any) -> str:

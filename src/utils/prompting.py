@@ -40,6 +40,19 @@ def fill(template: str, **values: str) -> str:
     return re.sub(r"\{(" + names + r")\}", lambda match: values[match[1]], template)
 
 
+def room_for_prompt(context_length: int, max_new_tokens: int) -> int:
+    """The tokens that a prompt may have beside its answer in a model of `context_length` tokens.
+
+    Raises `InputError` where none are left.
+    """
+    if max_new_tokens >= context_length:
+        raise InputError(
+            f"--max_new_tokens {max_new_tokens} leaves no room for a prompt: the model takes "
+            f"{context_length} tokens, prompt and answer together; give a smaller number"
+        )
+    return context_length - max_new_tokens
+
+
 def tidy_question(question: str) -> str:
     """The question stripped and ending in exactly one "?"."""
     return question.strip().rstrip("?").rstrip() + "?"

@@ -28,10 +28,14 @@ def provenance() -> dict:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": _command(),
         "git_commit": _git_commit(),
-        "versions": {"python": platform.python_version()}
-        | {package: version(package) for package in PACKAGES},
+        "versions": dict(_versions()),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
     }
+
+
+@cache  # reading them takes longer than saving an adapter
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
 
 
 def _command() -> str:

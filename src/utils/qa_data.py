@@ -8,6 +8,7 @@ of which any is right), with `"qid"`, `"type"` and `"golden_passages"` where the
 import csv
 import io
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -135,7 +136,8 @@ def _read_aliases(path: Path) -> dict[str, list[str]]:
         try:
             entry = json.loads(line)
             aliases[str(entry["Q_id"])] = _texts(entry["aliases"])
-        except (json.JSONDecodeError, KeyError, TypeError):
+            json.dumps(entry, ensure_ascii=False).encode()  # half a character is no text
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise InputError(
                 f'{relative(path)}, line {number} is no JSON object with "Q_id" and "aliases"; '
                 f"download it again from {SOURCES['2wikimultihopqa']}"
@@ -207,7 +209,8 @@ def _load_popqa(folder: Path) -> tuple[Path, list[dict]]:
     for index, row in enumerate(rows):
         try:
             aliases = json.loads(row["o_aliases"]) if row["o_aliases"] != "" else []
-        except (ValueError, TypeError):  # no JSON, or a row that is cut off
+            json.dumps(aliases, ensure_ascii=False).encode()  # half a character is no text
+        except (ValueError, TypeError, RecursionError):  # no JSON, or a row that is cut off
             aliases = None
         if not isinstance(aliases, list):
             problems.append(f"record {index}: o_aliases is no JSON list")
@@ -259,6 +262,7 @@ def _load_custom(dataset: str, path: Path) -> dict[str, list[dict]]:
             continue
         problems += [where + problem for problem in _question_problems(records)]
         if not problems:
+            _say_repetitions(records, f"{relative(path)}, {data_type}")
             loaded[data_type] = [
                 {"test_id": index, "question": record["question"], "answer": record["answer"]}
                 | {field: record[field] for field in OPTIONAL_FIELDS if field in record}
@@ -268,6 +272,23 @@ def _load_custom(dataset: str, path: Path) -> dict[str, list[dict]]:
         problems = ["expected records, found an empty object"]
     raise_problems(path, problems)
     return loaded
+
+
+def _say_repetitions(records: list[dict], where: str) -> None:
+    """Warn of questions that come more than once: each is answered and counted as often."""
+    seen: set[str] = set()
+    again = []
+    for index, record in enumerate(records):
+        if record["question"] in seen:
+            again.append(index)
+        seen.add(record["question"])
+    if again:
+        print(
+            f"warning: {where}: {len(again)} questions come again, such as that of record "
+            f"{again[0]}: {records[again[0]]['question']!r}; each counts, so remove what is not "
+            "meant to be there twice",
+            file=sys.stderr,
+        )
 
 
 # ------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ a term in it, which makes a difference for titles. Two corrections make the scor
 `_filler` to the mean length, `EmbeddedIndex._weight` to the inverse document frequency.
 """
 
+import hashlib
 import math
 import multiprocessing
 import os
@@ -33,10 +34,19 @@ from utils import analysis
 from utils.analysis import english_terms
 from utils.corpus import read_corpus
 from utils.elastic import Connection, ElasticsearchIndex
-from utils.paths import InputError, folder_name, read_json, relative, write_json, writing_folder
+from utils.paths import (
+    InputError,
+    folder_name,
+    hash_json,
+    read_json,
+    relative,
+    write_json,
+    writing_folder,
+)
 
 FIELDS = ["title", "txt"]
 FORMAT = {"format": 1, "fields": FIELDS, "analyzer": analysis.VERSION}
+MANIFEST = "manifest.json"
 FILLER = "."  # a term that no text has
 TIE_BREAKER = 0.5
 # Single-precision sums of the same terms in another order differ by a few parts in 10 million.
@@ -64,7 +74,12 @@ def index_folder(index_name: str) -> Path:
 
     Raises `InputError` where `index_name` is no usable folder name.
     """
-    return ROOT_DIR / "index" / folder_name(index_name)
+    if folder_name(index_name) != index_name or index_name.startswith("-"):
+        raise InputError(
+            f"--index_name {index_name!r} is no name of a folder; use letters, digits, '.', '-' "
+            "and '_', no '-' first"
+        )
+    return ROOT_DIR / "index" / index_name
 
 
 def open_retriever(engine: str, index_name: str, connection: Connection | None = None) -> Retriever:
@@ -96,7 +111,8 @@ class EmbeddedIndex:
                 f"there is no index at {relative(folder)}; build it with: {_build_command(folder)}"
             )
         manifest = _read_manifest(folder)
-        self.identity = {key: manifest[key] for key in ("source", "bytes", "rows", "analyzer")}
+        self.identity = {key: manifest[key] for key in ("source", "rows", "content", "analyzer")}
+        _check_files(folder, manifest)
         try:
             index = Index.open(str(folder))
         except (ValueError, OSError) as error:
@@ -201,31 +217,39 @@ def build_index(corpus: Path, index_folder: Path, overwrite: bool = False) -> in
             f"the index {relative(folder)} exists already; use it as it is, or build it again with "
             "--overwrite"
         )
-    with writing_folder(folder) as temporary:
-        index = Index(_schema(), path=str(temporary))
-        rows = 0
-        passages_with, tokens = dict.fromkeys(FIELDS, 0), dict.fromkeys(FIELDS, 0)
-        # Leaving the block waits for tantivy's threads, so that none writes into a moved folder.
-        with index.writer(heap_size=WRITER_BYTES) as writer:
-            for (passage_id, text, title), *terms in _analysed(corpus):
-                document = Document()
-                for field, joined in zip(FIELDS, terms, strict=True):
-                    document.add_text(field, joined)
-                    passages_with[field] += joined != ""
-                    tokens[field] += joined.count(" ") + (joined != "")
-                document.add_bytes("original_id", passage_id.encode("utf-8"))
-                document.add_bytes("original_title", title.encode("utf-8"))
-                document.add_bytes("original_text", text.encode("utf-8"))
-                document.add_unsigned("row", rows)
-                writer.add_document(document)
-                rows += 1
-            if _needs_filler(rows, passages_with):
-                writer.add_document(_filler(rows, passages_with, tokens))
-            writer.commit()
-        source = {"source": corpus.name, "bytes": corpus.stat().st_size, "rows": rows}
-        versions = {name: version(name) for name in ("tantivy", "nltk", "regex")}
-        manifest = source | {"passages_with": passages_with} | FORMAT | versions
-        write_json(temporary / "manifest.json", manifest)
+    try:
+        with writing_folder(folder) as temporary:
+            index = Index(_schema(), path=str(temporary))
+            rows = 0
+            content = hashlib.sha256()
+            passages_with, tokens = dict.fromkeys(FIELDS, 0), dict.fromkeys(FIELDS, 0)
+            # Leaving the block waits for tantivy's threads: none writes into a moved folder.
+            with index.writer(heap_size=WRITER_BYTES) as writer:
+                for (passage_id, text, title), *terms in _analysed(corpus):
+                    content.update(f"{passage_id}\t{text}\t{title}\n".encode())
+                    document = Document()
+                    for field, joined in zip(FIELDS, terms, strict=True):
+                        document.add_text(field, joined)
+                        passages_with[field] += joined != ""
+                        tokens[field] += joined.count(" ") + (joined != "")
+                    document.add_bytes("original_id", passage_id.encode("utf-8"))
+                    document.add_bytes("original_title", title.encode("utf-8"))
+                    document.add_bytes("original_text", text.encode("utf-8"))
+                    document.add_unsigned("row", rows)
+                    writer.add_document(document)
+                    rows += 1
+                if _needs_filler(rows, passages_with):
+                    writer.add_document(_filler(rows, passages_with, tokens))
+                writer.commit()
+            source = {"source": corpus.name, "bytes": corpus.stat().st_size, "rows": rows}
+            source["content"] = content.hexdigest()[:16]
+            versions = {name: version(name) for name in ("tantivy", "nltk", "regex")}
+            manifest = source | {"passages_with": passages_with} | FORMAT | versions
+            manifest |= {"files": _sizes(temporary)}
+            write_json(temporary / MANIFEST, manifest | {"digest": hash_json(manifest)})
+    except ValueError as error:  # of tantivy's own threads, which write the files
+        remedy = "make room on its disk, or set PRAG_ROOT"
+        raise InputError(f"{relative(folder)} cannot be written ({error}); {remedy}") from None
     return rows
 
 
@@ -278,6 +302,10 @@ def _analysed(corpus: Path) -> Iterator[tuple[Row, str, str]]:
                 "a worker process of the analysis was killed, perhaps for lack of memory; "
                 "nothing was changed, start the same command again"
             ) from None
+        except BaseException:  # workers that still start would hold up the end by seconds
+            for worker in multiprocessing.active_children():
+                worker.kill()
+            raise
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -310,14 +338,32 @@ def _schema() -> Schema:
     return builder.build()
 
 
+def _sizes(folder: Path) -> dict[str, int]:
+    """The bytes of each file of the index in `folder`."""
+    files = [f for f in folder.iterdir() if f.suffix != ".lock" and f.name != MANIFEST]
+    return {file.name: file.stat().st_size for file in sorted(files)}
+
+
+def _check_files(folder: Path, manifest: dict) -> None:
+    """Refuse an index of which a file is missing or cut off, and a manifest that was changed."""
+    rest = {key: value for key, value in manifest.items() if key != "digest"}
+    if hash_json(rest) != manifest.get("digest"):
+        raise _refusal(folder, f"its {MANIFEST} was changed, or made by an older version")
+    present = _sizes(folder)
+    for name, size in manifest["files"].items():
+        if present.get(name) != size:
+            problem = "damaged" if name in present else "missing"
+            raise _refusal(folder, f"its file {name} is {problem}")
+
+
 def _read_manifest(folder: Path) -> dict:
     """The manifest of the index in `folder`; refused where it is not one of this module's."""
     try:
-        manifest = read_json(folder / "manifest.json", "the manifest")
+        manifest = read_json(folder / MANIFEST, "the manifest")
     except InputError as error:
         raise _refusal(folder, str(error)) from None
     if not isinstance(manifest, dict) or not isinstance(manifest.get("rows"), int):
-        raise _refusal(folder, "its manifest.json was written by something else")
+        raise _refusal(folder, f"its {MANIFEST} was written by something else")
     for key, value in FORMAT.items():
         if manifest.get(key) != value:
             raise _refusal(folder, f"its {key}: {manifest.get(key)!r}, not {value!r}")

@@ -1,0 +1,93 @@
+"""Ways of doing the same thing, timed in turn on one device."""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from transformers import PreTrainedModel
+
+
+@dataclass
+class Timing:
+    """One way's measurements, a figure per counted round; `tokens` and `calls` are a round's.
+
+    `cpu_seconds` tells on a shared machine what is the work's own: all threads' processor time.
+    `tokens` is what the model was given, padding included.
+    """
+
+    seconds: list[float] = field(default_factory=list)
+    cpu_seconds: list[float] = field(default_factory=list)
+    tokens: int = 0
+    calls: int = 0
+    peak_bytes: int | None = None
+    failure: str | None = None
+
+
+class Stage:
+    """The device with one model on it at a time, and its clock."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.model: PreTrainedModel | None = None
+        self.home: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def hold(self, model: PreTrainedModel) -> None:
+        """Put `model` on the device, and the one before it back: frozen, it stayed as it was."""
+        if model is self.model:
+            return
+        for tensor, data in self.home:
+            tensor.data = data
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.home = [(tensor, tensor.data) for tensor in (*model.parameters(), *model.buffers())]
+        for tensor, data in self.home:
+            tensor.data = data.to(self.device)
+        self.model = model
+
+    def measure(
+        self, ways: dict[str, tuple[PreTrainedModel, Callable[[], None]]], repetitions: int
+    ) -> dict[str, Timing]:
+        """Run the ways in turn, `repetitions` rounds and an uncounted one before them."""
+        timings = {name: Timing() for name in ways}
+        for round_number in range(repetitions + 1):
+            for name, (model, work) in ways.items():
+                timing = timings[name]
+                if timing.failure:
+                    continue
+                self.hold(model)
+                try:
+                    seconds, cpu_seconds = self._time(model, work, timing)
+                except torch.cuda.OutOfMemoryError:
+                    timing.failure = "out of memory"
+                    continue
+                if round_number:
+                    timing.seconds.append(seconds)
+                    timing.cpu_seconds.append(cpu_seconds)
+            done = {name: statistics.median(t.seconds or [0]) for name, t in timings.items()}
+            shown = ", ".join(f"{name} {seconds:.3f} s" for name, seconds in done.items())
+            print(f"round {round_number} of {repetitions}: {shown}", flush=True)
+        return timings
+
+    def _time(
+        self, model: PreTrainedModel, work: Callable[[], None], timing: Timing
+    ) -> tuple[float, float]:
+        gpu = self.device.type == "cuda"
+        given = []
+        embeddings = model.get_input_embeddings()
+        counter = embeddings.register_forward_pre_hook(lambda _, ids: given.append(ids[0].numel()))
+        if gpu:
+            torch.cuda.reset_peak_memory_stats()
+            torch.cuda.synchronize()
+        start, cpu_start = time.perf_counter(), time.process_time()
+        try:
+            work()
+            if gpu:
+                torch.cuda.synchronize()
+        finally:
+            counter.remove()
+        seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
+        timing.tokens, timing.calls = sum(given), len(given)
+        timing.peak_bytes = torch.cuda.max_memory_allocated() if gpu else None
+        return seconds, cpu_seconds

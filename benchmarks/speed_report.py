@@ -1,0 +1,131 @@
+"""What `speed.py` derives from its measurements, and how it shows it."""
+
+import statistics
+from pathlib import Path
+
+import torch
+
+from utils.lora import load_adapter
+
+# Dense bfloat16 arithmetic per second, by a part of the GPU's name
+PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
+# Section 5 of the contract, float32: share of elements within 1e-6, and the largest difference
+WITHIN, LARGEST = 0.999, 5e-4
+
+
+def agreement(pairs: list[tuple[Path, Path]], shapes: dict) -> dict:
+    """The largest difference between the adapters of each pair of folders, and the share in 1e-6.
+
+    Loading checks names and shapes (`InputError`).
+    """
+    differences = []
+    for one, other in pairs:
+        first, second = load_adapter(one, shapes), load_adapter(other, shapes)
+        differences += [
+            (first[name][part] - second[name][part]).abs().flatten()
+            for name in shapes
+            for part in (0, 1)
+        ]
+    all_differences = torch.cat(differences)
+    largest = all_differences.max().item()
+    share = (all_differences <= 1e-6).double().mean().item()
+    return {
+        "largest_difference": largest,
+        "share_within_1e-6": share,
+        "within_contract": largest <= LARGEST and share >= WITHIN,
+    }
+
+
+def add_ratios(result: dict) -> None:
+    """Add to each way of `result` its median seconds per item, rates and ratios, in place."""
+    device = result["provenance"]["device"]
+    peak = next((peak for name, peak in PEAK.items() if name in device), None)
+    for stage in ("encode", "answer"):
+        ways = {k: way for k, way in result[stage].items() if isinstance(way, dict)}
+        ways = {k: way for k, way in ways.items() if way.get("seconds")}
+        for way in ways.values():
+            way["seconds_per_item"] = statistics.median(way["seconds"]) / way["items"]
+        for way in ways.values():
+            way["items_per_second"] = 1 / way["seconds_per_item"]
+            for other in {"published", "unpadded"} & ways.keys():
+                ratio = ways[other]["seconds_per_item"] / way["seconds_per_item"]
+                way[f"times_{other}"] = ratio
+            if stage == "encode":
+                rate = way["prompt_tokens"] / way["items"] / way["seconds_per_item"]
+                way["tokens_per_second"] = rate
+                way["padding_share"] = 1 - way["prompt_tokens"] / way["tokens"]
+                operations = 4 * result["parameters_in_products"]
+                way["utilisation"] = rate * operations / peak if peak else None
+    answer = result["answer"]
+    answer["extra_cost_of_prag"] = (
+        answer["ours"]["seconds_per_item"] / answer["closed_book"]["seconds_per_item"] - 1
+    )
+
+
+def print_tables(result: dict) -> None:
+    """Print the medians and ratios, and whether all ways agree."""
+    options, provenance = result["arguments"], result["provenance"]
+    model = options["architecture"] or options["model"]
+    print(
+        f"\n{model}, {options['mode']}, {provenance['device']}, ours in {options['dtype']}; "
+        f"median of {options['repetitions']}"
+    )
+    titles = ("s/passage", "x publ.", "x unp.", "passages/s", "tokens/s", "padding", "util.")
+    print(f"\n{'encode':12}" + "".join(f"{title:>12}" for title in (*titles, "peak GB")))
+    for name in ("published", "unpadded", "ours"):
+        way = result["encode"][name]
+        cells = (
+            ("seconds_per_item", ".4f"),
+            ("times_published", ".2f"),
+            ("times_unpadded", ".2f"),
+            ("items_per_second", ".2f"),
+            ("tokens_per_second", ".0f"),
+            ("padding_share", ".1%"),
+            ("utilisation", ".1%"),
+        )
+        _print_row(name, way, cells)
+    ours = result["encode"]["ours"]
+    print(
+        f"ours: {ours['adapters_per_batch']} adapters side by side, "
+        f"{ours['expected_bytes'] / 1e9:.2f} GB by the formula of adapters_that_fit"
+    )
+    print(f"\n{'answer':12}{'s/question':>12}{'x publ.':>12}{'steps':>12}{'peak GB':>12}")
+    for name in ("published", "ours", "closed_book"):
+        way = result["answer"][name]
+        _print_row(
+            name, way, (("seconds_per_item", ".4f"), ("times_published", ".2f"), ("calls", "d"))
+        )
+    if provenance["device"] == "cpu":
+        print(f"peak memory of the process: {result['process_peak_bytes'] / 1e9:.2f} GB")
+    answer = result["answer"]
+    print(
+        f"\nprag costs {answer['extra_cost_of_prag']:+.1%} beside closed_book "
+        f"(ours, {answer['ours']['calls']} and {answer['closed_book']['calls']} steps)"
+    )
+    for name in ("published", "unpadded"):
+        if found := result["encode"][name].get("agreement"):
+            print(
+                f"adapters, {name} and ours: largest difference {found['largest_difference']:.1e}, "
+                f"{found['share_within_1e-6']:.3%} within 1e-6" + _verdict(found, options["dtype"])
+            )
+    if found := answer.get("agreement"):
+        print(
+            f"answers, published and ours: {found['equal']} of {found['questions']} equal; with "
+            f"stronger adapters, which change {found['changed_strong']}, {found['equal_strong']}"
+        )
+
+
+def _verdict(found: dict, dtype: str) -> str:
+    """Whether the contract's bounds hold; they are those of float32."""
+    if dtype != "float32":
+        return f" ({dtype}: no bound)"
+    return ", as the contract asks" if found["within_contract"] else ", NOT as the contract asks"
+
+
+def _print_row(name: str, way: dict, cells: tuple) -> None:
+    if way["failure"]:
+        print(f"{name:12}{way['failure']:>24}")
+        return
+    shown = [format(way[key], form) if way.get(key) is not None else "-" for key, form in cells]
+    shown.append(f"{way['peak_bytes'] / 1e9:.2f}" if way["peak_bytes"] else "-")
+    print(f"{name:12}" + "".join(f"{cell:>12}" for cell in shown))
