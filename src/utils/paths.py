@@ -49,8 +49,7 @@ def run_stage(main: Callable[[], None]) -> None:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt as interruption:
         _close_progress_bars(interruption)
-        for number in (signal.SIGINT, signal.SIGTERM):  # the end is on its way
-            signal.signal(number, signal.SIG_IGN)
+        _ignore_interruptions()
         print(
             "interrupted: what is complete is kept; start the same command again, without "
             "--overwrite, and it goes on from there",
@@ -74,6 +73,14 @@ def run_stage(main: Callable[[], None]) -> None:
             "error: the memory is full; give a smaller batch (--batch_size, --adapters_per_batch) "
             "or a smaller --max_length, or use a larger machine, and start again"
         )
+    else:
+        _ignore_interruptions()
+
+
+def _ignore_interruptions() -> None:
+    """The end is on its way: a further Ctrl-C would only show what the interpreter is tidying."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _interrupt(number: int, frame: object) -> None:

@@ -302,10 +302,6 @@ def _analysed(corpus: Path) -> Iterator[tuple[Row, str, str]]:
                 "a worker process of the analysis was killed, perhaps for lack of memory; "
                 "nothing was changed, start the same command again"
             ) from None
-        except BaseException:  # workers that still start would hold up the end by seconds
-            for worker in multiprocessing.active_children():
-                worker.kill()
-            raise
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
