@@ -19,7 +19,7 @@ from tqdm import tqdm
 from utils.arguments import add_data_flags, add_model_flags, shared_flags
 from utils.augmented import model_keys
 from utils.elastic import add_elasticsearch_flags, connection_of
-from utils.journal import Journal, refuse_difference
+from utils.journal import Journal, refuse_difference, remove_journal
 from utils.models import context_length, load_model, load_tokenizer
 from utils.parsing import new_parser, positive_integer
 from utils.paths import (
@@ -300,7 +300,7 @@ def texts_that_stand(path: Path, asked: dict, options: argparse.Namespace) -> di
     config = config_file(path, folder_name(options.model_name))
     if options.overwrite:
         config.unlink(missing_ok=True)
-        journal_file(path, folder_name(options.model_name)).unlink(missing_ok=True)
+        remove_journal(journal_file(path, folder_name(options.model_name)))
         return None
     if not path.exists():
         return None
@@ -318,7 +318,7 @@ def texts_that_stand(path: Path, asked: dict, options: argparse.Namespace) -> di
             "use the same settings, or --overwrite to start anew",
         )
         if texts:  # a kill may have come just before its removal
-            journal_file(path, folder_name(options.model_name)).unlink(missing_ok=True)
+            remove_journal(journal_file(path, folder_name(options.model_name)))
         return texts or None
     if texts:
         raise InputError(

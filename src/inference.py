@@ -34,7 +34,7 @@ from utils.arguments import (
     training_settings,
 )
 from utils.augmented import read_sample
-from utils.journal import Journal, refuse_difference
+from utils.journal import Journal, refuse_difference, remove_journal
 from utils.lora import LoraBank, check_init_adapter
 from utils.merging import Merger, check_adapters
 from utils.metrics import METRICS, answer_presence, extract_answer, mean_scores, score
@@ -206,10 +206,11 @@ def main() -> None:
             adapters = adapters_of(options, data_type)
             config["base"] = check_adapters(of_type, adapters, adapter_settings, training, options)
         if options.overwrite:
-            for name in (".predict.journal", "config.json", "predict.json", "result.txt"):
+            remove_journal(leaf / ".predict.journal")
+            for name in ("config.json", "predict.json", "result.txt"):
                 (leaf / name).unlink(missing_ok=True)
         if (leaf / "result.txt").exists():  # a kill may have come just before its removal
-            (leaf / ".predict.journal").unlink(missing_ok=True)
+            remove_journal(leaf / ".predict.journal")
         if (leaf / "config.json").exists():
             made_with = read_object(leaf / "config.json", "the settings file")
             refuse_difference(

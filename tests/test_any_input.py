@@ -93,6 +93,7 @@ def test_any_file_is_warm_up_data_prompts_and_a_journal_or_refused(
 ):
     path = tmp_path_factory.mktemp("any") / "any.json"
     path.write_bytes(content)
+    path.with_name("any.json.0").write_bytes(content)
     never_raises(read_warmup_data, path, with_cot)
     never_raises(load_prompts, str(path), "demo", with_cot)
     if journal := never_raises(Journal, path, {}):

@@ -107,7 +107,7 @@ def test_a_journal_takes_a_line_as_a_whole_or_goes_on_without_it(tmp_path):
     with room_for(40), pytest.raises(InputError, match="cannot be written"):
         journal.add("b" * 100)
     journal.close()
-    assert path.stat().st_size == 40
+    assert (tmp_path / "j.0").stat().st_size == 40
     again = Journal(path, {"seed": 1})
     assert again.items == ["a"]
     again.add("c")
@@ -293,19 +293,19 @@ def test_a_file_of_an_index_that_is_missing_or_cut_off_is_noticed(tmp_path):
 def test_a_journal_loses_a_cut_off_end_alone_and_any_other_damage_is_named(
     tmp_path, content, message
 ):
-    path = tmp_path / "j"
-    path.write_bytes(content)
+    path, own = tmp_path / "j", tmp_path / "j.0"
+    own.write_bytes(content)
     if message is None:
         assert Journal(path, {"seed": 1}).items == []
         return
     with pytest.raises(InputError, match=message + r"; remove it, or use --overwrite"):
         Journal(path, {"seed": 1})
-    assert path.read_bytes() == content
+    assert own.read_bytes() == content
 
 
 def test_a_journal_that_cannot_be_read_is_named(tmp_path):
-    (tmp_path / "j").mkdir()
-    with pytest.raises(InputError, match="cannot be read"):
+    (tmp_path / "j.0").mkdir()
+    with pytest.raises(InputError, match=r"j\.0 cannot be written \(Is a directory\)"):
         Journal(tmp_path / "j", {})
 
 
