@@ -36,6 +36,7 @@ from utils.models import (
 )
 from utils.parsing import new_parser, positive_integer
 from utils.paths import InputError, hash_json, read_object, relative, run_stage, write_json
+from utils.processes import refuse_launcher
 from utils.prompting import PromptEncoder, load_prompts, room_for_prompt
 from utils.qa_data import TYPES
 from utils.warmup import (
@@ -239,7 +240,11 @@ def write_reasoning(
             if (item := next(finished, None)) is None:
                 if model is None:
                     model = load_model(
-                        options.model_name, options.dtype, tokenizer, options.trust_remote_code
+                        options.model_name,
+                        options.dtype,
+                        tokenizer,
+                        options.trust_remote_code,
+                        options.device_map,
                     )
                 requests = []
                 for one in batch:
@@ -277,6 +282,7 @@ def write_reasoning(
 def main() -> None:
     """Check, choose, save the direct data, let the model write the reasoning, save the CoT data."""
     options = parse_arguments()
+    refuse_launcher("get_warmup_data.py")
 
     # 1. Check and choose: no model is needed yet
     sources = open_sources(options)

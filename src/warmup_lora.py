@@ -56,6 +56,7 @@ from utils.paths import (
     writing_file,
     writing_folder,
 )
+from utils.processes import refuse_launcher
 from utils.prompting import load_prompts
 from utils.warmup import (
     QUESTIONS_FILE,
@@ -262,6 +263,7 @@ def plot(losses: list[float], title: str, path: Path) -> None:
 def main() -> None:
     """Check, load, train, save."""
     options = parse_arguments()
+    refuse_launcher("warmup_lora.py")
 
     # 1. Check everything that needs no model
     base_model = resolve_model(options.model_name)
@@ -307,7 +309,13 @@ def main() -> None:
         return
 
     # 2. Load
-    model = load_model(options.model_name, options.dtype, tokenizer, options.trust_remote_code)
+    model = load_model(
+        options.model_name,
+        options.dtype,
+        tokenizer,
+        options.trust_remote_code,
+        options.device_map,
+    )
     bank = LoraBank(model, options.lora_rank, options.lora_alpha)
     base_folder = rank_folder(options.model_name, options.lora_rank, options.lora_alpha)
     base = open_base_adapter(bank, base_folder / "base_weight", base_model, options.seed)

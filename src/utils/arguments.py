@@ -31,6 +31,11 @@ def add_model_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
         action="store_true",
         help="run code that a model brings along (only for models you trust)",
     )
+    group.add_argument(
+        "--device_map",
+        choices=["auto"],
+        help="auto: spread a model that is too large for one GPU over all (one process only)",
+    )
     return group
 
 

@@ -49,9 +49,10 @@ class BankLinear(nn.Module):
         if self.A is None:
             return y
         A, B = self.A.to(x.dtype), self.B.to(x.dtype)
-        grouped = x.reshape(len(A), -1, x.shape[-1])  # [N, rows * length, in]
-        delta = torch.bmm(torch.bmm(grouped, A.mT), B.mT)  # [N, rows * length, out]
-        return y + self.scale * delta.view_as(y)
+        inner = torch.bmm(x.reshape(len(A), -1, x.shape[-1]), A.mT)  # [N, rows * length, rank]
+        # one pass over y: on a GPU these products wait for memory, not for arithmetic
+        summed = torch.baddbmm(y.view(len(A), -1, y.shape[-1]), inner, B.mT, alpha=self.scale)
+        return summed.view_as(y)
 
 
 class LoraBank:
@@ -79,6 +80,10 @@ class LoraBank:
                 f"{type(model).__name__} has no layers named {', '.join(TARGET_MODULES)}; "
                 "this toolkit works with Llama-like models"
             )
+
+    def devices(self) -> dict[str, torch.device]:
+        """Where each layer is: a model may be spread over several GPUs."""
+        return {name: layer.base.weight.device for name, layer in self.layers.items()}
 
     def shapes(self, rank: int) -> dict[str, tuple[tuple[int, int], tuple[int, int]]]:
         """The shapes of A and B of each layer for an adapter of `rank`."""
@@ -108,19 +113,23 @@ class LoraBank:
         for name, layer in self.layers.items():
             layer.A, layer.B = stacked[name]
 
-    def load(self, adapters: list[Adapter]) -> None:
-        """Use `adapters`, one per row group; smaller ranks are filled up with zeros."""
-        device = next(self.model.parameters()).device
+    def ready(self, adapters: list[Adapter]) -> Adapter:
+        """`adapters` stacked for `set`, one per row group, where the model is and in its dtype.
+
+        Smaller ranks are filled up with zeros.
+        """
         rank = max(len(A) for adapter in adapters for A, _ in adapter.values())
-        self.set(
-            {
-                name: (
-                    torch.stack([_padded(a[name][0], 0, rank) for a in adapters]).to(device),
-                    torch.stack([_padded(a[name][1], 1, rank) for a in adapters]).to(device),
-                )
-                for name in self.layers
-            }
-        )
+        stacked = {}
+        for name, layer in self.layers.items():
+            A = torch.stack([_padded(a[name][0], 0, rank) for a in adapters])  # [N, rank, in]
+            B = torch.stack([_padded(a[name][1], 1, rank) for a in adapters])  # [N, out, rank]
+            # cast once here and not in every forward pass
+            stacked[name] = A.to(layer.base.weight), B.to(layer.base.weight)
+        return stacked
+
+    def load(self, adapters: list[Adapter]) -> None:
+        """Use `adapters`, one per row group."""
+        self.set(self.ready(adapters))
 
     def clear(self) -> None:
         """Use no adapter: the model answers as if there were no bank."""
@@ -137,11 +146,15 @@ def _padded(tensor: torch.Tensor, dimension: int, size: int) -> torch.Tensor:
     return torch.cat([tensor, tensor.new_zeros(shape)], dimension)
 
 
-def stack(adapters: list[Adapter], device: torch.device | str, dtype: torch.dtype) -> Adapter:
-    """N adapters of one rank as one: `A [N, rank, in]`, `B [N, out, rank]`, freshly allocated."""
+def stack(adapters: list[Adapter], devices: dict[str, torch.device], dtype: torch.dtype) -> Adapter:
+    """N adapters of one rank as one: `A [N, rank, in]`, `B [N, out, rank]`, freshly allocated.
+
+    Each layer's part stands on its device in `devices`.
+    """
     return {
         name: tuple(
-            torch.stack([a[name][part] for a in adapters]).to(device, dtype) for part in (0, 1)
+            torch.stack([a[name][part] for a in adapters]).to(devices[name], dtype)
+            for part in (0, 1)
         )
         for name in adapters[0]
     }

@@ -103,12 +103,17 @@ def context_length(name: str, trust_remote_code: bool = False) -> int:
 
 
 def load_model(
-    name: str, dtype: str, tokenizer: PreTrainedTokenizerBase, trust_remote_code: bool = False
+    name: str,
+    dtype: str,
+    tokenizer: PreTrainedTokenizerBase,
+    trust_remote_code: bool = False,
+    device_map: str | None = None,
 ) -> PreTrainedModel:
     """The model of `--model_name` on the best device, frozen, from safetensors only.
 
-    Its generation settings are reduced to its stop tokens, so that no sampling option that a
-    model ships with reaches a run. Raises `InputError` where it cannot be loaded.
+    With `device_map` "auto" its layers are spread over all GPUs. Its generation settings are
+    reduced to its stop tokens, so that no sampling option that a model ships with reaches a run.
+    Raises `InputError` where it cannot be loaded.
     """
     path = resolve_model(name)
     device = pick_device()
@@ -119,6 +124,7 @@ def load_model(
             dtype=pick_dtype(dtype, device),
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
+            device_map=device_map,
         )
     except LOADING_ERRORS as error:
         raise InputError(_loading_failed("model", name, path, error)) from None
@@ -128,7 +134,14 @@ def load_model(
     model.generation_config = GenerationConfig(
         eos_token_id=sorted(stops), pad_token_id=tokenizer.pad_token_id
     )
-    return model.to(device).eval().requires_grad_(False)
+    if device_map is None:
+        model.to(device)
+    elif any(parameter.is_meta for parameter in model.parameters()):
+        raise InputError(
+            f"--model_name {name}: the GPUs together do not hold the model, parts of it would lie "
+            "on the disk; use more GPUs, or --dtype bfloat16"
+        )
+    return model.eval().requires_grad_(False)
 
 
 def _loading_failed(what: str, name: str, path: str, error: Exception) -> str:
@@ -198,21 +211,3 @@ def generate(
         logits_processor=processors,
     )
     return tokenizer.batch_decode(output[:, length:], skip_special_tokens=True)
-
-
-def prompts_that_fit(model: PreTrainedModel, prompts: list[list[int]], max_new_tokens: int) -> int:
-    """How many prompts to answer side by side: a function of model, prompts and device.
-
-    32 on a CPU; on a GPU as many key-value caches as half of the memory beside the model holds.
-    """
-    if model.device.type != "cuda":
-        return 32
-    config = model.config
-    head_size = config.hidden_size // config.num_attention_heads
-    token_bytes = 4 * config.num_hidden_layers * config.num_key_value_heads * head_size
-    token_bytes += 16 * config.hidden_size  # activations of the prompt's forward pass
-    longest = max(map(len, prompts)) + max_new_tokens
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    memory = torch.cuda.get_device_properties(model.device).total_memory
-    logits_bytes = 6 * config.vocab_size
-    return max(1, min(256, int(0.5 * (memory - weights) / (token_bytes * longest + logits_bytes))))

@@ -18,6 +18,9 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as distributed
+from tqdm import tqdm
+
+from utils.paths import InputError
 
 Item = TypeVar("Item")
 PATIENCE = timedelta(days=30)  # for the slowest process of a launch
@@ -58,18 +61,41 @@ class Processes:
         distributed.broadcast_object_list(values)
         return values[0]
 
+    def bar(self, title: str, unit: str, total: int, left: int) -> tqdm:
+        """A progress bar of this process's share, `left` of `total` to do; one for a launch."""
+        number = f" {self.index + 1}/{self.count}" if self.count > 1 else ""
+        shown = self.is_main or self.is_shard
+        return tqdm(
+            total=total, initial=total - left, unit=unit, desc=title + number, disable=not shown
+        )
+
+    def say_part_is_done(self) -> None:
+        """What a job of an array ends with."""
+        self.say(
+            f"part {self.index} of {self.count} is done; when all parts are, the same command "
+            "without --shard puts them together"
+        )
+
     def say(self, text: str) -> None:
         """Print `text` once: jobs of an array each speak for themselves."""
         if self.is_main or self.is_shard:
             print(text, flush=True)
 
 
-def start_processes(shard: tuple[int, int] | None = None) -> Processes:
+def start_processes(
+    shard: tuple[int, int] | None = None, device_map: str | None = None
+) -> Processes:
     """Join the processes that a launcher started (`RANK`, `WORLD_SIZE`), or be job `shard` of N.
 
-    A process takes the GPU of its number on its machine.
+    A process takes the GPU of its number on its machine. Raises `InputError` where several are to
+    share a model that `device_map` spreads over all GPUs.
     """
     count = int(os.environ.get("WORLD_SIZE", 1))
+    if count > 1 and device_map:
+        raise InputError(
+            "--device_map auto gives one process all GPUs; start it with python, without a "
+            "launcher, or leave the flag out"
+        )
     if shard is not None:
         return Processes(*shard)
     if count == 1:
@@ -80,6 +106,12 @@ def start_processes(shard: tuple[int, int] | None = None) -> Processes:
     distributed.init_process_group("gloo", timeout=PATIENCE)
     atexit.register(distributed.destroy_process_group)
     return Processes(distributed.get_rank(), distributed.get_world_size(), launched=True)
+
+
+def refuse_launcher(script: str) -> None:
+    """Raise `InputError` where a launcher started `script`, whose work cannot be split."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise InputError(f"{script} runs in one process; start it with python, without a launcher")
 
 
 def shard_of(text: str) -> tuple[int, int]:
