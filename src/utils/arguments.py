@@ -34,7 +34,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     group.add_argument(
         "--device_map",
         choices=["auto"],
-        help="auto: spread a model that is too large for one GPU over all (one process only)",
+        help="auto: spread a model too large for one GPU over all of them (not set: one GPU)",
     )
     return group
 
