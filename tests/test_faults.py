@@ -256,19 +256,20 @@ def test_a_file_of_an_index_that_is_missing_or_cut_off_is_noticed(tmp_path):
         lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
         lambda path: path.write_bytes(b""),
     ]
-    of_manifest = [lambda path, part=part: flip(path, part * 50) for part in range(1, 8)]
     noticed = 0
     for file in (tmp_path / "index").iterdir():
-        for damage in [*damages, *(of_manifest if file.name == "manifest.json" else [])]:
-            if file.suffix == ".lock":
-                continue
+        if file.suffix == ".lock":
+            continue
+        size = file.stat().st_size
+        flips = [lambda path, place=place: flip(path, place) for place in range(0, size, 97)]
+        for damage in [*damages, *flips]:
             shutil.rmtree(tmp_path / "bad", ignore_errors=True)
             shutil.copytree(tmp_path / "index", tmp_path / "bad")
             damage(tmp_path / "bad" / file.name)
             with pytest.raises(InputError, match=r"build it again with: .*--overwrite"):
                 EmbeddedIndex(tmp_path / "bad")
             noticed += 1
-    assert noticed >= 30
+    assert noticed >= 60
 
 
 # ------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ SETTINGS = (1e-2, 2, 1, 0)  # learning rate, epochs, batch size, padding
 
 @pytest.mark.parametrize("elements", [1, 40, 10_000])
 def test_the_loss_in_parts_is_the_loss_with_its_gradient(monkeypatch, elements):
-    monkeypatch.setattr(loss, "ELEMENTS", elements)
+    monkeypatch.setattr(loss, "elements", lambda device: elements)
     torch.manual_seed(0)
     hidden = torch.randn(7, 5, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(11, 5, dtype=torch.float64)
@@ -95,7 +95,7 @@ def test_the_memory_formula_counts_model_and_adapters():
     bank = LoraBank(tiny_model(), 2, 32)
     weights = sum(4 * p.numel() for p in bank.model.parameters())
     sizes = [training_bytes(bank, PROMPTS, 1, count) for count in (0, 1, 5)]
-    assert sizes[0] == weights + 12 * loss.ELEMENTS
+    assert sizes[0] == weights + 12 * loss.elements(torch.device("cpu"))
     numbers = sum(A.numel() + B.numel() for A, B in bank.new_base_adapter(0).values())
     assert sizes[1] - sizes[0] == 20 * numbers + 4 * bytes_kept(bank)  # 4: the longest prompt
     assert sizes[2] - sizes[0] == 5 * (sizes[1] - sizes[0])

@@ -8,7 +8,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from utils.lora import LoraBank, stack
-from utils.loss import ELEMENTS
+from utils.loss import elements
 from utils.paths import InputError
 
 Item = TypeVar("Item")
@@ -71,7 +71,8 @@ def training_bytes(
     model = bank.model
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     numbers = sum(A[0] * A[1] + B[0] * B[1] for A, B in bank.shapes(bank.rank).values())
-    logits = 12 * ELEMENTS  # in the model's dtype, in float32, and one of them once more
+    # in the model's dtype, in float32, and one of them once more
+    logits = 12 * elements(model.get_output_embeddings().weight.device)
     each = 20 * numbers + _longest_step(prompts, batch_size) * bytes_kept(bank)
     return weights + logits + adapters * each
 

@@ -133,5 +133,5 @@ def add_shard_flag(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--shard",
         type=shard_of,
-        help="I/N: part I (from 0) of N alone; a run without it puts the parts together (not set: all)",
+        help="I/N: part I (from 0) of N; a run without it puts all parts together (not set: all)",
     )
