@@ -24,7 +24,7 @@ LAUNCHERS = {
 
 def launch(root, count: int, script: str, *flags: str, launcher: str = "torchrun") -> str:
     """Run a stage in `count` processes; what they print."""
-    port = ["--main_process_port" if launcher == "accelerate" else "--master_port", "0"]
+    port = ["--main_process_port", "0"] if launcher == "accelerate" else ["--standalone"]
     command = [sys.executable, *LAUNCHERS[launcher], str(count), *port]
     done = subprocess.run(
         [*command, str(REPOSITORY / "src" / script), *flags],
@@ -155,7 +155,7 @@ def test_a_process_that_dies_leaves_the_work_of_the_others(encoded, monkeypatch)
     """A launch is killed while it trains; one with another number of processes goes on."""
     root, whole = encoded
     without(root, "offline")
-    command = [sys.executable, *LAUNCHERS["torchrun"], "3", "--master_port", "0"]
+    command = [sys.executable, *LAUNCHERS["torchrun"], "3", "--standalone"]
     process = subprocess.Popen(
         [*command, str(REPOSITORY / "src/encode.py"), *ENCODE],
         env=os.environ | {"PRAG_ROOT": str(root), "OMP_NUM_THREADS": "1"},

@@ -23,7 +23,8 @@ from tqdm import tqdm
 from utils.paths import InputError
 
 Item = TypeVar("Item")
-PATIENCE = timedelta(days=30)  # for the slowest process of a launch
+MEETING = timedelta(minutes=10)  # for all processes of a launch to start
+PATIENCE = timedelta(days=30)  # for the slowest one's share of the work
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Processes:
     index: int = 0
     count: int = 1
     launched: bool = False  # by a launcher; otherwise this is the only one, or a job of an array
+    group: object = None  # of torch.distributed, in a launch
 
     @property
     def is_main(self) -> bool:
@@ -51,14 +53,14 @@ class Processes:
     def wait(self) -> None:
         """Wait until every process of the launch is here; jobs of an array do not wait."""
         if self.launched:
-            distributed.barrier()
+            distributed.barrier(group=self.group)
 
     def agree(self, value: Item) -> Item:
         """The main process's `value` (anything that JSON holds), in every process of a launch."""
         if not self.launched:
             return value
         values = [value]
-        distributed.broadcast_object_list(values)
+        distributed.broadcast_object_list(values, group=self.group)
         return values[0]
 
     def bar(self, title: str, unit: str, total: int, left: int) -> tqdm:
@@ -103,9 +105,10 @@ def start_processes(
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
     # a few words over the network, whatever the device
-    distributed.init_process_group("gloo", timeout=PATIENCE)
+    distributed.init_process_group("gloo", timeout=MEETING)
     atexit.register(distributed.destroy_process_group)
-    return Processes(distributed.get_rank(), distributed.get_world_size(), launched=True)
+    group = distributed.new_group(timeout=PATIENCE)
+    return Processes(distributed.get_rank(), distributed.get_world_size(), True, group)
 
 
 def refuse_launcher(script: str) -> None:
