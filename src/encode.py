@@ -21,6 +21,15 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from utils.adapter_files import (
+    check_init_adapter,
+    fingerprint,
+    load_adapter,
+    open_base_adapter,
+    read_training,
+    save_adapter,
+    stored_fingerprint,
+)
 from utils.arguments import (
     adapters_of,
     add_data_flags,
@@ -32,17 +41,7 @@ from utils.arguments import (
 )
 from utils.augmented import read_sample
 from utils.journal import refuse_difference
-from utils.lora import (
-    Adapter,
-    LoraBank,
-    check_init_adapter,
-    fingerprint,
-    load_adapter,
-    open_base_adapter,
-    read_training,
-    save_adapter,
-    stored_fingerprint,
-)
+from utils.lora import Adapter, LoraBank
 from utils.models import load_model, load_tokenizer, pick_device, pick_dtype, resolve_model
 from utils.parsing import new_parser, positive_integer
 from utils.paths import hash_json, passage_folder, rank_folder, relative, run_stage

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from utils.adapter_files import check_init_adapter
 from utils.arguments import (
     adapters_of,
     add_data_flags,
@@ -35,7 +36,7 @@ from utils.arguments import (
 )
 from utils.augmented import read_sample
 from utils.journal import Journal, refuse_difference, remove_journal
-from utils.lora import LoraBank, check_init_adapter
+from utils.lora import LoraBank
 from utils.merging import Merger, check_adapters
 from utils.metrics import METRICS, answer_presence, extract_answer, mean_scores, score
 from utils.models import (

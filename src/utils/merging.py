@@ -12,9 +12,10 @@ from pathlib import Path
 
 import torch
 
+from utils.adapter_files import fingerprint, load_adapter, read_training
 from utils.arguments import init_folder, shared_flags
 from utils.journal import refuse_difference
-from utils.lora import Adapter, LoraBank, fingerprint, load_adapter, merge, read_training
+from utils.lora import Adapter, LoraBank, merge
 from utils.paths import InputError, hash_json, passage_folder, relative
 from utils.prompting import PromptEncoder
 
