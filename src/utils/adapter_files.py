@@ -13,12 +13,27 @@ from peft import LoraConfig
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 
+from utils.adapter_packs import (
+    CONFIG_FILE,
+    TRAINING_FILE,
+    WEIGHTS_FILE,
+    is_name,
+    name_of,
+    open_pack,
+    pack_of,
+)
 from utils.lora import TARGET_MODULES, Adapter, LoraBank
-from utils.paths import InputError, read_json, read_object, relative, writing_folder
+from utils.paths import (
+    InputError,
+    parse_json,
+    parse_object,
+    read_json,
+    read_object,
+    relative,
+    writing_folder,
+)
 from utils.provenance import PROVENANCE, provenance
 
-WEIGHTS_FILE = "adapter_model.safetensors"
-TRAINING_FILE = "training_config.json"
 WEIGHTS_HASH = "weights_hash"  # in the training file, so that a damaged adapter never passes
 
 
@@ -37,9 +52,9 @@ def fingerprint(adapter: Adapter) -> str:
 
 def stored_fingerprint(folder: Path) -> str | None:
     """The fingerprint of the adapter in `folder`, or None where none stands; needs no model."""
-    if not (folder / WEIGHTS_FILE).is_file():
+    if not is_stored(folder):
         return None
-    tensors = _read_weights(folder)
+    tensors = read_weights(folder)
     names = {key.rsplit(".lora_", 1)[0].removeprefix("base_model.model.") for key in tensors}
     return fingerprint(
         {
@@ -49,25 +64,112 @@ def stored_fingerprint(folder: Path) -> str | None:
     )
 
 
-def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """The tensors in `folder`, as they were saved.
+def stands_unpacked(folder: Path) -> bool:
+    """Whether the adapter's own folder is there: it comes before a pack that holds it too."""
+    return (folder / WEIGHTS_FILE).is_file()
+
+
+def is_stored(folder: Path) -> bool:
+    """Whether the adapter stands, in its folder or in the pack of its data type."""
+    if stands_unpacked(folder):
+        return True
+    pack = pack_of(folder)
+    return pack is not None and name_of(folder) in pack.adapters
+
+
+def stored_adapters(adapters: Path) -> list[Path]:
+    """The folders of a data type's adapters, whether they stand or are packed, in their order.
+
+    Raises `InputError` where the pack's index is damaged.
+    """
+    folders = adapters.glob("data_*/passage_*")
+    found = {f for f in folders if is_name(name_of(f)) and stands_unpacked(f)}
+    if pack := open_pack(adapters):
+        found |= {adapters / name for name in pack.adapters}
+    return sorted(found, key=lambda f: [int(part.rpartition("_")[2]) for part in f.parts[-2:]])
+
+
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The tensors of the adapter in `folder`, as they were saved.
 
     Raises `InputError` where they cannot be read, or are not those that `save_adapter` hashed.
     """
+    return _checked(folder)[0]
+
+
+def read_adapter(folder: Path) -> dict[str, bytes]:
+    """The adapter's three files by name, checked as `read_weights` does it.
+
+    Raises `InputError` where one is missing or damaged.
+    """
+    files = {WEIGHTS_FILE: _checked(folder)[1]}
+    for name in (CONFIG_FILE, TRAINING_FILE):
+        try:
+            if stands_unpacked(folder):
+                files[name] = (folder / name).read_bytes()
+                files[name].decode()
+            else:
+                files[name] = _packed_text(folder, name).encode()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(
+                f"{relative(folder / name)} cannot be read ({error}); {_remedy(folder)}"
+            ) from None
+    return files
+
+
+def _remedy(folder: Path) -> str:
+    return f"delete {relative(folder)} and make it again"
+
+
+def _checked(folder: Path) -> tuple[dict[str, torch.Tensor], bytes]:
+    """The tensors and the bytes that they were read from."""
     path = folder / WEIGHTS_FILE
-    remedy = f"delete {relative(folder)} and make it again"
+    remedy = _remedy(folder)
     try:
-        data = path.read_bytes()
+        data = _weights_bytes(folder)
         tensors = load(data)
     except (OSError, SafetensorError, ValueError) as error:
         raise InputError(f"adapter {relative(path)} cannot be read ({error}); {remedy}") from None
-    record = folder / TRAINING_FILE
-    made = read_object(record, "the record of an adapter,") if record.is_file() else {}
+    lacking = stands_unpacked(folder) and not (folder / TRAINING_FILE).exists()
+    made = {} if lacking else _record(folder) or {}
     if made.get(WEIGHTS_HASH, _hash(data)) != _hash(data):
         raise InputError(
             f"adapter {relative(path)} was changed after it was saved: its hash differs; {remedy}"
         )
-    return tensors
+    return tensors, data
+
+
+def _weights_bytes(folder: Path) -> bytes:
+    """The content of the weights file. Raises `OSError` where there is none."""
+    try:
+        return (folder / WEIGHTS_FILE).read_bytes()
+    except FileNotFoundError:
+        pack = pack_of(folder)
+        if pack is None or (data := pack.weights_of(name_of(folder))) is None:
+            # `unpack` may just have made the folder
+            return (folder / WEIGHTS_FILE).read_bytes()
+        return data
+
+
+def _record(folder: Path) -> dict | None:
+    """The content of the adapter's training file, or None where no adapter stands.
+
+    Raises `InputError` where it is missing or damaged.
+    """
+    path, what = folder / TRAINING_FILE, "the record of an adapter,"
+    if stands_unpacked(folder):
+        try:
+            return read_object(path, what)
+        except InputError:
+            if stands_unpacked(folder):  # else it has just been packed
+                raise
+    text = _packed_text(folder, TRAINING_FILE)
+    return None if text is None else parse_object(text, f"{what} {relative(path)}")
+
+
+def _packed_text(folder: Path, file: str) -> str | None:
+    pack = pack_of(folder)
+    return pack.text(name_of(folder), file) if pack else None
 
 
 def _hash(data: bytes) -> str:
@@ -82,10 +184,13 @@ def save_adapter(
     base_model: str,
     training: dict,
     dtype: torch.dtype = torch.float32,
+    replace: bool = True,
 ) -> None:
     """Write the adapter as a folder that `PeftModel.from_pretrained` loads, whole or not at all.
 
-    `training` says what made it and goes into `training_config.json` beside the weights.
+    `training` says what made it and goes into `training_config.json` beside the weights. Where an
+    adapter stands it is replaced; without `replace` it stays, one that another process has just
+    written included.
     """
     config = LoraConfig(
         r=rank,
@@ -102,11 +207,11 @@ def save_adapter(
     for name, (A, B) in adapter.items():
         tensors[_key(name, "A")] = A.to(dtype).contiguous()
         tensors[_key(name, "B")] = B.to(dtype).contiguous()
-    with writing_folder(folder) as temporary:
+    with writing_folder(folder, None if replace else stands_unpacked) as temporary:
         save_file(tensors, temporary / WEIGHTS_FILE, metadata={"format": "pt"})
         weights_hash = _hash((temporary / WEIGHTS_FILE).read_bytes())
         made = {**training, WEIGHTS_HASH: weights_hash, PROVENANCE: provenance()}
-        for name, value in (("adapter_config.json", config), (TRAINING_FILE, made)):
+        for name, value in ((CONFIG_FILE, config), (TRAINING_FILE, made)):
             text = json.dumps(value, ensure_ascii=False, indent=2) + "\n"
             (temporary / name).write_text(text, encoding="utf-8")
 
@@ -120,8 +225,8 @@ def load_adapter(
     finite: an adapter must never load as nothing.
     """
     path = folder / WEIGHTS_FILE
-    remedy = f"delete {relative(folder)} and make it again"
-    tensors = _read_weights(folder)
+    remedy = _remedy(folder)
+    tensors = read_weights(folder)
     expected = {
         _key(name, part): shape
         for name, both in shapes.items()
@@ -153,23 +258,23 @@ def read_training(folder: Path) -> dict | None:
     Its hash and who made it when are left out: they are no settings. Raises `InputError` where
     the record is damaged.
     """
-    if not (folder / WEIGHTS_FILE).is_file():
+    if (training := _record(folder)) is None:
         return None
-    training = read_object(folder / TRAINING_FILE, "the record of an adapter,")
     return {name: training[name] for name in training if name not in (WEIGHTS_HASH, PROVENANCE)}
 
 
 def open_base_adapter(bank: LoraBank, folder: Path, base_model: str, seed: int) -> Adapter:
     """The base adapter in `folder`, made and saved there where it does not exist yet.
 
+    Of several processes that make it at once the first one's stays: all make the same numbers.
     Raises `InputError` where the one that stands there was made from another seed.
     """
     made_with = {"seed": seed, "initialisation": "A kaiming_uniform(a=sqrt(5)), B zeros"}
-    present = read_training(folder)
-    if present is None:
+    if not stands_unpacked(folder):
         adapter = bank.new_base_adapter(seed)
-        save_adapter(adapter, folder, bank.rank, bank.alpha, base_model, made_with)
-    elif present != made_with:
+        save_adapter(adapter, folder, bank.rank, bank.alpha, base_model, made_with, replace=False)
+    present = read_training(folder)
+    if present != made_with:
         raise InputError(
             f"{relative(folder)} was made with {json.dumps(present)}, but this run asks for "
             f"{json.dumps(made_with)}; use --seed {present.get('seed')}, or move the folder "
@@ -178,17 +283,17 @@ def open_base_adapter(bank: LoraBank, folder: Path, base_model: str, seed: int) 
     return load_adapter(folder, bank.shapes(bank.rank))
 
 
-def check_init_adapter(folder: Path, rank: int, alpha: float) -> None:
-    """Refuse what stands in `folder` as a start for passages; this needs no model.
+def check_config(folder: Path, rank: int, alpha: float, what: str, remedy: str) -> None:
+    """Refuse the adapter in `folder` unless it is LoRA of this rank and alpha on the right layers.
 
-    Raises `InputError` unless it is a PEFT folder of LoRA weights with this rank and alpha, on the
-    layers that passages are trained on.
+    `what` begins the sentence ("--init_adapter: "), `remedy` ends it. Raises `InputError`.
     """
-    remedy = "train one with: python src/warmup_lora.py, or give another --init_adapter"
-    path = folder / "adapter_config.json"
-    if not path.is_file() or not (folder / WEIGHTS_FILE).is_file():
-        raise InputError(f"--init_adapter: there is no adapter in {relative(folder)}; {remedy}")
-    config = read_json(path, "the adapter's configuration")
+    path = folder / CONFIG_FILE
+    if stands_unpacked(folder):
+        config = read_json(path, "the adapter's configuration")
+    else:
+        text = _packed_text(folder, CONFIG_FILE)
+        config = parse_json(text or "", f"the adapter's configuration {relative(path)}")
     if not isinstance(config, dict):
         raise InputError(f"{relative(path)} holds no object; {remedy}")
     wanted = {"peft_type": "LORA", "r": rank, "lora_alpha": alpha}
@@ -198,6 +303,18 @@ def check_init_adapter(folder: Path, rank: int, alpha: float) -> None:
         found = sorted(found) if isinstance(found, list) else found
         if found != value:
             raise InputError(
-                f"--init_adapter: {relative(path)} has {name} = {json.dumps(found)}, but this run "
+                f"{what}{relative(path)} has {name} = {json.dumps(found)}, but this run "
                 f"needs {json.dumps(value)}; {remedy}"
             )
+
+
+def check_init_adapter(folder: Path, rank: int, alpha: float) -> None:
+    """Refuse what stands in `folder` as a start for passages; this needs no model.
+
+    Raises `InputError` unless it is a PEFT folder of LoRA weights with this rank and alpha, on the
+    layers that passages are trained on.
+    """
+    remedy = "train one with: python src/warmup_lora.py, or give another --init_adapter"
+    if not (folder / CONFIG_FILE).is_file() or not (folder / WEIGHTS_FILE).is_file():
+        raise InputError(f"--init_adapter: there is no adapter in {relative(folder)}; {remedy}")
+    check_config(folder, rank, alpha, "--init_adapter: ", remedy)
