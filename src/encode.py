@@ -31,6 +31,7 @@ from utils.adapter_files import (
     stored_fingerprint,
 )
 from utils.arguments import (
+    SAVE_DTYPES,
     adapters_of,
     add_data_flags,
     add_model_flags,
@@ -48,8 +49,6 @@ from utils.paths import hash_json, passage_folder, rank_folder, relative, run_st
 from utils.prompting import PromptEncoder, load_prompts
 from utils.sharing import Shared, share_standing
 from utils.training import adapters_that_fit, group_by_cost, train_as_fits
-
-SAVE_DTYPES = ("float32", "bfloat16", "float16")
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

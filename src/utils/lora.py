@@ -164,3 +164,8 @@ def merge(adapters: list[Adapter], scale: float = 1.0, base: Adapter | None = No
         )
         for name in adapters[0]
     }
+
+
+def pad(adapter: Adapter, rank: int) -> Adapter:
+    """The adapter filled up with zeros to `rank`: its delta stays the same."""
+    return {name: (_padded(A, 0, rank), _padded(B, 1, rank)) for name, (A, B) in adapter.items()}

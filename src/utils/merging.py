@@ -21,16 +21,22 @@ from utils.prompting import PromptEncoder
 
 
 def check_adapters(
-    records: list[dict], adapters: Path, settings: dict, encoder: PromptEncoder, options
+    records: list[dict],
+    adapters: Path,
+    settings: dict,
+    encoder: PromptEncoder,
+    options,
+    only: int | None = None,
 ) -> str | None:
     """The fingerprint of the base that the passages' adapters were trained from.
 
-    `encoder` is the one of the training prompts. Raises `InputError` unless every adapter stands,
-    was made with these settings and from these texts, all from the same base.
+    `encoder` is the one of the training prompts; `only` limits this to one record. Raises
+    `InputError` unless every adapter stands, was made with these settings and from these texts, all
+    from the same base.
     """
     bases = {}
     for did, record in enumerate(records):
-        for entry in record["augment"]:
+        for entry in record["augment"] if only in (None, did) else ():
             folder = passage_folder(adapters, did, entry["pid"])
             if (made_with := read_training(folder)) is None:
                 raise InputError(
@@ -104,13 +110,14 @@ class Merger:
         with ThreadPoolExecutor(1) as reader:
             waiting = None
             for number, batch in enumerate(batches):
-                current = waiting or reader.submit(self._merged, batch, records)
+                current = waiting or reader.submit(self.merged, batch, records)
                 merged = current.result()
                 if number + 1 < len(batches):
-                    waiting = reader.submit(self._merged, batches[number + 1], records)
+                    waiting = reader.submit(self.merged, batches[number + 1], records)
                 yield batch, merged
 
-    def _merged(self, batch: list[int], records: list[dict]) -> list[Adapter]:
+    def merged(self, batch: list[int], records: list[dict]) -> list[Adapter]:
+        """The merged adapter of each question of `batch` (indices of `records`)."""
         merged = []
         for did in batch:
             own = [

@@ -67,7 +67,9 @@ def pack(adapters: Path) -> int:
         if not described.are_in(old):
             described.write(adapters)
         new = open_pack(adapters)
-        for folder in tqdm(standing, unit="passage", desc=f"remove folders {adapters.name}"):
+        for folder in tqdm(
+            standing, unit="passage", leave=False, desc=f"remove folders {adapters.name}"
+        ):
             if not described.are_in(new, folder):
                 raise InputError(f"{relative(folder)} changed meanwhile, and stays: start again")
             remove_folder(folder)
@@ -90,7 +92,9 @@ def unpack(adapters: Path) -> int:
             folder, key = adapters / name, tuple(files.values())
             if stands_unpacked(folder) and files_of(folder) == files:
                 first.setdefault(key, folder)
-        bar = tqdm(packed.adapters.items(), unit="passage", desc=f"unpack {adapters.name}")
+        bar = tqdm(
+            packed.adapters.items(), unit="passage", leave=False, desc=f"unpack {adapters.name}"
+        )
         for name, files in bar:
             folder, key = adapters / name, tuple(files.values())
             if not stands_unpacked(folder):
@@ -144,7 +148,7 @@ class Contents:
         self.states = {folder: _state(folder) for folder in standing}
         self.sound: set[tuple[int, str]] = set()  # weights that were read back from a pack
         hashes: dict[tuple, Files] = {}  # of what hard links share, once
-        for folder in tqdm(standing, unit="passage", desc="read folders"):
+        for folder in tqdm(standing, unit="passage", leave=False, desc="read folders"):
             state = self.states[folder]
             if state not in hashes:
                 hashes[state] = self._described(folder)

@@ -150,6 +150,11 @@ def experiment_folder(
     )
 
 
+def experiments() -> list[Path]:
+    """The folders of all experiments whose adapters stand under `offline/`, sorted."""
+    return sorted((ROOT_DIR / "offline").glob("[!.]*/rank=*/[!.]*/lr=*/aug_model=*"))
+
+
 def training_name(
     learning_rate: float, epochs: int, with_cot: bool, init_adapter: str, parts: tuple[str, ...]
 ) -> str:
