@@ -141,14 +141,19 @@ def _checked(folder: Path) -> tuple[dict[str, torch.Tensor], bytes]:
 
 def _weights_bytes(folder: Path) -> bytes:
     """The content of the weights file. Raises `OSError` where there is none."""
-    try:
-        return (folder / WEIGHTS_FILE).read_bytes()
-    except FileNotFoundError:
-        pack = pack_of(folder)
-        if pack is None or (data := pack.weights_of(name_of(folder))) is None:
-            # `unpack` may just have made the folder
-            return (folder / WEIGHTS_FILE).read_bytes()
-        return data
+    path, name = folder / WEIGHTS_FILE, name_of(folder)
+    while True:
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            pack = pack_of(folder)
+        if pack is None or name not in pack.adapters:
+            return path.read_bytes()  # `unpack` may just have made it
+        try:
+            return pack.weights_of(name)
+        except InputError:
+            if pack_of(folder) is pack:  # else it has just been replaced
+                raise
 
 
 def _record(folder: Path) -> dict | None:

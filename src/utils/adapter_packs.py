@@ -108,9 +108,12 @@ class Pack:
             ) from None
 
     def _map(self) -> safe_open:
-        if self._mapped is None:
-            self._mapped = safe_open(self.weights, "np")
-        return self._mapped
+        """The weights file in memory. A file that was cut off since would end the process: look."""
+        state = self.weights.stat()
+        known = (state.st_ino, state.st_size, state.st_mtime_ns)
+        if self._mapped is None or self._mapped[0] != known:
+            self._mapped = known, safe_open(self.weights, "np")
+        return self._mapped[1]
 
 
 def _problem_of(index: dict) -> str | None:
@@ -207,10 +210,7 @@ def write_pack(
 
     folder = adapters / PACKED
     if (folder / INDEX).exists():
-        write_into(folder)
-        for left in folder.glob("*.safetensors"):
-            if left.name != weights:
-                left.unlink(missing_ok=True)
+        write_into(folder)  # the old weights file is left to who holds the lock
     else:
         with writing_folder(folder) as temporary:
             write_into(temporary)

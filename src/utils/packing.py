@@ -25,7 +25,14 @@ from utils.adapter_packs import (
     open_pack,
     write_pack,
 )
-from utils.paths import InputError, disk_failures_named, relative, remove_folder, writing_folder
+from utils.paths import (
+    InputError,
+    disk_failures_named,
+    relative,
+    remove_folder,
+    remove_leftovers,
+    writing_folder,
+)
 from utils.sharing import give_files
 
 
@@ -33,7 +40,7 @@ from utils.sharing import give_files
 def packing_alone(adapters: Path) -> Iterator[None]:
     """Keep other runs of `pack`, `unpack` and `drop` away from the data type's folder.
 
-    Raises `InputError` where one is at work.
+    At the end what a killed run left is removed. Raises `InputError` where one is at work.
     """
     with disk_failures_named(adapters):
         handle = os.open(adapters, os.O_RDONLY)
@@ -48,8 +55,22 @@ def packing_alone(adapters: Path) -> Iterator[None]:
         pass
     try:
         yield
+        _tidy(adapters)
     finally:
         os.close(handle)
+
+
+def _tidy(adapters: Path) -> None:
+    """Remove what killed runs left, and folders that are empty."""
+    packed = open_pack(adapters)
+    for folder in (adapters, adapters / PACKED, *adapters.glob("data_*")):
+        if folder.is_dir():
+            remove_leftovers(folder)
+            with suppress(OSError):  # it is not empty
+                folder.rmdir()
+    for weights in (adapters / PACKED).glob("*.safetensors"):
+        if weights != packed.weights:
+            weights.unlink(missing_ok=True)
 
 
 def pack(adapters: Path) -> int:
@@ -73,8 +94,6 @@ def pack(adapters: Path) -> int:
             if not described.are_in(new, folder):
                 raise InputError(f"{relative(folder)} changed meanwhile, and stays: start again")
             remove_folder(folder)
-            with suppress(OSError):  # there are others in it
-                folder.parent.rmdir()
         return len(standing)
 
 

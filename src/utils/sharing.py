@@ -78,6 +78,7 @@ def share_standing(
             if folder in missing:
                 shared.give(source, folder)
                 missing.discard(folder)
+                source = folder  # it can be linked to, even where the first one was a copy
     return shared
 
 
