@@ -153,8 +153,8 @@ def verify(options: argparse.Namespace) -> None:
     """Print a line for every bad adapter. Raises `InputError` where there are any left."""
     model = load_skeleton(options.model_name, options.trust_remote_code)
     shapes = LoraBank(model, options.lora_rank, options.lora_alpha).shapes(options.lora_rank)
-    base, unmended = verified_base(options, shapes)
-    count, bad = 0, 0
+    base = verified_base(options, shapes)
+    count, bad = 0, int(base is None)
     for adapters in chosen_data_types(options):
         try:
             folders = stored_adapters(adapters)
@@ -177,18 +177,19 @@ def verify(options: argparse.Namespace) -> None:
                     packed.add(name_of(folder))
         if packed and options.remove_bad:
             drop(adapters, packed)
-    print(f"{count} adapters verified, {bad + unmended} bad")
-    if bad + unmended and not (options.remove_bad and not unmended):
+    print(f"{count} adapters verified, {bad} bad")
+    mended = options.remove_bad and not (base is None and init_folder(options))
+    if bad and not mended:
         raise InputError(
-            f"{bad + unmended} adapters or packs are bad; --remove_bad deletes them, then run: "
-            f"python src/encode.py {shared_flags(options)}"
+            f"{bad} adapters or packs are bad; --remove_bad deletes those that encode.py can make "
+            f"again, then run: python src/encode.py {shared_flags(options)}"
         )
     if bad:
         print(f"next: python src/encode.py {shared_flags(options)}")
 
 
-def verified_base(options: argparse.Namespace, shapes: dict) -> tuple[str | None, int]:
-    """The fingerprint of what the adapters must have started from, and 1 where it is bad.
+def verified_base(options: argparse.Namespace, shapes: dict) -> str | None:
+    """The fingerprint of what the adapters must have started from, or None where it is bad.
 
     A bad `base_weight` is removed with `--remove_bad`: it follows from its seed. A trained one
     stays.
@@ -204,12 +205,12 @@ def verified_base(options: argparse.Namespace, shapes: dict) -> tuple[str | None
             )
         load_adapter(folder, shapes)
         check_config(folder, options.lora_rank, options.lora_alpha, "", "make it again")
-        return stored_fingerprint(folder), 0
+        return stored_fingerprint(folder)
     except InputError as error:
         print(error)
         if options.remove_bad and not start and folder.exists():
             remove_folder(folder)
-        return None, 1
+        return None
 
 
 def problem_of(
