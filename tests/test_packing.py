@@ -138,7 +138,8 @@ def test_killed_before_any_change_of_the_disk_nothing_is_lost(adapters, tmp_path
         assert files_below(adapters) == done, step
         assert linked_groups(adapters) == groups, step
         step += 1
-    assert step > 30
+    assert step > 30, step
+    print(f"{move.__name__}: killed at {step - 2} moments")
 
 
 def test_killed_while_adding_to_a_pack_nothing_is_lost(adapters, tmp_path):
@@ -161,7 +162,8 @@ def test_killed_while_adding_to_a_pack_nothing_is_lost(adapters, tmp_path):
         assert contents(stored_adapters(adapters)) == held, step
         assert files_below(adapters) == done, step
         step += 1
-    assert step > 12
+    assert step > 12, step
+    print(f"adding: killed at {step - 2} moments")
 
 
 def test_a_reader_finds_every_adapter_while_others_pack_and_unpack(adapters):
