@@ -92,7 +92,10 @@ def pack(adapters: Path) -> int:
             standing, unit="passage", leave=False, desc=f"remove folders {adapters.name}"
         ):
             if not described.are_in(new, folder):
-                raise InputError(f"{relative(folder)} changed meanwhile, and stays: start again")
+                raise InputError(
+                    f"{relative(folder)} changed meanwhile, or cannot be read back from the pack; "
+                    "it stays: start again"
+                )
             remove_folder(folder)
         return len(standing)
 
