@@ -333,7 +333,7 @@ def test_a_packed_adapter_that_holds_nan_is_refused(adapters):
     next(iter(adapter.values()))[0][0, 0] = torch.nan
     save_adapter(adapter, adapters / "data_0/passage_0", 2, 32, "tiny", {"data": "0"})
     pack(adapters)
-    with pytest.raises(InputError, match="NaN or infinity"):
+    with pytest.raises(InputError, match=r"NaN or infinity; run .*adapters\.py verify"):
         load_adapter(adapters / "data_0/passage_0", bank.shapes(2))
     load_adapter(adapters / "data_0/passage_1", bank.shapes(2))
 

@@ -15,6 +15,7 @@ from safetensors.torch import load, save_file
 
 from utils.adapter_packs import (
     CONFIG_FILE,
+    REMEDY,
     TRAINING_FILE,
     WEIGHTS_FILE,
     is_name,
@@ -118,39 +119,46 @@ def read_adapter(folder: Path) -> dict[str, bytes]:
 
 
 def _remedy(folder: Path) -> str:
-    return f"delete {relative(folder)} and make it again"
+    packed = not stands_unpacked(folder) and is_stored(folder)
+    return REMEDY if packed else f"delete {relative(folder)} and make it again"
 
 
 def _checked(folder: Path) -> tuple[dict[str, torch.Tensor], bytes]:
     """The tensors and the bytes that they were read from."""
     path = folder / WEIGHTS_FILE
-    remedy = _remedy(folder)
     try:
-        data = _weights_bytes(folder)
+        data, is_sound = _weights_bytes(folder)
         tensors = load(data)
     except (OSError, SafetensorError, ValueError) as error:
-        raise InputError(f"adapter {relative(path)} cannot be read ({error}); {remedy}") from None
-    lacking = stands_unpacked(folder) and not (folder / TRAINING_FILE).exists()
-    made = {} if lacking else _record(folder) or {}
-    if made.get(WEIGHTS_HASH, _hash(data)) != _hash(data):
         raise InputError(
-            f"adapter {relative(path)} was changed after it was saved: its hash differs; {remedy}"
-        )
+            f"adapter {relative(path)} cannot be read ({error}); {_remedy(folder)}"
+        ) from None
+    lacking = stands_unpacked(folder) and not (folder / TRAINING_FILE).exists()
+    if not is_sound and not lacking:
+        made = _record(folder) or {}
+        if WEIGHTS_HASH in made and made[WEIGHTS_HASH] != _hash(data):
+            raise InputError(
+                f"adapter {relative(path)} was changed after it was saved: its hash differs; "
+                f"{_remedy(folder)}"
+            )
     return tensors, data
 
 
-def _weights_bytes(folder: Path) -> bytes:
-    """The content of the weights file. Raises `OSError` where there is none."""
+def _weights_bytes(folder: Path) -> tuple[bytes, bool]:
+    """The content of the weights file, and whether its hash was checked: a pack does that itself.
+
+    Raises `OSError` where there is none.
+    """
     path, name = folder / WEIGHTS_FILE, name_of(folder)
     while True:
         try:
-            return path.read_bytes()
+            return path.read_bytes(), False
         except FileNotFoundError:
             pack = pack_of(folder)
         if pack is None or name not in pack.adapters:
-            return path.read_bytes()  # `unpack` may just have made it
+            return path.read_bytes(), False  # `unpack` may just have made it
         try:
-            return pack.weights_of(name)
+            return pack.weights_of(name), True
         except InputError:
             if pack_of(folder) is pack:  # else it has just been replaced
                 raise
