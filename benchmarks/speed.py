@@ -35,8 +35,9 @@ from published_loop import answer_question, encode_passage
 from random_work import ARCHITECTURES, TokenNumbers, random_model, random_prompts
 from speed_report import add_ratios, agreement, print_tables
 
+from utils.adapter_files import save_adapter
 from utils.augmented import read_sample
-from utils.lora import Adapter, LoraBank, save_adapter
+from utils.lora import Adapter, LoraBank
 from utils.memory import adapters_that_fit, prompts_that_fit, training_bytes
 from utils.merging import Merger
 from utils.models import (

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from utils.lora import load_adapter
+from utils.adapter_files import load_adapter
 
 # Dense bfloat16 arithmetic per second, by a part of the GPU's name
 PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}

@@ -9,8 +9,8 @@
 
 Reads what `augment.py` wrote and writes, under `offline/{model}/rank=…_alpha=…/{dataset}/…/`, a
 PEFT folder `data_{did}/passage_{pid}/` for each (Additional Parameter Training, arXiv:2501.15915,
-section 3.2.2). Equal training data is trained once. Started again after a stop, it trains what is
-missing.
+section 3.2.2). Equal training data is trained once and stands once on the disk: further folders are
+hard links. Started again after a stop, it trains what is missing.
 """
 
 import argparse
@@ -20,7 +20,17 @@ from pathlib import Path
 
 import torch
 
+from utils.adapter_files import (
+    check_init_adapter,
+    fingerprint,
+    load_adapter,
+    open_base_adapter,
+    read_training,
+    save_adapter,
+    stored_fingerprint,
+)
 from utils.arguments import (
+    SAVE_DTYPES,
     adapters_of,
     add_data_flags,
     add_model_flags,
@@ -31,26 +41,15 @@ from utils.arguments import (
 )
 from utils.augmented import read_sample
 from utils.journal import refuse_difference
-from utils.lora import (
-    Adapter,
-    LoraBank,
-    check_init_adapter,
-    fingerprint,
-    load_adapter,
-    open_base_adapter,
-    read_training,
-    save_adapter,
-    stored_fingerprint,
-)
+from utils.lora import Adapter, LoraBank
 from utils.memory import adapters_that_fit
 from utils.models import load_model, load_tokenizer, pick_device, pick_dtype, resolve_model
 from utils.parsing import new_parser, positive_integer
 from utils.paths import hash_json, passage_folder, rank_folder, relative, run_stage
 from utils.processes import add_shard_flag, start_processes
 from utils.prompting import PromptEncoder, load_prompts
+from utils.sharing import Shared, share_standing
 from utils.training import group_by_cost, train_as_fits
-
-SAVE_DTYPES = ("float32", "bfloat16", "float16")
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -77,7 +76,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 @dataclass
 class Work:
-    """One adapter to train: its prompts as token ids, and every folder that gets a copy."""
+    """One adapter to train: its prompts as token ids, and every folder that it is for."""
 
     prompts: list[list[int]]
     data: str  # hash of the prompts
@@ -152,13 +151,19 @@ def main() -> None:
                     "use the settings it was made with, or --overwrite to train anew",
                 )
                 missing.discard(folder)
-    if bases and (stands := stored_fingerprint(base_folder)):
+    stands = stored_fingerprint(base_folder)
+    if bases and stands:
         refuse_other_bases(bases, stands)
     total = sum(len(work.folders) for work in works)
     processes.say(
         f"{total} passages, {len(works)} with different training data; "
         f"{total - len(missing)} adapters stand already"
     )
+    trained, shared = 0, Shared()
+    if missing and stands and not options.overwrite:
+        wanted = {work.data: work.folders for work in works}
+        experiment = adapters_of(options, next(iter(records))).parent
+        shared = share_standing(wanted, missing, experiment, {**settings, "base": stands})
 
     if processes.agree(bool(missing)):
         # 2. Load
@@ -192,19 +197,26 @@ def main() -> None:
         bar = processes.bar("encode", "passage", len(mine), len(mine & missing))
 
         def save(members: list[Work], adapters: list[Adapter]) -> None:
+            nonlocal trained
             for work, adapter in zip(members, adapters, strict=True):
-                for folder in work.folders:
-                    if folder in missing:
-                        save_adapter(
-                            adapter,
-                            folder,
-                            options.lora_rank,
-                            options.lora_alpha,
-                            base_model,
-                            {**settings, "data": work.data},
-                            getattr(torch, options.save_dtype),
-                        )
-                        bar.update()
+                lacking = [folder for folder in work.folders if folder in missing]
+                if not lacking:  # trained along, so that the group is the one of the first run
+                    continue
+                first, *others = lacking
+                save_adapter(
+                    adapter,
+                    first,
+                    options.lora_rank,
+                    options.lora_alpha,
+                    base_model,
+                    {**settings, "data": work.data},
+                    getattr(torch, options.save_dtype),
+                    options.overwrite,
+                )
+                trained += 1
+                for folder in others:
+                    shared.give(first, folder, options.overwrite)
+                bar.update(len(lacking))
 
         with ThreadPoolExecutor(1) as writer:  # saves one group while the next one is trained
             saving = None
@@ -234,6 +246,8 @@ def main() -> None:
         processes.say_part_is_done()
         return
 
+    if processes.count == 1:
+        print(f"{trained} adapters trained, {shared}")
     where = relative(adapters_of(options, next(iter(records))).parent)
     processes.say(f"adapters of {', '.join(records)}: {where}")
     processes.say(f"next: python src/inference.py {shared_flags(options)} --inference_method prag")

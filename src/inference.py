@@ -26,18 +26,21 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from utils.adapter_files import check_init_adapter
 from utils.arguments import (
     adapters_of,
     add_data_flags,
+    add_merging_flags,
     add_model_flags,
     add_training_flags,
+    check_merging,
     init_folder,
     results_of,
     training_settings,
 )
 from utils.augmented import read_sample
 from utils.journal import Journal, refuse_difference, remove_journal
-from utils.lora import LoraBank, check_init_adapter
+from utils.lora import LoraBank
 from utils.memory import in_halves, prompts_that_fit
 from utils.merging import Merger, check_adapters
 from utils.metrics import METRICS, answer_presence, extract_answer, mean_scores, score
@@ -49,7 +52,7 @@ from utils.models import (
     pick_device,
     pick_dtype,
 )
-from utils.parsing import new_parser, positive_integer, positive_number
+from utils.parsing import new_parser, positive_integer
 from utils.paths import (
     InputError,
     hash_json,
@@ -90,19 +93,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         default="mark",
         help="where the scored answer ends: at the first comma or full stop, or with its line",
     )
-    merging = parser.add_argument_group("merging (prag and combine)")
-    merging.add_argument(
-        "--merge_topk", type=positive_integer, help="passages to merge (not set: all of them)"
-    )
-    merging.add_argument(
-        "--merge",
-        choices=["sum", "base_once"],
-        default="sum",
-        help="sum of the adapters; base_once: the base adapter counts once, not once per passage",
-    )
-    merging.add_argument(
-        "--merge_scale", type=positive_number, default=1.0, help="factor of the merged adapter"
-    )
+    add_merging_flags(parser, "merging (prag and combine)")
     running = parser.add_argument_group("running")
     running.add_argument(
         "--batch_size",
@@ -124,11 +115,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
             f"--inference_method {options.inference_method} merges no adapters; leave out "
             "--merge_topk, --merge and --merge_scale, or use prag or combine"
         )
-    if options.merge == "base_once" and options.init_adapter == "random":
-        parser.error(
-            "--merge base_once needs --init_adapter: the delta of a random base is zero, "
-            "so that it cannot count twice"
-        )
+    check_merging(parser, options)
     return options
 
 

@@ -25,16 +25,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tqdm import tqdm
 
+from utils.adapter_files import fingerprint, open_base_adapter, read_training, save_adapter
 from utils.arguments import add_model_flags
 from utils.journal import refuse_difference
-from utils.lora import (
-    Adapter,
-    LoraBank,
-    fingerprint,
-    open_base_adapter,
-    read_training,
-    save_adapter,
-)
+from utils.lora import Adapter, LoraBank
 from utils.models import (
     load_model,
     load_tokenizer,

@@ -12,14 +12,8 @@ import encode
 import get_warmup_data
 import inference
 import warmup_lora
-from utils.lora import (
-    LoraBank,
-    load_adapter,
-    merge,
-    read_training,
-    save_adapter,
-    stored_fingerprint,
-)
+from utils.adapter_files import load_adapter, read_training, save_adapter, stored_fingerprint
+from utils.lora import LoraBank, merge
 from utils.paths import InputError
 
 

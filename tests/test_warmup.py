@@ -20,8 +20,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import get_warmup_data
 import warmup_lora
+from utils.adapter_files import open_base_adapter
 from utils.journal import Journal
-from utils.lora import LoraBank, open_base_adapter
+from utils.lora import LoraBank
 from utils.metrics import normalize
 from utils.paths import InputError, write_json
 from utils.prompting import load_prompts

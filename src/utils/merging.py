@@ -14,9 +14,10 @@ from pathlib import Path
 
 import torch
 
+from utils.adapter_files import fingerprint, load_adapter, read_training
 from utils.arguments import init_folder, shared_flags
 from utils.journal import refuse_difference
-from utils.lora import Adapter, LoraBank, fingerprint, load_adapter, merge, read_training
+from utils.lora import Adapter, LoraBank, merge
 from utils.paths import InputError, hash_json, passage_folder, relative
 from utils.prompting import PromptEncoder
 
@@ -24,16 +25,22 @@ READERS = max(1, min(8, len(os.sched_getaffinity(0)) - 1))  # threads that read 
 
 
 def check_adapters(
-    records: list[dict], adapters: Path, settings: dict, encoder: PromptEncoder, options
+    records: list[dict],
+    adapters: Path,
+    settings: dict,
+    encoder: PromptEncoder,
+    options,
+    only: int | None = None,
 ) -> str | None:
     """The fingerprint of the base that the passages' adapters were trained from.
 
-    `encoder` is the one of the training prompts. Raises `InputError` unless every adapter stands,
-    was made with these settings and from these texts, all from the same base.
+    `encoder` is the one of the training prompts; `only` limits this to one record. Raises
+    `InputError` unless every adapter stands, was made with these settings and from these texts, all
+    from the same base.
     """
     bases = {}
     for did, record in enumerate(records):
-        for entry in record["augment"]:
+        for entry in record["augment"] if only in (None, did) else ():
             folder = passage_folder(adapters, did, entry["pid"])
             if (made_with := read_training(folder)) is None:
                 raise InputError(
@@ -107,7 +114,7 @@ class Merger:
         with ThreadPoolExecutor(1) as ahead, ThreadPoolExecutor(READERS) as readers:
 
             def prepared(batch: list[int]) -> Adapter:
-                one = partial(self._merged, records=records)
+                one = partial(self.merged, records=records)
                 return self.bank.ready(list(readers.map(one, batch)))
 
             waiting = ahead.submit(prepared, batches[0]) if batches else None
@@ -117,8 +124,8 @@ class Merger:
                     waiting = ahead.submit(prepared, batches[number + 1])
                 yield batch, merged
 
-    def _merged(self, did: int, records: list[dict]) -> Adapter:
-        """The merged adapter of question `did`, read from the disk."""
+    def merged(self, did: int, records: list[dict]) -> Adapter:
+        """The merged adapter of question `did` (index of `records`), read from the disk."""
         own = [
             load_adapter(passage_folder(self.adapters, did, entry["pid"]), self.shapes)
             for entry in records[did]["augment"][: self.options.merge_topk]

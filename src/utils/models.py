@@ -12,6 +12,7 @@ from transformers import (
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -94,12 +95,25 @@ def load_tokenizer(name: str, trust_remote_code: bool = False) -> PreTrainedToke
 
 def context_length(name: str, trust_remote_code: bool = False) -> int:
     """The most tokens that the model of `--model_name` takes, prompt and answer together."""
+    return int(getattr(_config(name, trust_remote_code), "max_position_embeddings", 1 << 20))
+
+
+def load_skeleton(name: str, trust_remote_code: bool = False) -> PreTrainedModel:
+    """The model of `--model_name` without weights: its layers and their shapes, in no memory.
+
+    Raises `InputError` where its configuration cannot be loaded.
+    """
+    config = _config(name, trust_remote_code)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+
+
+def _config(name: str, trust_remote_code: bool) -> PreTrainedConfig:
     path = resolve_model(name)
     try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+        return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
     except LOADING_ERRORS as error:
         raise InputError(_loading_failed("model", name, path, error)) from None
-    return int(getattr(config, "max_position_embeddings", 1 << 20))
 
 
 def load_model(
