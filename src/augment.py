@@ -26,6 +26,7 @@ from utils.processes import Processes, add_shard_flag, start_processes
 from utils.prompting import PromptEncoder, PromptSet, load_prompts, room_for_prompt
 from utils.qa_data import load_questions, take_sample
 from utils.retrieval import Retriever, open_retriever
+from utils.server import Server, add_server_flags
 from utils.writing import LocalModel, records_of, summary, work_key, write_in_waves
 
 SPARE_PASSAGES = 10  # retrieved beyond topk, to take the place of passages that are dropped
@@ -73,6 +74,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="write anew about a passage for each question that found it, as the published "
         "software does",
     )
+    add_server_flags(parser)
     running = parser.add_argument_group("running")
     running.add_argument(
         "--batch_size", type=positive_integer, default=32, help="texts generated side by side"
@@ -84,6 +86,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if not 0 <= options.temperature < 100:
         parser.error("--temperature must be 0 (greedy) or a small positive number")
+    if options.api_model and not options.api_base:
+        parser.error("--api_model is a server's name for the model; give its address: --api_base")
     if options.shard and options.overwrite:
         parser.error(
             "--overwrite forgets what the other jobs of an array have written; to make the texts "
@@ -177,8 +181,10 @@ def main() -> None:
     questions = take_sample(questions, options.sample)
     prompts = load_prompts(options.prompts, options.dataset, with_cot=False)
     retriever = open_engine(options, questions, processes)
+    server = Server(options, prompts, processes.say) if options.api_base else None
     settings = {
         "model": options.model_name,
+        "api_model": server.model if server else None,
         "prompts": prompts.fingerprint,
         "engine": options.engine,
         "index": {"name": options.index_name, **retriever.identity} if retriever else None,
@@ -188,7 +194,7 @@ def main() -> None:
         "top_k_sampling": options.top_k_sampling,
         "max_attempts": options.max_attempts,
         "seed": options.seed,
-        "batch_size": options.batch_size,
+        "batch_size": None if server else options.batch_size,
         **({"write_per_question": True} if options.write_per_question else {}),
     }
     files = AugmentedFiles(options, questions, settings)
@@ -204,7 +210,7 @@ def main() -> None:
         processes.wait()
 
     # 2. Load
-    author = load_author(options, prompts)
+    author = server or load_author(options, prompts)
 
     # 3. Retrieve; one process for all of a launch
     waiting = {data_type: questions[data_type] for data_type in files.waiting}
