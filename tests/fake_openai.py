@@ -111,10 +111,10 @@ class FakeOpenAI:
             return 200, {}, json.dumps({"object": "list", "data": listed}).encode()
         if handler.path != f"{self.base}/chat/completions":
             return error(404, "Not Found")
-        if body["model"] not in self.known:
-            return error(404, f"The model `{body['model']}` does not exist.")
         if refused := self.refused & body.keys():
             return error(400, f"Unrecognized request argument: {min(refused)}")
+        if body["model"] not in self.known:
+            return error(404, f"The model `{body['model']}` does not exist.")
         length = len(body["messages"][0]["content"])
         if self.context and length > self.context:
             return error(400, f"maximum context length is {self.context}, you have {length}")

@@ -151,6 +151,12 @@ def test_an_unreachable_server_a_wrong_key_and_an_unknown_model_are_one_sentence
         with pytest.raises(InputError, match=r"does not find.*--api_base the address up to /v1"):
             run(augment, *by(fake), "--api_base", fake.url + "/x", monkeypatch=monkeypatch)
         assert fake.requests == []
+        fake.refused = {"model"}  # so do some servers that hold one model
+        with pytest.raises(
+            InputError, match=r"status 400 .*'no', give its name there with --api_mo"
+        ):
+            run(augment, *by(fake, "--api_model", "no"), monkeypatch=monkeypatch)
+        fake.refused = set()
         run(augment, *by(fake), monkeypatch=monkeypatch)
     for path in (empty / "data_aug").rglob("*"):
         assert path.is_dir() or KEY.encode() not in path.read_bytes()

@@ -93,8 +93,10 @@ class Server:
         self.lock = threading.Lock()
         self.listed: list[str] = []
         self.model = options.api_model or ""
+        self.works = False
         with self._failures_named():
             self._choose_model()
+        self.works = True
 
     def _choose_model(self) -> None:
         """Find the model's name, and ask for one token where the server does not list it."""
@@ -223,11 +225,13 @@ class Server:
                 f"{where} {cause} ({reason}); see its log, lower --api_concurrency or try later: "
                 "the same command goes on"
             )
-        return (
-            f"{where} refuses a request with status {status} ({reason}); if the prompt and "
-            "--max_new_tokens are too long for it, give a smaller --max_new_tokens or serve the "
-            "model with a longer context"
+        remedy = (
+            "if the prompt and --max_new_tokens are too long for it, give a smaller "
+            "--max_new_tokens or serve the model with a longer context"
+            if self.works
+            else f"if it has no model {self.model!r}, give its name there with --api_model"
         )
+        return f"{where} refuses a request with status {status} ({reason}); {remedy}"
 
     def _no_completion(self) -> InputError:
         return InputError(

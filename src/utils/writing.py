@@ -221,10 +221,11 @@ def write_in_waves(
             waiting = [{k: chunk[k] for k in chunk if k not in written} for chunk in own]
             waiting = [chunk for chunk in waiting if chunk]
             there = sum(map(len, own)) - sum(map(len, waiting))
-            bar.total += sum(map(len, own))
-            bar.initial += there
-            bar.update(there)
-            bar.refresh()
+            if not silent:
+                bar.total += sum(map(len, own))
+                bar.initial += there  # not counted in its speed
+                bar.update(there)
+                bar.refresh()
             write = partial(write_chunk, author=author, options=options)
             for item in author.each(write, waiting):
                 journal.add(item)
