@@ -303,3 +303,12 @@ def test_unfinished_work_of_other_questions_is_kept_for_them(copy, monkeypatch):
     run(augment, *DEMO_TYPES, monkeypatch=monkeypatch)
     assert written == []
     assert not list((copy / "data_aug/demo").glob(".*journal*"))
+
+
+@pytest.mark.parametrize(
+    "content", [[1], {"a": 1}, [{"question": "Q"}], [{"question": "Q", "augment": [{"pid": 0}]}]]
+)
+def test_a_file_that_this_stage_did_not_write_is_named(copy, monkeypatch, content):
+    (copy / "data_aug/demo/dev.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"data_aug/demo/dev\.json"):
+        run(augment, *AUGMENT, monkeypatch=monkeypatch)

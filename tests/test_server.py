@@ -227,6 +227,9 @@ MENDED = {  # a fault of some requests -> nothing is lost
     "an error with status 200": (200, {}, b'{"error": {"message": "upstream"}}'),
     "JSON that is no object": (200, {}, b"[1, 2]"),
     "null": (200, {}, b"null"),
+    "thousands of nested lists": (200, {}, b"[" * 100_000),
+    "bytes that are no gzip": (200, {"Content-Encoding": "gzip"}, b"{}"),
+    "a redirection to itself": (307, {"Location": "/v1/chat/completions"}, b""),
     "slow": 1.5,
 }
 

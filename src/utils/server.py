@@ -32,6 +32,7 @@ MAX_RETRIES = 8
 LONGEST_WAIT = 8.0  # seconds between tries, where the server names no time
 CONNECTING = 10.0  # seconds
 CHECKING = 30.0  # seconds for each request before work begins
+NO_JSON = (ValueError, RecursionError)  # what the client raises for an answer that cannot be read
 
 
 def add_server_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
@@ -111,7 +112,7 @@ class Server:
             # many servers have no such list, and some keys may not read it
             if error.status_code in (401, 429) or error.status_code >= 500:
                 raise
-        except ValueError:  # no JSON
+        except NO_JSON:
             pass
         if not self.model:
             only = self.listed[0] if len(self.listed) == 1 else None
@@ -122,7 +123,7 @@ class Server:
                 completion = quick.chat.completions.create(
                     model=self.model, messages=message, max_tokens=1, temperature=0
                 )
-            except ValueError:  # no JSON
+            except NO_JSON:
                 completion = None
             if not _is_completion(completion):
                 raise self._no_completion()
@@ -151,7 +152,7 @@ class Server:
                 time.sleep(pause * random.uniform(0.75, 1))
             try:
                 completion = self._complete(message, seed)
-            except ValueError:  # no JSON
+            except NO_JSON:
                 continue
             if _is_completion(completion):
                 return _content(completion)
@@ -204,6 +205,11 @@ class Server:
             ) from None
         except openai.APIStatusError as error:
             raise InputError(self._refusal(where, error)) from None
+        except openai.OpenAIError as error:
+            raise InputError(
+                f"{where} cannot be used ({self._shown(error)}); see its log, then start the same "
+                "command again"
+            ) from None
 
     def _refusal(self, where: str, error: Any) -> str:
         """The sentence for an answer with the HTTP status of an error."""
@@ -248,7 +254,7 @@ class Server:
 
 
 def _split_url(url: str) -> tuple[str, list[str]]:
-    """`url` without user and password, and what of these must not be shown."""
+    """`url` without user and password, and the forms of the password, which nothing may show."""
     shown = re.sub(r"//.*@", "//...@", url)
     problem = InputError(
         f"--api_base {shown} is no address of a server; it must read http://HOST:PORT/v1 or "
@@ -262,8 +268,7 @@ def _split_url(url: str) -> tuple[str, list[str]]:
         usable = False
     if not usable or re.search(r"\s", url) or parts.query or parts.fragment:
         raise problem
-    secrets = [parts.username, parts.password] if "@" in parts.netloc else []
-    secrets = [form for secret in secrets if secret for form in (secret, unquote(secret))]
+    secrets = [parts.password, unquote(parts.password)] if parts.password else []
     place = parts.netloc.rpartition("@")[2]
     return f"{parts.scheme}://{place}{parts.path.rstrip('/')}", secrets
 
