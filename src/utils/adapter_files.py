@@ -17,6 +17,7 @@ from utils.adapter_packs import (
     CONFIG_FILE,
     REMEDY,
     TRAINING_FILE,
+    TRIES,
     WEIGHTS_FILE,
     is_name,
     name_of,
@@ -150,18 +151,18 @@ def _weights_bytes(folder: Path) -> tuple[bytes, bool]:
     Raises `OSError` where there is none.
     """
     path, name = folder / WEIGHTS_FILE, name_of(folder)
-    while True:
+    for _ in range(TRIES):
         try:
             return path.read_bytes(), False
         except FileNotFoundError:
             pack = pack_of(folder)
-        if pack is None or name not in pack.adapters:
-            return path.read_bytes(), False  # `unpack` may just have made it
-        try:
-            return pack.weights_of(name), True
-        except InputError:
-            if pack_of(folder) is pack:  # else it has just been replaced
-                raise
+        if pack is not None and name in pack.adapters:
+            try:
+                return pack.weights_of(name), True
+            except InputError:
+                if pack_of(folder) is pack:  # else it has just been replaced
+                    raise
+    return path.read_bytes(), False
 
 
 def _record(folder: Path) -> dict | None:
@@ -170,14 +171,18 @@ def _record(folder: Path) -> dict | None:
     Raises `InputError` where it is missing or damaged.
     """
     path, what = folder / TRAINING_FILE, "the record of an adapter,"
-    if stands_unpacked(folder):
-        try:
-            return read_object(path, what)
-        except InputError:
-            if stands_unpacked(folder):  # else it has just been packed
-                raise
-    text = _packed_text(folder, TRAINING_FILE)
-    return None if text is None else parse_object(text, f"{what} {relative(path)}")
+    failure = InputError(f"{what} {relative(path)} does not exist")
+    for _ in range(TRIES):
+        if stands_unpacked(folder):
+            try:
+                return read_object(path, what)
+            except InputError as error:
+                failure = error
+        elif (text := _packed_text(folder, TRAINING_FILE)) is not None:
+            return parse_object(text, f"{what} {relative(path)}")
+        elif not stands_unpacked(folder):
+            return None
+    raise failure
 
 
 def _packed_text(folder: Path, file: str) -> str | None:

@@ -35,6 +35,7 @@ TRAINING_FILE = "training_config.json"
 ADAPTER_FILES = (CONFIG_FILE, WEIGHTS_FILE, TRAINING_FILE)
 PACKED, INDEX = "packed", "index.json"
 FORMAT = 1
+TRIES = 5  # at reading what another process may be packing or unpacking
 HASH = "[0-9a-f]{32}"
 NAME = r"data_\d+/passage_-?\d+"  # of an adapter, below its data type
 REMEDY = (
@@ -150,19 +151,21 @@ def open_pack(adapters: Path) -> Pack | None:
     The index is read again only where it was replaced. Raises `InputError` as `Pack` does.
     """
     folder = adapters / PACKED
-    try:
-        state = (folder / INDEX).stat()
-    except (FileNotFoundError, NotADirectoryError):
-        if not folder.exists():
-            return None
-        state = None  # reading it says what is missing
-    except OSError as error:
-        raise InputError(f"{relative(folder)} cannot be read: {error.strerror}") from None
-    if state is None:
-        raise InputError(
-            f"the index of packed adapters {relative(folder / INDEX)} does not exist; {REMEDY}"
-        )
-    return _opened(folder, state.st_ino, state.st_mtime_ns, state.st_size)
+    failure = InputError(
+        f"the index of packed adapters {relative(folder / INDEX)} does not exist; {REMEDY}"
+    )
+    for _ in range(TRIES):
+        try:
+            state = (folder / INDEX).stat()
+            return _opened(folder, state.st_ino, state.st_mtime_ns, state.st_size)
+        except (FileNotFoundError, NotADirectoryError):
+            if not folder.exists():
+                return None
+        except OSError as error:
+            failure = InputError(f"{relative(folder)} cannot be read: {error.strerror}")
+        except InputError as error:
+            failure = error
+    raise failure
 
 
 @lru_cache(maxsize=8)
