@@ -2,10 +2,11 @@
 
     python benchmarks/storage.py sizes       # MB per passage of three models, random numbers
     python benchmarks/storage.py f1          # the demo's 432 test questions, for each --save_dtype
+    python benchmarks/storage.py compute     # the same for float32 and bfloat16 as --dtype
     python benchmarks/storage.py loading     # an adapter from its folder and from a pack
 
-`f1` runs the real scripts with the settings of configs/demo.sh below `--root`, and goes on where it
-was stopped. Each part writes `benchmarks/results/storage_{part}.json`.
+`f1` and `compute` run the real scripts with the settings of configs/demo.sh below `--root`, and go
+on where they were stopped. Each part writes `benchmarks/results/storage_{part}.json`.
 """
 
 import argparse
@@ -43,7 +44,7 @@ MODELS = ("llama3.2-1b", "qwen2.5-1.5b", "llama3-8b")
 MODEL = ["--model_name", "data/demo/demo-model", "--prompts", "demo"]
 DATA = ["--dataset", "demo", "--data_type", "test"]
 TRAIN = ["--learning_rate", "2e-3", "--num_train_epochs", "4"]
-METHODS = ("prag", "combine")
+METHODS = ("closed_book", "icl", "prag", "combine")
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -124,6 +125,18 @@ def sizes(options: argparse.Namespace) -> list[dict]:
 
 def f1(options: argparse.Namespace) -> list[dict]:
     """F1 of prag and combine for each --save_dtype, with 95% intervals, and against float32."""
+    return compare(options, "save_dtype", SAVE_DTYPES, ("prag", "combine"))
+
+
+def compute(options: argparse.Namespace) -> list[dict]:
+    """F1 of all methods with model and activations in float32 and in bfloat16, likewise."""
+    return compare(options, "dtype", ("float32", "bfloat16"), METHODS)
+
+
+def compare(
+    options: argparse.Namespace, flag: str, dtypes: tuple[str, ...], methods: tuple[str, ...]
+) -> list[dict]:
+    """F1 of each method for each dtype given as `--{flag}`; the first dtype is compared with."""
     first = options.root
     run(first, "prep_elastic.py", "--data_path", "data/demo/corpus.tsv", "--index_name", "demo")
     run(
@@ -132,21 +145,22 @@ def f1(options: argparse.Namespace) -> list[dict]:
         "--batch_size", "64",
     )  # fmt: skip
     rows, scores = [], {}
-    for dtype in SAVE_DTYPES:
-        root = options.root / dtype
+    for dtype in dtypes:
+        root = options.root / f"{flag}_{dtype}"
+        computing = ["--dtype", dtype] if flag == "dtype" else []
         if not (root / "data_aug").exists():
             shutil.copytree(first / "data_aug", root / "data_aug")
-        run(root, "src/encode.py", *MODEL, *DATA, *TRAIN, "--save_dtype", dtype)
+        run(root, "src/encode.py", *MODEL, *DATA, *TRAIN, f"--{flag}", dtype)
         weights = list(root.rglob(f"passage_*/{WEIGHTS_FILE}"))
-        for method in METHODS:
+        for method in methods:
             answering = ["--inference_method", method, "--max_new_tokens", "12"]
-            run(root, "src/inference.py", *MODEL, *DATA, *TRAIN, *answering)
+            run(root, "src/inference.py", *MODEL, *DATA, *TRAIN, *answering, *computing)
             [file] = root.glob(f"output/**/{method}/test/predict.json")
             predictions = json.loads(file.read_text())
             own = [row["f1"] for row in predictions]
             texts = [row["text"] for row in predictions]
             scores[dtype, method] = own, texts
-            exact, exact_texts = scores["float32", method]
+            exact, exact_texts = scores[dtypes[0], method]
             rows.append(
                 {
                     "dtype": dtype,
@@ -219,7 +233,7 @@ def forget(folder: Path) -> None:
             os.close(handle)
 
 
-PARTS = {"sizes": sizes, "f1": f1, "loading": loading}
+PARTS = {"sizes": sizes, "f1": f1, "compute": compute, "loading": loading}
 
 
 def main() -> None:
