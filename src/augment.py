@@ -228,7 +228,7 @@ def main() -> None:
 
     # 4. Write, wave by wave; a finished chunk is in the journal
     results = dict(files.results)
-    with Journal(files.journal, settings, processes.index) as journal:
+    with Journal(files.journal, settings, processes.index, processes.count > 1) as journal:
         write_in_waves(of_all, results, journal, author, processes, options)
         processes.wait()
         if processes.is_shard:

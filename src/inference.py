@@ -20,8 +20,7 @@ it goes on where it was.
 import argparse
 import json
 import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -183,23 +182,38 @@ def check_result(
         )
 
 
-def answer_batch(
+def answer_batches(
+    batches: list[list[int]],
+    records: list[dict],
+    prompts: list[list[int]],
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: list[list[int]],
-    max_new_tokens: int,
-    put_adapters: Callable[[list[int]], None] | None,
-) -> list[str]:
-    """The answer to each prompt; `put_adapters(rows)` puts those rows' adapters into the model."""
+    merger: Merger | None,
+    options: argparse.Namespace,
+) -> Iterator[dict]:
+    """Answer batch after batch of questions (indices of `records`) and yield an item for each.
 
-    def answer(rows: list[int]) -> list[str]:
-        if put_adapters:
-            put_adapters(rows)
-        return generate(model, tokenizer, [prompts[row] for row in rows], max_new_tokens)
+    An item has the batch's "questions", their "predictions" in this order, and its "seconds".
+    """
+    mark = time.perf_counter()
+    prepared = merger.ahead(batches, records) if merger else ((b, None) for b in batches)
+    for batch, merged in prepared:
+        asked = [prompts[did] for did in batch]
+        first = asked[0] if records[batch[0]]["augment"] else None
 
-    return in_halves(
-        answer, list(range(len(prompts))), "questions", "use a smaller --max_new_tokens or --topk"
-    )
+        def answer(rows: list[int], asked=asked, merged=merged, first=first) -> list[str]:
+            if merger:
+                merger.use(merged, rows, first)
+            return generate(model, tokenizer, [asked[i] for i in rows], options.max_new_tokens)
+
+        remedy = "use a smaller --max_new_tokens, or fewer passages"
+        texts = in_halves(answer, list(range(len(batch))), "questions", remedy)
+        predictions = [
+            prediction_of(records[did], text, options)
+            for did, text in zip(batch, texts, strict=True)
+        ]
+        before, mark = mark, time.perf_counter()
+        yield {"seconds": mark - before, "questions": batch, "predictions": predictions}
 
 
 def main() -> None:
@@ -262,7 +276,7 @@ def main() -> None:
         ]
         if processes.is_main or processes.is_shard:
             write_json(leaf / "config.json", {**config, PROVENANCE: provenance()})
-        with Journal(leaf / JOURNAL, config, processes.index) as journal:
+        with Journal(leaf / JOURNAL, config, processes.index, processes.count > 1) as journal:
             done = {did for item in journal.items for did in item["questions"]}
             done = set(processes.agree(sorted(done)))
 
@@ -292,24 +306,9 @@ def main() -> None:
             bar = processes.bar(
                 f"{method} {data_type}", "question", sum(map(len, batches)), sum(map(len, rest))
             )
-            mark = time.perf_counter()
-            for batch, merged in (
-                merger.ahead(rest, of_type) if merger else zip(rest, rest, strict=True)
-            ):
-                asked = [prompts[did] for did in batch]
-                put_adapters = None
-                if merger:
-                    first = asked[0] if of_type[batch[0]]["augment"] else None
-                    put_adapters = partial(merger.use, merged, prompt=first)
-                texts = answer_batch(model, tokenizer, asked, options.max_new_tokens, put_adapters)
-                predictions = [
-                    prediction_of(of_type[did], text, options)
-                    for did, text in zip(batch, texts, strict=True)
-                ]
-                before, mark = mark, time.perf_counter()
-                item = {"seconds": mark - before, "questions": batch, "predictions": predictions}
+            for item in answer_batches(rest, of_type, prompts, model, tokenizer, merger, options):
                 journal.add(item)
-                bar.update(len(batch))
+                bar.update(len(item["questions"]))
             bar.close()
 
             # 4. Save, in the order of the questions

@@ -91,12 +91,14 @@ def test_a_removed_journal_leaves_nothing_and_can_begin_anew(tmp_path):
 
 
 def test_processes_write_a_file_each_and_read_all(tmp_path):
-    first, second = (Journal(tmp_path / "j", SETTINGS, part) for part in (0, 1))
+    first, second = (Journal(tmp_path / "j", SETTINGS, part, True) for part in (0, 1))
     second.add("b")
     first.add("a")
     assert first.items == ["a"]
     first.reread()
     assert first.items == ["a", "b"]
+    with pytest.raises(InputError, match=r"another run is writing .*j\.[01]"):
+        Journal(tmp_path / "j", SETTINGS, 2)  # alone, it would put together what is not finished
     first.close()
     second.close()
     with Journal(tmp_path / "j", SETTINGS, 10) as third:  # another number of processes goes on

@@ -37,7 +37,8 @@ class Journal:
     another run is writing it, and where the disk is full or refuses.
     """
 
-    def __init__(self, path: Path, settings: dict, part: int = 0):
+    def __init__(self, path: Path, settings: dict, part: int = 0, shared: bool = False):
+        """`shared`: other processes may write their parts meanwhile."""
         self.path, self.settings = path, settings
         self.own = path.with_name(f"{path.name}.{part}")
         self.items: list[Any] = []
@@ -48,13 +49,12 @@ class Journal:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self.close()
-            raise InputError(
-                f"another run is writing {relative(self.own)}; wait for it, stop it, or give each "
-                "job of an array its own --shard"
-            ) from None
+            raise _written_by_another(self.own) from None
         except OSError:  # a file system without locks
             pass
         try:
+            if not shared:
+                self._refuse_other_writers()
             self.reread()
             whole = _read_part(self.own, settings)[1]
             with disk_failures_named(self.own):
@@ -71,6 +71,16 @@ class Journal:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    def _refuse_other_writers(self) -> None:
+        for part in journal_parts(self.path):
+            if part == self.own:
+                continue
+            with disk_failures_named(part), part.open("rb") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise _written_by_another(part) from None
 
     def reread(self) -> None:
         """Read what all parts hold now."""
@@ -98,6 +108,13 @@ class Journal:
         """Delete all parts: their content stands in the stage's result now."""
         self.close()
         remove_journal(self.path)
+
+
+def _written_by_another(part: Path) -> InputError:
+    return InputError(
+        f"another run is writing {relative(part)}; wait for it, stop it, or give each job of an "
+        "array its own --shard"
+    )
 
 
 def journal_parts(path: Path) -> list[Path]:
