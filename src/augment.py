@@ -7,6 +7,9 @@
     python src/augment.py --model_name llama3.2-1b-instruct --dataset 2wikimultihopqa \
         --data_path data/2wikimultihopqa/ --sample 300 --topk 3
 
+    python src/augment.py --model_name llama3-8b-instruct --dataset popqa \
+        --data_path data/popqa/ --api_base http://localhost:8000/v1     # vLLM or another server
+
 Writes `data_aug/{dataset}/{data_type}.json` (Self-Augmentation, arXiv:2501.15915, section 3.2.1).
 Started again after a stop, it goes on where it was.
 """

@@ -51,7 +51,7 @@ def hidden(root) -> list[str]:
     ("size", "removed", "stage", "flags"),
     [
         (2_000, "data_aug", augment, AUGMENT),
-        (20_000, "data_aug", augment, AUGMENT),
+        (10_000, "data_aug", augment, AUGMENT),
         (500, "offline", encode, [*COMMON, *DEV, *TRAIN]),
         (30_000, "offline", encode, [*COMMON, *DEV, *TRAIN]),
         (500, "output", inference, ["prag"]),
