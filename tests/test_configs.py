@@ -240,7 +240,7 @@ def test_every_flag_is_used(script):
         code += (REPOSITORY / f"src/utils/{room}.py").read_text(encoding="utf-8")
     used = set(re.findall(r"\b(?:options|arguments)\.(\w+)", code))
     if script == "src/adapters.py":  # takes the command line of the stages as it is
-        used |= {"dtype"}
+        used |= {"dtype", "device_map"}
     assert not flags_of(script).keys() - used
 
 
