@@ -131,3 +131,26 @@ def test_architectures_have_the_size_of_the_released_models(architecture, parame
     assert len(questions) == 4
     mean = sum(len(prompt) for prompts in passages for prompt in prompts) / 20
     assert 900 < mean < 1100
+
+
+def test_the_storage_benchmark_measures_what_its_shapes_say(monkeypatch, tmp_path):
+    import storage
+
+    (tmp_path / "root").mkdir()
+    monkeypatch.setattr(storage, "MODELS", ("tiny",))
+    options = storage.parse_arguments(
+        ["sizes", "--root", str(tmp_path / "root"), "--passages", "2", "--repetitions", "1"]
+    )
+    rows = storage.sizes(options)
+    numbers = 2 * 2 * 3 * (32 + 48)  # layers, rank, modules, both sides of A and B
+    assert [row["dtype"] for row in rows] == ["float32", "bfloat16", "float16"]
+    for row in rows:
+        width = 4 if row["dtype"] == "float32" else 2
+        assert row["bytes_of_the_numbers"] == width * numbers
+        assert row["bytes_of_the_numbers"] < row["bytes_of_the_weights_file"] < row["bytes_packed"]
+        assert row["bytes_of_the_weights_file"] < row["bytes_unpacked"]
+    timed = storage.loading(options)
+    assert {(row["way"], row["from"]) for row in timed} == {
+        (way, cache) for way in ("unpacked", "packed") for cache in ("disk", "memory")
+    }
+    assert all(row["milliseconds"] > 0 and len(row["rounds"]) == 1 for row in timed)
