@@ -262,8 +262,10 @@ def load_adapter(
                 f"adapter {relative(path)}: {key} has shape {tuple(tensors[key].shape)}, "
                 f"the model needs {shape}; {remedy}"
             )
-        if not torch.isfinite(tensors[key]).all():
-            raise InputError(f"adapter {relative(path)}: {key} holds NaN or infinity; {remedy}")
+    # all at once: a check for each of some hundred small tensors takes longer than reading them
+    if not torch.isfinite(torch.cat([tensor.flatten() for tensor in tensors.values()])).all():
+        bad = min(key for key, tensor in tensors.items() if not torch.isfinite(tensor).all())
+        raise InputError(f"adapter {relative(path)}: {bad} holds NaN or infinity; {remedy}")
     return {
         name: (tensors[_key(name, "A")].float(), tensors[_key(name, "B")].float())
         for name in shapes
