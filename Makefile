@@ -23,7 +23,10 @@ test-slow: setup           ## the long ones
 lint: setup
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
-bench: setup               ## what is measured stands in benchmarks/README.md
+bench: demo                ## what is measured stands in benchmarks/README.md
+	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/scaling.py --num_train_epochs 4
+	$(BIN)/python benchmarks/storage.py loading
 	$(BIN)/python -m pip install --quiet bm25s PyStemmer
 	$(BIN)/python benchmarks/retrieval.py --rows 200000 --bm25s
 	$(BIN)/python benchmarks/retrieval.py --rows 1000000 --bm25s

@@ -18,11 +18,11 @@ import argparse
 
 from tqdm import tqdm
 
-from utils.arguments import add_data_flags, add_model_flags, shared_flags
+from utils.arguments import add_data_flags, add_model_flags, model_of, shared_flags
 from utils.augmented_files import AugmentedFiles
 from utils.elastic import add_elasticsearch_flags, connection_of
 from utils.journal import Journal
-from utils.models import context_length, load_model, load_tokenizer
+from utils.models import context_length, load_tokenizer
 from utils.parsing import new_parser, positive_integer
 from utils.paths import InputError, relative, run_stage
 from utils.processes import Processes, add_shard_flag, start_processes
@@ -164,13 +164,7 @@ def load_author(options: argparse.Namespace, prompts: PromptSet) -> LocalModel:
     longest = context_length(options.model_name, options.trust_remote_code)
     room = room_for_prompt(longest, options.max_new_tokens)
     encoder = PromptEncoder(tokenizer, prompts, False, room)
-    model = load_model(
-        options.model_name,
-        options.dtype,
-        tokenizer,
-        options.trust_remote_code,
-        options.device_map,
-    )
+    model = model_of(options, tokenizer)
     return LocalModel(model, tokenizer, encoder, options)
 
 

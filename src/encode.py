@@ -36,6 +36,7 @@ from utils.arguments import (
     add_model_flags,
     add_training_flags,
     init_folder,
+    model_of,
     shared_flags,
     training_settings,
 )
@@ -43,7 +44,7 @@ from utils.augmented import read_sample
 from utils.journal import refuse_difference
 from utils.lora import Adapter, LoraBank
 from utils.memory import adapters_that_fit
-from utils.models import load_model, load_tokenizer, pick_device, pick_dtype, resolve_model
+from utils.models import load_tokenizer, pick_device, pick_dtype, resolve_model
 from utils.parsing import new_parser, positive_integer
 from utils.paths import hash_json, passage_folder, rank_folder, relative, run_stage
 from utils.processes import add_shard_flag, start_processes
@@ -167,13 +168,7 @@ def main() -> None:
 
     if processes.agree(bool(missing)):
         # 2. Load
-        model = load_model(
-            options.model_name,
-            options.dtype,
-            tokenizer,
-            options.trust_remote_code,
-            options.device_map,
-        )
+        model = model_of(options, tokenizer)
         bank = LoraBank(model, options.lora_rank, options.lora_alpha)
         if options.init_adapter == "random":
             if processes.is_main:

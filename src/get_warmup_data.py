@@ -23,12 +23,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from utils.arguments import add_model_flags
+from utils.arguments import add_model_flags, model_of
 from utils.journal import Journal, refuse_difference, remove_journal
 from utils.models import (
     context_length,
     generate,
-    load_model,
     load_tokenizer,
     model_identity,
     pick_device,
@@ -239,13 +238,7 @@ def write_reasoning(
             tried += len(batch)
             if (item := next(finished, None)) is None:
                 if model is None:
-                    model = load_model(
-                        options.model_name,
-                        options.dtype,
-                        tokenizer,
-                        options.trust_remote_code,
-                        options.device_map,
-                    )
+                    model = model_of(options, tokenizer)
                 requests = []
                 for one in batch:
                     request = ReasoningRequest(prompts[dataset], one["answer"])

@@ -34,6 +34,7 @@ from utils.arguments import (
     add_training_flags,
     check_merging,
     init_folder,
+    model_of,
     results_of,
     training_settings,
 )
@@ -46,7 +47,6 @@ from utils.metrics import METRICS, answer_presence, extract_answer, mean_scores,
 from utils.models import (
     context_length,
     generate,
-    load_model,
     load_tokenizer,
     pick_device,
     pick_dtype,
@@ -282,13 +282,7 @@ def main() -> None:
 
             # 2. Load, unless the parts of an array's jobs need only be put together
             if model is None and len(done) < len(prompts):
-                model = load_model(
-                    options.model_name,
-                    options.dtype,
-                    tokenizer,
-                    options.trust_remote_code,
-                    options.device_map,
-                )
+                model = model_of(options, tokenizer)
                 if method in IN_PARAMETERS:
                     bank = LoraBank(model, options.lora_rank, options.lora_alpha)
             merger = None

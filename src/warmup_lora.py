@@ -26,11 +26,10 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 
 from utils.adapter_files import fingerprint, open_base_adapter, read_training, save_adapter
-from utils.arguments import add_model_flags
+from utils.arguments import add_model_flags, model_of
 from utils.journal import refuse_difference
 from utils.lora import Adapter, LoraBank
 from utils.models import (
-    load_model,
     load_tokenizer,
     model_identity,
     pick_device,
@@ -303,13 +302,7 @@ def main() -> None:
         return
 
     # 2. Load
-    model = load_model(
-        options.model_name,
-        options.dtype,
-        tokenizer,
-        options.trust_remote_code,
-        options.device_map,
-    )
+    model = model_of(options, tokenizer)
     bank = LoraBank(model, options.lora_rank, options.lora_alpha)
     base_folder = rank_folder(options.model_name, options.lora_rank, options.lora_alpha)
     base = open_base_adapter(bank, base_folder / "base_weight", base_model, options.seed)

@@ -61,7 +61,7 @@ def test_encode_knows_that_packed_adapters_stand(copy, monkeypatch, capsys):
         raise AssertionError("a model was loaded")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encode, "load_model", unwanted)
+        patch.setattr(encode, "model_of", unwanted)
         run(encode, *FLAGS, monkeypatch=patch)
     assert "12 adapters stand already" in capsys.readouterr().out
     assert files_below(copy / "offline") == before

@@ -217,8 +217,8 @@ def test_bad_input_is_one_sentence_before_a_model_is_loaded(copy, monkeypatch, c
     def unwanted(*arguments):
         raise AssertionError("a model was loaded")
 
-    if hasattr(script, "load_model"):
-        monkeypatch.setattr(script, "load_model", unwanted)
+    if hasattr(script, "model_of"):
+        monkeypatch.setattr(script, "model_of", unwanted)
     monkeypatch.setattr(sys, "argv", [f"{name}.py", *words])
     with pytest.raises(SystemExit) as ended:
         paths.run_stage(script.main)

@@ -160,7 +160,7 @@ def test_a_start_of_another_shape_is_refused_before_a_model_is_loaded(
     folder = copy / ADAPTERS / "data_0/passage_0"
     config = json.loads((folder / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(json.dumps(config | change))
-    monkeypatch.setattr(encode, "load_model", lambda *a: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(encode, "model_of", lambda *a: pytest.fail("a model was loaded"))
     with pytest.raises(InputError, match=message):
         flags = (*COMMON, *DEV, *TRAIN, "--init_adapter", str(folder))
         run(encode, *flags, monkeypatch=monkeypatch)

@@ -91,7 +91,7 @@ def test_jobs_of_an_array_encode_their_parts_and_a_later_run_finds_all(
     for part in ("0/3", "1/3"):
         run(encode, *flags(part), monkeypatch=monkeypatch)
     assert tree(root / "offline") == whole
-    monkeypatch.setattr(encode, "load_model", None)  # nothing is left that needs it
+    monkeypatch.setattr(encode, "model_of", None)  # nothing is left that needs it
     run(encode, *ENCODE, monkeypatch=monkeypatch)
     assert tree(root / "offline") == whole
 
@@ -106,7 +106,7 @@ def test_jobs_of_an_array_answer_and_a_later_run_only_puts_together(encoded, mon
         leaf = root / RESULTS / "combine/dev"
         assert not (leaf / "result.txt").exists()
         assert "when all parts are, the same command without --shard" in capsys.readouterr().out
-    monkeypatch.setattr(inference, "load_model", None)
+    monkeypatch.setattr(inference, "model_of", None)
     answer(*COMBINE[1:], monkeypatch=monkeypatch)
     assert tree(root / "output") == whole
 

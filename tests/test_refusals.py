@@ -103,7 +103,7 @@ def test_cot_goes_through_the_stages_and_without_examples_fails_early(copy, monk
     def unwanted(*arguments):
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(encode, "load_model", unwanted)
+    monkeypatch.setattr(encode, "model_of", unwanted)
     with pytest.raises(InputError, match="few-shot examples for 'demo'"):
         run(encode, *COMMON, *DEV, "--with_cot", monkeypatch=monkeypatch)
 

@@ -54,7 +54,7 @@ def refuse_training(monkeypatch) -> None:
     def unwanted(*arguments):
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(encode, "load_model", unwanted)
+    monkeypatch.setattr(encode, "model_of", unwanted)
 
 
 def test_total_and_types_together_train_and_store_each_passage_once(

@@ -4,7 +4,9 @@ import argparse
 import shlex
 from pathlib import Path
 
-from utils.models import DTYPES, model_identity
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from utils.models import DTYPES, load_model, model_identity
 from utils.parsing import new_parser, positive_integer, positive_number
 from utils.paths import experiment_folder, folder_name, training_name, warmup_folder
 from utils.prompting import PromptSet
@@ -38,6 +40,17 @@ def add_model_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
         help="auto: spread a model too large for one GPU over all of them (not set: one GPU)",
     )
     return group
+
+
+def model_of(options: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """The model that the flags of `add_model_flags` name (see `load_model`)."""
+    return load_model(
+        options.model_name,
+        options.dtype,
+        tokenizer,
+        options.trust_remote_code,
+        options.device_map,
+    )
 
 
 def add_data_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
