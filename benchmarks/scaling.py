@@ -6,9 +6,9 @@
 
 Runs the real `encode.py`, by the launcher where there is more than one process, into a folder of
 its own, the ways in turn. Seconds are those of the whole command, start included. Then the cost
-model: passages of DPR's Wikipedia (21,015,324) times the arithmetic and the storage of one. Its
-hours on a GPU are computed, not measured: 4 operations per parameter and token, at `--utilisation`
-of `--peak_tflops`.
+model: passages of DPR's Wikipedia (21,015,324) times what one takes on the disk, as
+`storage.py sizes` measured it, and times its arithmetic. The hours on a GPU are computed, not
+measured: 4 operations per parameter and token, at `--utilisation` of `--peak_tflops`.
 """
 
 import argparse
@@ -26,15 +26,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 from machine import machine
 from random_work import ARCHITECTURES, random_prompts
 
-from utils.lora import TARGET_MODULES
 from utils.parsing import new_parser, positive_integer, positive_number
-from utils.paths import InputError, run_stage, write_json
+from utils.paths import InputError, read_json, run_stage, write_json
 from utils.provenance import provenance
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 WIKIPEDIA = 21_015_324  # passages of 100 words (arXiv:2004.04906)
-RANK = 2
-DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}
+STORAGE = REPOSITORY / "benchmarks/results/storage_sizes.json"
 MODELS = ("llama3.2-1b", "qwen2.5-1.5b", "llama3-8b")
 
 
@@ -116,6 +114,7 @@ def measure(options: argparse.Namespace) -> dict[int, dict]:
 def cost_model(options: argparse.Namespace) -> dict[str, dict]:
     """GPU-hours and terabytes for `WIKIPEDIA` passages of each model, one epoch in direct mode."""
     costs = {}
+    sizes = read_json(STORAGE, "the measured storage")["rows"]
     for name in MODELS:
         config = ARCHITECTURES[name]()
         width, inner, layers = (
@@ -123,7 +122,6 @@ def cost_model(options: argparse.Namespace) -> dict[str, dict]:
             config.intermediate_size,
             config.num_hidden_layers,
         )
-        numbers = layers * len(TARGET_MODULES) * RANK * (width + inner)
         head = getattr(config, "head_dim", None) or width // config.num_attention_heads
         attention = 2 * width * head * (config.num_attention_heads + config.num_key_value_heads)
         parameters = layers * (attention + 3 * width * inner) + width * config.vocab_size
@@ -137,7 +135,11 @@ def cost_model(options: argparse.Namespace) -> dict[str, dict]:
             "passages_per_second": 1 / seconds,
             "gpu_hours": WIKIPEDIA * seconds / 3600,
             "terabytes": {
-                dtype: WIKIPEDIA * numbers * size / 1e12 for dtype, size in DTYPES.items()
+                row["dtype"]: {
+                    way: WIKIPEDIA * row[f"bytes_{way}"] / 1e12 for way in ("unpacked", "packed")
+                }
+                for row in sizes
+                if row["model"] == name
             },
         }
     return costs
@@ -156,12 +158,13 @@ def main() -> None:
             f"{way['adapters_per_second']:>12.2f}{first / way['median']:>8.2f}"
         )
     print(f"\n{WIKIPEDIA:,} passages, computed for a GPU at {options.utilisation:.0%} of "
-          f"{options.peak_tflops:g} TFLOP/s; numbers of the adapters alone")  # fmt: skip
+          f"{options.peak_tflops:g} TFLOP/s; TB packed")  # fmt: skip
     print(f"{'model':>14}{'passages/s':>12}{'GPU-hours':>11}{'TB float32':>12}{'TB 16 bit':>11}")
     for name, cost in costs.items():
         print(
             f"{name:>14}{cost['passages_per_second']:>12.1f}{cost['gpu_hours']:>11.0f}"
-            f"{cost['terabytes']['float32']:>12.1f}{cost['terabytes']['bfloat16']:>11.1f}"
+            f"{cost['terabytes']['float32']['packed']:>12.1f}"
+            f"{cost['terabytes']['bfloat16']['packed']:>11.1f}"
         )
     if options.json:
         write_json(

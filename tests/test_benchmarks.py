@@ -154,3 +154,32 @@ def test_the_storage_benchmark_measures_what_its_shapes_say(monkeypatch, tmp_pat
         (way, cache) for way in ("unpacked", "packed") for cache in ("disk", "memory")
     }
     assert all(row["milliseconds"] > 0 and len(row["rounds"]) == 1 for row in timed)
+
+
+def test_the_scaling_benchmark_measures_in_turn_and_its_costs_add_up(monkeypatch, tmp_path, capsys):
+    import scaling
+
+    (tmp_path / "data_aug/demo").mkdir(parents=True)
+    monkeypatch.setenv("PRAG_ROOT", str(tmp_path))
+    order = []
+
+    def encode_seconds(processes, source, options):
+        order.append(processes)
+        return 60.0 / processes, 30
+
+    monkeypatch.setattr(scaling, "encode_seconds", encode_seconds)
+    file = tmp_path / "scaling.json"
+    run(scaling, "--repetitions", "2", "--json", str(file), monkeypatch=monkeypatch)
+    assert order == [1, 2, 1, 2]
+    result = json.loads(file.read_text())
+    assert result["encode"]["2"]["adapters_per_second"] == 1.0
+    shown = capsys.readouterr().out
+    assert "2.00" in shown and "llama3-8b" in shown
+    cost = result["cost_model"]["llama3.2-1b"]
+    operations = 4 * cost["parameters_in_products"] * cost["tokens_per_passage"]
+    assert cost["passages_per_second"] * operations == pytest.approx(0.35 * 989e12)
+    hours = scaling.WIKIPEDIA / cost["passages_per_second"] / 3600
+    assert cost["gpu_hours"] == pytest.approx(hours)
+    # 983,040 numbers of four bytes, and what stands beside them
+    least = scaling.WIKIPEDIA * 4 * 983_040 / 1e12
+    assert least < cost["terabytes"]["float32"]["packed"] < 1.01 * least
