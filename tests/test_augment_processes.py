@@ -85,7 +85,7 @@ def test_jobs_of_an_array_and_a_run_that_puts_them_together(
     monkeypatch.setattr(writing, "write_chunk", write_chunk)
     for job in ("1/3", "0/3", "2/3"):
         run(augment, *WAVES, "--shard", job, monkeypatch=monkeypatch)
-        part = f"part {job[0]} of 3 is done; when all are, the same command without --shard"
+        part = f"part {job[0]} of 3 is done; when all parts are, the same command without --shard"
         assert part in capsys.readouterr().out
         assert not list((root / "data_aug/demo").glob("*.json"))
     in_jobs = len(written)

@@ -2,6 +2,8 @@
 
 import json
 import os
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -189,3 +191,17 @@ def test_a_stage_ends_with_one_sentence_instead_of_a_traceback():
 
     with pytest.raises(SystemExit, match="error: no index"):
         paths.run_stage(main)
+
+
+def test_a_folder_in_which_a_thread_still_writes_is_removed(tmp_path):
+    def write(folder):
+        with suppress(OSError):  # it is gone
+            for number in range(10_000):
+                (folder / str(number)).write_text("")
+
+    with pytest.raises(RuntimeError), paths.writing_folder(tmp_path / "whole") as temporary:
+        thread = threading.Thread(target=write, args=(temporary,))
+        thread.start()
+        raise RuntimeError
+    thread.join()
+    assert list(tmp_path.iterdir()) == []

@@ -244,8 +244,17 @@ def writing_folder(path: Path, keep: Callable[[Path], bool] | None = None) -> It
                 remove_folder(path)
         except BaseException:
             if temporary:
-                shutil.rmtree(temporary, ignore_errors=True)
+                _remove_for_good(temporary)
             raise
+
+
+def _remove_for_good(folder: Path) -> None:
+    """Remove a folder into which a library's threads may still write for a moment."""
+    for _ in range(100):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.02)
 
 
 def _took_its_place(temporary: Path, path: Path) -> bool:
