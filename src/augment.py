@@ -89,6 +89,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if not 0 <= options.temperature < 100:
         parser.error("--temperature must be 0 (greedy) or a small positive number")
+    if options.api_base == "":
+        parser.error("--api_base is empty; give the server's address, or leave it out")
     if options.api_model and not options.api_base:
         parser.error("--api_model is a server's name for the model; give its address: --api_base")
     if options.shard and options.overwrite:
@@ -222,6 +224,11 @@ def main() -> None:
         found = find_candidates(waiting, retriever, options)
     candidates = processes.agree(found)
     of_all = [passages for rows in candidates.values() for passages in rows]
+    if not any(of_all):
+        raise InputError(
+            f"no passage was found for any of the {len(of_all)} questions; is the index "
+            f"{options.index_name} that of their corpus?"
+        )
 
     # 4. Write, wave by wave; a finished chunk is in the journal
     results = dict(files.results)

@@ -248,6 +248,12 @@ def main() -> None:
             f"--max_new_tokens {options.max_new_tokens} leaves no room for a question in the "
             f"{longest} tokens that the model takes; use fewer"
         )
+    most = max(len(record["augment"]) for of_type in records.values() for record in of_type)
+    if (options.merge_topk or 0) > most:
+        raise InputError(
+            f"--merge_topk {options.merge_topk} is more than the {most} passages that a question "
+            "has; leave it out to merge all of them"
+        )
     start = init_folder(options)
     if options.merge == "base_once":
         check_init_adapter(start, options.lora_rank, options.lora_alpha)

@@ -48,7 +48,7 @@ BAD = {
     "a row of two columns": ("prep_elastic", INDEX, HEADER + "1\tx\n", "line 2 .*2 columns"),
     "a row without text": ("prep_elastic", INDEX, HEADER + "1\t \tx\n", "line 2 .*empty text"),
     "an open quote": ("prep_elastic", INDEX, HEADER + '1\t"x\ty\n', "line 2 .*no valid TSV"),
-    "a folder as corpus": ("prep_elastic", [*INDEX[:3], "{folder}"], None, "does not exist; give"),
+    "a folder as corpus": ("prep_elastic", [*INDEX[:3], "{folder}"], None, "is a folder; give"),
     "an index that stands": (
         "prep_elastic", ["--index_name", "demo", "--data_path", "{file}"], HEADER + ROW,
         "exists already.*--overwrite",
@@ -187,6 +187,25 @@ BAD = {
     "records that are no list": ("warmup_lora", TRAINING, {"a": 1}, "not a list of records"),
     "a record that is too long": (
         "warmup_lora", [*TRAINING, "--block_size", "5"], [RECORD], "record 0 .*--block_size 5; rai",
+    ),
+    # findings of a reviewer
+    "a key twice": (
+        "augment", AUGMENT, b'{"a": [{"question": "Q", "answer": "A"}], "a": []}', 'key "a" twice',
+    ),
+    "an empty golden passage": (
+        "augment", AUGMENT, [{**RECORD, "golden_passages": [""]}], "golden_passages .* empty",
+    ),
+    "a server without address": ("augment", [*AUGMENT, "--api_base", ""], None, "address"),
+    "no whole number": ("augment", [*AUGMENT, "--topk", "1e3"], None, "'1e3' is no whole number"),
+    "no number": ("encode", [*ENCODE[:-4], "--learning_rate", "fast"], None, "'fast' is no number"),
+    "more passages to merge than there are": (
+        "inference",
+        [*COMMON, *DEV, *TRAIN, "--inference_method", "prag", "--merge_topk", "9"],
+        None, "--merge_topk 9 is more than the 3 passages",
+    ),
+    "an augmented record without answers": (
+        "encode", ENCODE,
+        [{"test_id": 0, "question": "Q", "answer": [], "augment": []}], "answer has no text",
     ),
     # the report and the prompts
     "no results of that model": (

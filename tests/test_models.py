@@ -6,11 +6,13 @@ import shutil
 import pytest
 import torch
 from conftest import REPOSITORY, tiny_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, GenerationConfig
 
 from utils import models
 from utils.models import SeededSampling, generate, load_model, load_tokenizer, resolve_model
 from utils.paths import InputError
+from utils.prompting import PromptEncoder, load_prompts
 
 DEMO = REPOSITORY / "data" / "demo" / "demo-model"
 PROMPTS = [[1, 5, 9, 30, 7], [1, 44], [1, 8, 8, 60, 23, 17, 90, 3, 41]]
@@ -140,7 +142,7 @@ def test_a_damaged_model_is_an_input_error(saved, tokenizer, damage):
         (saved / "config.json").write_text('{"model_type": ')
     else:
         weights.write_bytes(weights.read_bytes()[:-1000])
-    with pytest.raises(InputError, match=r"cannot be loaded: .* give its folder"):
+    with pytest.raises(InputError, match=r"cannot be loaded: .*; check its files"):
         load_model(str(saved), "float32", tokenizer)
 
 
@@ -203,3 +205,29 @@ def test_the_longest_prompt_is_read_from_the_models_configuration(saved):
     (saved / "config.json").write_text("nothing")
     with pytest.raises(InputError, match="cannot be loaded"):
         models.context_length(str(saved))
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json", "chat_template.jinja"])
+@pytest.mark.parametrize("content", ["[]", "{% for x in %}", '{"num_hidden_layers": -1}', "\x00"])
+def test_whatever_a_models_files_hold_the_scripts_end_with_a_sentence(tmp_path, file, content):
+    """transformers raises many kinds of errors; a template is a program of the model's."""
+    folder = tmp_path / "model"
+    shutil.copytree(REPOSITORY / "data/demo/demo-model", folder)
+    (folder / file).write_text(content)
+    try:
+        tokenizer = load_tokenizer(str(folder))
+        prompts = load_prompts("demo", "demo", False)
+        PromptEncoder(tokenizer, prompts, False, 100).question("Who?", [])
+        load_model(str(folder), "float32", tokenizer)
+    except InputError as error:
+        assert "\n" not in str(error) and len(str(error)) > 40
+
+
+def test_a_model_with_a_number_that_is_not_finite_is_refused(tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(REPOSITORY / "data/demo/demo-model", folder)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.layers.0.mlp.down_proj.weight"][0, 0] = torch.nan
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"output is not finite, its weights .* fetch them again"):
+        load_model(str(folder), "float32", load_tokenizer(str(folder)))

@@ -219,7 +219,7 @@ def test_a_prompt_that_just_fits_is_left_alone(tokenizer):
 
 @pytest.mark.parametrize("passages", [[], ["one", "two"], [""]])
 def test_a_question_that_cannot_fit_is_an_input_error(tokenizer, passages):
-    with pytest.raises(InputError, match=r"only 10 are allowed; raise --max_length"):
+    with pytest.raises(InputError, match=r"only 10 are allowed \(--max_length, or"):
         encoder_of(tokenizer, max_length=10).question("Why " * 20, passages)
 
 

@@ -26,6 +26,9 @@ def here(root, monkeypatch):
     return root
 
 
+TEXTS = {1.0: "one", 0.5: "one or two", 0.0: "two"}  # F1 -> a text that has it against "one"
+
+
 def add(
     root, method, f1, data_type="total", dataset=DATASET, model=MODEL, training=TRAINING, **config
 ):
@@ -35,7 +38,8 @@ def add(
     leaf.mkdir(parents=True)
     predictions = [
         {
-            **{"test_id": i, "question": f"q{i}", "answer": ["a"], "text": "", "eval_predict": ""},
+            **{"test_id": i, "question": f"q{i}", "answer": ["one"], "text": ""},
+            **({"eval_predict": TEXTS[f]} if f in TEXTS else {}),
             **{"em": float(f == 1), "f1": f, "prec": f, "recall": f, "answer_presence": 1.0},
         }
         for i, f in enumerate(f1)
@@ -205,6 +209,9 @@ def damage_settings(leaf):
 
 
 DAMAGES = {
+    "em 1 where its answer gives 0": lambda leaf: (leaf / "predict.json").write_text(
+        read(leaf).replace('"eval_predict": "one"', '"eval_predict": "two"', 1)
+    ),
     "is no valid JSON": lambda leaf: (leaf / "predict.json").write_text('[{"em": 1'),
     "no list of predictions": lambda leaf: (leaf / "predict.json").write_text("[]"),
     "prediction 0 has no f1 from 0 to 1": lambda leaf: (leaf / "predict.json").write_text(

@@ -114,3 +114,14 @@ def test_the_memory_of_a_token_grows_with_the_layers_it_passes(monkeypatch):
     config = tiny_model().config
     least = 4 * (3 * config.intermediate_size + 2 * config.hidden_size)  # gate, up, their product
     assert least < per_layer < 20 * least
+
+
+def test_training_that_overflows_is_refused_before_anything_is_saved():
+    bank = LoraBank(tiny_model(), 2, 32)
+    with pytest.raises(InputError, match="not finite for 4 of 4 adapters; use a smaller"):
+        train_adapters(bank, bank.new_base_adapter(0), PROMPTS, 1e30, 3, 1, 0)
+
+
+def test_a_rank_beyond_the_layers_is_refused():
+    with pytest.raises(InputError, match=r"--lora_rank 33 is more .* \(32\)"):
+        LoraBank(tiny_model(), 33, 32)

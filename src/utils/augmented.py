@@ -211,6 +211,11 @@ def _augmented_problems(record: dict) -> list[str]:
     """What is wrong in a record of an augmented file; the answers in it become texts in place."""
     fields = {"test_id": int, "question": str, "answer": (str, list), "augment": list}
     problems = _wrong_fields(record, fields)
+    answer = record.get("answer")
+    answers = answer if isinstance(answer, list) else [answer]
+    texts = bool(answers) and all(isinstance(one, str) and one.strip() for one in answers)
+    if not problems and not texts:
+        problems.append("answer has no text, or an empty one")
     augment = record.get("augment")
     for position, entry in enumerate(augment if isinstance(augment, list) else []):
         where = f"augment[{position}]"

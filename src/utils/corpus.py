@@ -27,6 +27,10 @@ def read_corpus(corpus: Path) -> Iterator[tuple[str, str, str]]:
 
     Raises `InputError` for a file that is missing, damaged or empty, and for a bad row.
     """
+    if corpus.is_dir():
+        raise InputError(
+            f"the corpus {relative(corpus)} is a folder; give the TSV or .tsv.gz file in it"
+        )
     if not corpus.is_file():
         raise InputError(
             f"the corpus {relative(corpus)} does not exist; give a TSV or .tsv.gz file"
@@ -44,6 +48,11 @@ def read_corpus(corpus: Path) -> Iterator[tuple[str, str, str]]:
                 rows += 1
                 yield row
             bar.update(raw.tell() - bar.n)
+    except gzip.BadGzipFile as error:
+        raise InputError(
+            f"the corpus {relative(corpus)} cannot be read as gzip ({error}); it is damaged: fetch "
+            "it again, or it is no gzip file: take .gz off its name"
+        ) from None
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(
             f"the corpus {relative(corpus)} cannot be read to its end ({error}); "
@@ -58,6 +67,7 @@ def _read_rows(stream: BinaryIO, name: str) -> Iterator[tuple[str, str, str]]:
     # A quote that is not closed or not doubled is an error, else it would swallow what follows.
     reader = csv.reader(_decode_lines(stream, name), delimiter="\t", strict=True)
     line = 1
+    csv.field_size_limit(1 << 30)  # of a passage; the module's own is 131,072 characters
     try:
         for row in reader:
             if line == 1:

@@ -65,6 +65,12 @@ class LoraBank:
                 layer.scale = alpha / rank
                 setattr(model.get_submodule(parent), child, layer)
                 self.layers[name] = layer
+        widths = [min(x.base.in_features, x.base.out_features) for x in self.layers.values()]
+        if widths and rank > min(widths):
+            raise InputError(
+                f"--lora_rank {rank} is more than the smallest layer has ({min(widths)}): such an "
+                "adapter would be larger than the layer; use a smaller one"
+            )
         if not self.layers:
             raise InputError(
                 f"{type(model).__name__} has no layers named {', '.join(TARGET_MODULES)}; "

@@ -1,10 +1,11 @@
 """Load a model and its tokenizer; batched generation, greedy or sampled."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -21,7 +22,6 @@ from transformers.utils import logging
 from root_dir_path import ROOT_DIR
 from utils.paths import InputError, read_json
 
-LOADING_ERRORS = (OSError, ValueError, SafetensorError)
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 SHORT_NAMES = Path(__file__).parents[2] / "configs" / "models.json"
 
@@ -84,10 +84,8 @@ def load_tokenizer(name: str, trust_remote_code: bool = False) -> PreTrainedToke
     Raises `InputError` where it cannot be loaded.
     """
     path = resolve_model(name)
-    try:
+    with _failures_named("tokenizer", name, path):
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
-    except LOADING_ERRORS as error:
-        raise InputError(_loading_failed("tokenizer", name, path, error)) from None
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -104,16 +102,14 @@ def load_skeleton(name: str, trust_remote_code: bool = False) -> PreTrainedModel
     Raises `InputError` where its configuration cannot be loaded.
     """
     config = _config(name, trust_remote_code)
-    with torch.device("meta"):
+    with _failures_named("model", name, resolve_model(name)), torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
 
 
 def _config(name: str, trust_remote_code: bool) -> PreTrainedConfig:
     path = resolve_model(name)
-    try:
+    with _failures_named("model", name, path):
         return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
-    except LOADING_ERRORS as error:
-        raise InputError(_loading_failed("model", name, path, error)) from None
 
 
 def load_model(
@@ -132,7 +128,7 @@ def load_model(
     path = resolve_model(name)
     device = pick_device()
     logging.disable_progress_bar()  # a stage has one bar, its own
-    try:
+    with _failures_named("model", name, path):
         model = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=pick_dtype(dtype, device),
@@ -140,8 +136,6 @@ def load_model(
             trust_remote_code=trust_remote_code,
             device_map=device_map,
         )
-    except LOADING_ERRORS as error:
-        raise InputError(_loading_failed("model", name, path, error)) from None
     stops = model.generation_config.eos_token_id
     stops = stops if isinstance(stops, list) else [stops]
     stops = {stop for stop in [*stops, tokenizer.eos_token_id] if stop is not None}
@@ -155,15 +149,35 @@ def load_model(
             f"--model_name {name}: the GPUs together do not hold the model, parts of it would lie "
             "on the disk; use more GPUs, or --dtype bfloat16"
         )
-    return model.eval().requires_grad_(False)
+    model.eval().requires_grad_(False)
+    with torch.inference_mode():
+        logits = model(torch.zeros((1, 1), dtype=torch.long, device=model.device)).logits
+    if not logits.isfinite().all():
+        raise InputError(
+            f"--model_name {name}: the model's output is not finite, its weights ({path}) are "
+            "damaged or too large for --dtype; fetch them again, or use --dtype float32"
+        )
+    return model
 
 
-def _loading_failed(what: str, name: str, path: str, error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return (
-        f"the {what} of --model_name {name} ({path}) cannot be loaded: {lines[0]} "
-        "Check the name, the network and your access, or download it and give its folder"
-    )
+@contextmanager
+def _failures_named(what: str, name: str, path: str) -> Iterator[None]:
+    """Make an `InputError` of whatever transformers raises on a model that it cannot load."""
+    try:
+        yield
+    except (InputError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # it documents none, and a bad configuration makes it raise many
+        if isinstance(error, RuntimeError) and "memory" in str(error):
+            raise
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        remedy = "check the name, the network and your access, or download it and give its folder"
+        if Path(path).is_dir():
+            remedy = "check its files (config.json, tokenizer, safetensors), or fetch them again"
+        raise InputError(
+            f"the {what} of --model_name {name} ({path}) cannot be loaded: "
+            f"{lines[0].rstrip(' .:')}; {remedy}"
+        ) from None
 
 
 class SeededSampling(LogitsProcessor):

@@ -21,7 +21,11 @@ def new_parser(description: str) -> argparse.ArgumentParser:
 
 def positive_integer(text: str) -> int:
     """An integer above 0, for argparse."""
-    if (value := int(text)) < 1:
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
+    if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not above 0")
     return value
 
@@ -35,6 +39,10 @@ def whole_number(text: str) -> int:
 
 def positive_number(text: str) -> float:
     """A finite number above 0, for argparse."""
-    if not 0 < (value := float(text)) < float("inf"):
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
+    if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
     return value

@@ -394,22 +394,36 @@ def read_json(path: Path, what: str) -> Any:
     return parse_json(read_text(path, what), f"{what} {relative(path)}")
 
 
+class _KeyTwice(Exception):
+    """A JSON object has a key twice, of which one would be lost."""
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _KeyTwice(json.dumps(next(key for key in keys if keys.count(key) > 1)))
+    return value
+
+
 def parse_json(text: str, where: str) -> Any:
     """The JSON value in `text`, which `where` names. Raises `InputError` where it is broken."""
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_each_key_once)
         if re.search(r"\\ud[89a-f]", text, re.IGNORECASE):
             json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         raise InputError(
             f"{where} is no valid JSON: {error.msg} in line {error.lineno}, "
-            f"column {error.colno}; the file is damaged or cut off"
+            f"column {error.colno}; it is damaged or cut off: mend it, or remove it and start again"
         ) from None
     except UnicodeEncodeError:
         raise InputError(
             f"{where} holds half a character (an escape such as \\ud83d alone), which no file can "
             "hold; remove it or write its other half too"
         ) from None
+    except _KeyTwice as error:
+        raise InputError(f"{where} holds the key {error} twice in one object; rename one") from None
     except (ValueError, RecursionError):  # Python's limits: 4300 digits, about 1000 levels
         raise InputError(
             f"{where} holds a number of thousands of digits or thousands of nested lists; "

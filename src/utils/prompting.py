@@ -191,6 +191,13 @@ class PromptEncoder:
         self.tokenizer, self.prompts, self.with_cot = tokenizer, prompts, with_cot
         self.max_length = max_length
         self.shortened = 0
+        try:
+            self._chat("Is the template whole?")
+        except Exception as error:  # a template is a program of the model's
+            raise InputError(
+                f"the chat template of {tokenizer.name_or_path!r} fails ({error}); mend its "
+                "chat_template.jinja, or fetch the model again"
+            ) from None
 
     def rewrite_request(self, passage: str) -> list[int]:
         """The request for a rewrite of `passage`, ready to be answered."""
@@ -284,6 +291,6 @@ class PromptEncoder:
                 return ids
         raise InputError(
             f"the prompt {text(passages)[-200:]!r} has {len(ids)} tokens without any passage, but "
-            f"only {self.max_length} are allowed; raise --max_length, use fewer few-shot examples "
-            "or a model with a longer context"
+            f"only {self.max_length} are allowed (--max_length, or what the model's context has "
+            "left); shorten the question, or use fewer few-shot examples or another model"
         )

@@ -334,8 +334,10 @@ def _question_problems(records: list) -> list[str]:
             part = "answer has an element that is" if answers is answer else "answer is"
             problems.append(f"record {index}: {part} {kind_of(wrong[0])}")
         golden = record.get("golden_passages", [])
-        if not isinstance(golden, list) or not all(isinstance(one, str) for one in golden):
-            problems.append(f"record {index}: golden_passages is no list of texts")
+        if not isinstance(golden, list) or not all(
+            isinstance(one, str) and one.strip() for one in golden
+        ):
+            problems.append(f"record {index}: golden_passages is no list of texts, or one is empty")
     return problems
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from utils.metrics import score
 from utils.models import SHORT_NAMES
 from utils.paths import InputError, augmented_file, folder_name, hash_json, read_json, relative
 from utils.qa_data import TYPES, read_records
@@ -170,9 +171,22 @@ def _problem(predictions: Any) -> str | None:
         for metric in METRICS:
             if not _is_score(row.get(metric)) or row[metric] > 1:
                 return f"prediction {index} has no {metric} from 0 to 1"
+        if wrong := _wrong_score(row):
+            return f"prediction {index} has {wrong}, so that it was edited or scored otherwise"
         if (identity := json.dumps(row["test_id"])) in seen:
             return f"test_id {identity} occurs twice"
         seen.add(identity)
+    return None
+
+
+def _wrong_score(row: dict) -> str | None:
+    """The first metric that is not what the row's own answer gives, None where all are."""
+    if not isinstance(row.get("eval_predict"), str) or not isinstance(row["answer"], str | list):
+        return None
+    right = score(row["eval_predict"], row["answer"])
+    for metric in ("em", "f1"):
+        if abs(right[metric] - row[metric]) > 1e-6:
+            return f"{metric} {row[metric]:g} where its answer gives {right[metric]:g}"
     return None
 
 

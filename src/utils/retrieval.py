@@ -212,6 +212,12 @@ def build_index(corpus: Path, index_folder: Path, overwrite: bool = False) -> in
     stands in `index_folder` already.
     """
     corpus, folder = Path(corpus), Path(index_folder)
+    ours = any((folder / name).is_file() for name in (MANIFEST, "meta.json"))  # tantivy's own file
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not ours):
+        raise InputError(
+            f"{relative(folder)} exists and is no index of this program; give another "
+            "--index_name, or move it away"
+        )
     if folder.exists() and not overwrite:
         raise InputError(
             f"the index {relative(folder)} exists already; use it as it is, or build it again with "

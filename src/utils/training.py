@@ -13,6 +13,7 @@ from torch.optim.adamw import adamw
 from utils.lora import Adapter, LoraBank, stack, unstack
 from utils.loss import LinearCrossEntropy, has_plain_head
 from utils.memory import in_halves
+from utils.paths import InputError
 
 # torch.optim.AdamW's defaults, as the contract asks
 BETA1, BETA2, EPSILON, WEIGHT_DECAY = 0.9, 0.999, 1e-8, 0.01
@@ -89,6 +90,12 @@ def train_adapters(
                 maximize=False,
             )
     bank.clear()
+    whole = torch.stack([p.isfinite().flatten(1).all(1).cpu() for p in parameters]).all(0)  # [N]
+    if not whole.all():
+        raise InputError(
+            f"training gave numbers that are not finite for {int((~whole).sum())} of {len(order)} "
+            f"adapters; use a smaller --learning_rate than {learning_rate:g}, or --dtype float32"
+        )
     trained = unstack(stacked)
     return [trained[order.index(i)] for i in range(len(prompts))]
 
