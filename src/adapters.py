@@ -13,9 +13,10 @@
         --data_type test --learning_rate 2e-3 --num_train_epochs 4      # unpack: the same flags
 
 The flags of `encode.py` and `inference.py` find the same adapters here. `verify` loads every
-adapter and ends with code 1 where one is bad, unless `--remove_bad` deletes it, so that `encode.py`
-makes it again. `export` writes one question's merged adapter as a folder that peft and model
-servers load. `pack` puts a data type's adapters into two files; all scripts read them there too.
+adapter, compares it with its passage and ends with code 1 where one is bad, foreign or missing;
+`--remove_bad` deletes it, so that `encode.py` makes it again. `export` writes one question's merged
+adapter as a folder that peft and model servers load. `pack` puts a data type's adapters into two
+files; all scripts read them there too.
 """
 
 import argparse
@@ -23,18 +24,8 @@ import json
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
-from utils.adapter_files import (
-    check_config,
-    load_adapter,
-    read_training,
-    save_adapter,
-    stands_unpacked,
-    stored_adapters,
-    stored_fingerprint,
-)
-from utils.adapter_packs import name_of
+from utils.adapter_files import save_adapter
 from utils.arguments import (
     SAVE_DTYPES,
     adapters_of,
@@ -43,7 +34,6 @@ from utils.arguments import (
     add_model_flags,
     add_training_flags,
     check_merging,
-    init_folder,
     shared_flags,
     training_settings,
 )
@@ -52,16 +42,17 @@ from utils.inventory import print_inventory
 from utils.lora import LoraBank, pad
 from utils.merging import Merger, check_adapters
 from utils.models import load_skeleton, load_tokenizer, resolve_model
-from utils.packing import drop, pack, remove_pack, unpack
+from utils.packing import pack, unpack
 from utils.parsing import HelpFormatter, new_parser, whole_number
-from utils.paths import InputError, rank_folder, relative, remove_folder, run_stage
+from utils.paths import InputError, relative, run_stage
 from utils.prompting import PromptEncoder, load_prompts
 from utils.sharing import data_types_under
+from utils.verifying import verify
 
 SERVER_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # those of vLLM's --max-lora-rank
 COMMANDS = {
     "list": "what stands under offline/",
-    "verify": "load and check every adapter",
+    "verify": "check that every passage has its adapter, and that it is sound",
     "export": "write one question's merged adapter as a PEFT folder",
     "pack": "put a data type's adapters into two files",
     "unpack": "make the folders of packed adapters again",
@@ -87,7 +78,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         add_data_flags(parsers[name])
         add_training_flags(parsers[name])
     parsers["verify"].add_argument(
-        "--remove_bad", action="store_true", help="delete bad adapters, encode.py makes them again"
+        "--remove_bad",
+        action="store_true",
+        help="delete bad and foreign adapters, encode.py makes them again",
     )
     add_merging_flags(parsers["export"], "merging (as in inference.py)")
     exporting = parsers["export"].add_argument_group("exporting")
@@ -118,7 +111,7 @@ def main() -> None:
     if options.command == "list":
         print_inventory()
     elif options.command == "verify":
-        verify(options)
+        verify(options, chosen_data_types(options))
     elif options.command == "export":
         export(options)
     else:
@@ -143,97 +136,6 @@ def chosen_data_types(options: argparse.Namespace) -> list[Path]:
             f"run first: python src/encode.py {shared_flags(options)}"
         )
     return found
-
-
-# ------------------------------------------------------------------------------------------------
-# verify
-
-
-def verify(options: argparse.Namespace) -> None:
-    """Print a line for every bad adapter. Raises `InputError` where there are any left."""
-    model = load_skeleton(options.model_name, options.trust_remote_code)
-    shapes = LoraBank(model, options.lora_rank, options.lora_alpha).shapes(options.lora_rank)
-    base = verified_base(options, shapes)
-    count, bad = 0, int(base is None)
-    for adapters in chosen_data_types(options):
-        try:
-            folders = stored_adapters(adapters)
-        except InputError as error:  # of the pack as a whole
-            print(error)
-            bad += 1
-            if options.remove_bad:
-                remove_pack(adapters)
-            folders = stored_adapters(adapters) if options.remove_bad else []
-        packed = set()
-        for folder in tqdm(folders, unit="passage", desc=f"verify {adapters.name}"):
-            count += 1
-            if problem := problem_of(folder, options, shapes, base):
-                tqdm.write(problem)
-                bad += 1
-                if stands_unpacked(folder):
-                    if options.remove_bad:
-                        remove_folder(folder)
-                else:
-                    packed.add(name_of(folder))
-        if packed and options.remove_bad:
-            drop(adapters, packed)
-    print(f"{count} adapters verified, {bad} bad")
-    mended = options.remove_bad and not (base is None and init_folder(options))
-    if bad and not mended:
-        raise InputError(
-            f"{bad} adapters or packs are bad; --remove_bad deletes those that encode.py can make "
-            f"again, then run: python src/encode.py {shared_flags(options)}"
-        )
-    if bad:
-        print(f"next: python src/encode.py {shared_flags(options)}")
-
-
-def verified_base(options: argparse.Namespace, shapes: dict) -> str | None:
-    """The fingerprint of what the adapters must have started from, or None where it is bad.
-
-    A bad `base_weight` is removed with `--remove_bad`: it follows from its seed. A trained one
-    stays.
-    """
-    start = init_folder(options)
-    folder = start or rank_folder(options.model_name, options.lora_rank, options.lora_alpha)
-    folder = folder if start else folder / "base_weight"
-    try:
-        if not stands_unpacked(folder):
-            raise InputError(
-                f"there is no base adapter in {relative(folder)}, so that nothing tells whether "
-                "the others belong to it"
-            )
-        load_adapter(folder, shapes)
-        check_config(folder, options.lora_rank, options.lora_alpha, "", "make it again")
-        return stored_fingerprint(folder)
-    except InputError as error:
-        print(error)
-        if options.remove_bad and not start and folder.exists():
-            remove_folder(folder)
-        return None
-
-
-def problem_of(
-    folder: Path, options: argparse.Namespace, shapes: dict, base: str | None
-) -> str | None:
-    """What is wrong with the adapter in `folder`, if anything; `base` None is not compared."""
-    remedy = f"delete {relative(folder)} and make it again"
-    try:
-        load_adapter(folder, shapes)
-        check_config(folder, options.lora_rank, options.lora_alpha, "", remedy)
-        made_with = read_training(folder) or {}
-    except InputError as error:
-        return str(error)
-    if base and made_with.get("base") != base:
-        return (
-            f"adapter {relative(folder)} was trained from the base {made_with.get('base')}, "
-            f"but {base} stands there; {remedy}"
-        )
-    return None
-
-
-# ------------------------------------------------------------------------------------------------
-# export
 
 
 def export(options: argparse.Namespace) -> None:

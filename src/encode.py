@@ -41,6 +41,7 @@ from utils.arguments import (
     training_settings,
 )
 from utils.augmented import read_sample
+from utils.base_adapters import make_base_again
 from utils.journal import refuse_difference
 from utils.lora import Adapter, LoraBank
 from utils.memory import adapters_that_fit
@@ -153,6 +154,8 @@ def main() -> None:
                 )
                 missing.discard(folder)
     stands = stored_fingerprint(base_folder)
+    if bases and not stands and not init_folder(options):
+        stands = make_base_again(options, bases)
     if bases and stands:
         refuse_other_bases(bases, stands)
     total = sum(len(work.folders) for work in works)

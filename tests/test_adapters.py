@@ -238,7 +238,8 @@ def test_verify_takes_bad_adapters_out_of_a_pack(copy, monkeypatch, capsys, dama
     command("verify", "--remove_bad", monkeypatch=monkeypatch)
     if damage == "a byte":
         assert len(stored_adapters(copy / ADAPTERS)) == 11
-        command("verify", monkeypatch=monkeypatch)
+        with pytest.raises(InputError, match=r"^1 adapters are missing; run: .*encode\.py"):
+            command("verify", monkeypatch=monkeypatch)
     else:
         assert not (copy / ADAPTERS / "packed").exists()
     run(encode, *FLAGS, monkeypatch=monkeypatch)

@@ -84,11 +84,21 @@ def stored_adapters(adapters: Path) -> list[Path]:
 
     Raises `InputError` where the pack's index is damaged.
     """
-    folders = adapters.glob("data_*/passage_*")
-    found = {f for f in folders if is_name(name_of(f)) and stands_unpacked(f)}
+    found = unpacked_adapters(adapters)
     if pack := open_pack(adapters):
         found |= {adapters / name for name in pack.adapters}
-    return sorted(found, key=lambda f: [int(part.rpartition("_")[2]) for part in f.parts[-2:]])
+    return in_order(found)
+
+
+def unpacked_adapters(adapters: Path) -> set[Path]:
+    """The data type's adapters whose own folders stand."""
+    folders = adapters.glob("data_*/passage_*")
+    return {f for f in folders if is_name(name_of(f)) and stands_unpacked(f)}
+
+
+def in_order(folders: set[Path]) -> list[Path]:
+    """Adapters of a data type in the order of their questions and passages."""
+    return sorted(folders, key=lambda f: [int(part.rpartition("_")[2]) for part in f.parts[-2:]])
 
 
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -108,6 +108,16 @@ class Pack:
                 f"{relative(self.weights)} cannot be read ({error}); {REMEDY}"
             ) from None
 
+    def assert_opens(self) -> None:
+        """Raise `InputError` where the weights file cannot be opened: all in it is lost."""
+        try:
+            self._map()
+        except (OSError, SafetensorError) as error:
+            raise InputError(
+                f"the {len(self.adapters)} packed adapters in {relative(self.weights)} cannot be "
+                f"read ({error}); {REMEDY}"
+            ) from None
+
     def _map(self) -> safe_open:
         """The weights file in memory. A file that was cut off since would end the process: look."""
         state = self.weights.stat()

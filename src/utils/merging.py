@@ -16,6 +16,7 @@ import torch
 
 from utils.adapter_files import fingerprint, load_adapter, read_training
 from utils.arguments import init_folder, shared_flags
+from utils.base_adapters import refuse_other_base
 from utils.journal import refuse_difference
 from utils.lora import Adapter, LoraBank, merge
 from utils.paths import InputError, hash_json, passage_folder, relative
@@ -36,7 +37,7 @@ def check_adapters(
 
     `encoder` is the one of the training prompts; `only` limits this to one record. Raises
     `InputError` unless every adapter stands, was made with these settings and from these texts, all
-    from the same base.
+    from the same base, which is the one that stands, if any does.
     """
     bases = {}
     for did, record in enumerate(records):
@@ -64,6 +65,8 @@ def check_adapters(
             f"{first} and {second} were trained from different base adapters; "
             "run encode.py with --overwrite"
         )
+    for base in bases:
+        refuse_other_base(base, options)
     return next(iter(bases), None)
 
 

@@ -129,15 +129,34 @@ def unpack(adapters: Path) -> int:
 
 
 def drop(adapters: Path, bad: set[str]) -> None:
-    """Take the packed adapters with the names `bad` out of the pack of `adapters`."""
+    """Take the packed adapters with the names `bad` out of the pack of `adapters`.
+
+    Any other that cannot be read goes too: it is one whose folder stands, and that is what counts.
+    """
     with packing_alone(adapters):
         packed = open_pack(adapters)
-        contents = {name: files for name, files in packed.adapters.items() if name not in bad}
+        lost = unreadable(packed)
+        contents = {
+            name: files
+            for name, files in packed.adapters.items()
+            if name not in bad and files[WEIGHTS_FILE] not in lost
+        }
         if not contents:
             remove_folder(adapters / PACKED)
             return
         sizes = {files[WEIGHTS_FILE]: packed.size(name) for name, files in contents.items()}
         write_pack(adapters, contents, used_texts(packed.texts, contents), sizes, packed.content)
+
+
+def unreadable(packed: Pack) -> set[str]:
+    """The hashes of the weights files in the pack that cannot be read."""
+    lost = set()
+    for held in {files[WEIGHTS_FILE] for files in packed.adapters.values()}:
+        try:
+            packed.content(held)
+        except InputError:
+            lost.add(held)
+    return lost
 
 
 def remove_pack(adapters: Path) -> None:

@@ -185,11 +185,14 @@ def passage_folder(adapters: Path, did: int, pid: int) -> Path:
 
 
 def relative(path: Path) -> str:
-    """`path` as shown to the user: relative to the working folder where that is shorter."""
-    try:
-        return str(Path(path).resolve().relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
+    """`path` as shown to the user: relative to the working folder where that is shorter.
+
+    A link keeps its name where it can: it is what the user sees, and may delete.
+    """
+    for whole in (Path(os.path.abspath(path)), Path(path).resolve()):
+        with suppress(ValueError):
+            return str(whole.relative_to(Path.cwd()))
+    return str(path)
 
 
 # ------------------------------------------------------------------------------------------------
