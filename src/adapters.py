@@ -19,6 +19,7 @@ adapter as a folder that peft and model servers load. `pack` puts a data type's 
 files; all scripts read them there too.
 """
 
+import utils  # noqa: F401  # isort: skip (first: from here on Ctrl-C is one line)
 import argparse
 import json
 from pathlib import Path

@@ -18,8 +18,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from utils.adapter_files import (
     check_init_adapter,
     fingerprint,
@@ -208,7 +206,7 @@ def main() -> None:
                     options.lora_alpha,
                     base_model,
                     {**settings, "data": work.data},
-                    getattr(torch, options.save_dtype),
+                    pick_dtype(options.save_dtype, pick_device()),
                     options.overwrite,
                 )
                 trained += 1

@@ -23,8 +23,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
 from utils.adapter_files import check_init_adapter
 from utils.arguments import (
     adapters_of,
@@ -45,6 +43,8 @@ from utils.memory import in_halves, prompts_that_fit
 from utils.merging import Merger, check_adapters
 from utils.metrics import METRICS, answer_presence, extract_answer, mean_scores, score
 from utils.models import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
     context_length,
     generate,
     load_tokenizer,

@@ -9,6 +9,7 @@ seconds and tokens), `table.csv` (every metric, interval and p-value, one line p
 type), `f1_by_method` and `f1_against_seconds` (each as .png and .pdf). Prints a short table.
 """
 
+import utils  # noqa: F401  # isort: skip (first: from here on Ctrl-C is one line)
 import argparse
 import sys
 from collections.abc import Iterator

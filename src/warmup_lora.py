@@ -13,6 +13,7 @@ with `training_config.json`, `questions.json` (what it was trained on), `loss.js
 Started again after a stop, it goes on from its last checkpoint.
 """
 
+import utils  # noqa: F401  # isort: skip (first: from here on Ctrl-C is one line)
 import argparse
 import json
 import math
