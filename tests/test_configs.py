@@ -236,7 +236,7 @@ def test_help_names_each_flag_with_its_meaning_and_default(script, capsys):
 def test_every_flag_is_used(script):
     code = (REPOSITORY / script).read_text(encoding="utf-8")
     # these read flags for the stages
-    for room in ("arguments", "elastic", "merging", "server", "writing"):
+    for room in ("arguments", "elastic", "merging", "server", "verifying", "writing"):
         code += (REPOSITORY / f"src/utils/{room}.py").read_text(encoding="utf-8")
     used = set(re.findall(r"\b(?:options|arguments)\.(\w+)", code))
     if script == "src/adapters.py":  # takes the command line of the stages as it is

@@ -40,9 +40,10 @@ def refuse_other_base(trained_from: str | None, options: argparse.Namespace) -> 
         raise InputError(f"the base adapter is damaged: {error}; {more}") from None
     if stands not in (None, trained_from):
         remedy = "put the first one back, or " if start else "delete that folder and "
+        encode += " --overwrite" if start else ""
         raise InputError(
-            f"the passages were trained from the base adapter {trained_from}, but {stands} stands "
-            f"in {relative(folder)}; {remedy}{encode}{' --overwrite' if start else ''}"
+            f"the passages were trained from the base adapter {trained_from}, which was replaced: "
+            f"{stands} stands in {relative(folder)}; {remedy}{encode}"
         )
 
 
