@@ -36,24 +36,29 @@ def rotary_tables(length: int, head_size: int, base: float) -> tuple[torch.Tenso
     return angles.cos(), angles.sin()
 
 
+def attention_mask(documents: torch.Tensor) -> torch.Tensor:
+    """`[rows, 1, length, length]`, to be added to the scores; `documents` is `[rows, length]`.
+
+    A token attends to the earlier tokens of its row that carry the same document number.
+    """
+    visible = (documents[:, :, None] == documents[:, None, :]).tril()
+    return torch.where(visible[:, None], 0.0, float("-inf")).to(LOW)
+
+
 def final_hidden_states(
     model: LlamaForCausalLM,
     ids: torch.Tensor,
-    documents: torch.Tensor,
+    mask: torch.Tensor,
     cosine: torch.Tensor,
     sine: torch.Tensor,
 ) -> torch.Tensor:
     """The normalised states before the output layer, bfloat16 `[rows, length, hidden]`.
 
-    `ids` and `documents` are `[rows, length]`; a token attends to the earlier tokens of its row
-    that carry the same document number.
+    `ids` is `[rows, length]`, `mask` what `attention_mask` gives.
     """
     config = model.config
     heads, head_size = config.num_attention_heads, config.head_dim
     rows, length = ids.shape
-    place = torch.arange(length)
-    visible = (documents[:, :, None] == documents[:, None, :]) & (place[:, None] >= place[None, :])
-    mask = torch.where(visible[:, None], 0.0, float("-inf"))
     hidden = F.embedding(ids, model.model.embed_tokens.weight)
     for layer in model.model.layers:
         attention, mlp = layer.self_attn, layer.mlp

@@ -18,12 +18,21 @@ from pathlib import Path
 
 import torch
 import torch.distributed as distributed
-from fast_llama import WeightedCrossEntropy, final_hidden_states, rotary_tables
+from fast_llama import (
+    WeightedCrossEntropy,
+    attention_mask,
+    final_hidden_states,
+    rotary_tables,
+)
 from make_tokenizer import MODEL_FOLDER
 from packing import TASKS, pack
 from safetensors.torch import load_file, save_file
 from training_data import documents_of_step, known_entities
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+# Pairs of each kind and people that are known between the steps of --few: recall of a few forms
+# soon, and then carries over to many.
+FEW_KNOWN = (24, 48)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -40,6 +49,13 @@ def parse_arguments() -> argparse.Namespace:
     training.add_argument("--steps", type=int, default=3000, help="optimiser steps (default 3000)")
     training.add_argument(
         "--decay", type=float, default=0.4, help="share of steps with falling rate (default 0.4)"
+    )
+    training.add_argument(
+        "--few",
+        type=int,
+        nargs=2,
+        default=(400, 700),
+        help="steps between which only few entities are known (default 400 700)",
     )
     training.add_argument("--rows", type=int, default=24, help="rows per process and step")
     training.add_argument("--length", type=int, default=320, help="tokens of a row")
@@ -165,7 +181,7 @@ def main() -> None:
     checkpoint, first = arguments.work / "checkpoint.safetensors", 0
     if checkpoint.exists():
         first = load_checkpoint(checkpoint, model, optimizers)
-    known = known_entities()
+    many, few = known_entities(), known_entities(*FEW_KNOWN)
     forward = final_hidden_states if arguments.no_compile else torch.compile(final_hidden_states)
     tables = rotary_tables(arguments.length, model.config.head_dim, 10000.0)
 
@@ -176,9 +192,10 @@ def main() -> None:
         for optimizer, rate in zip(optimizers, rates, strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = rate * scale
+        known = few if arguments.few[0] <= step < arguments.few[1] else many
         documents = documents_of_step(step, process, arguments.seed, known)
         batch = pack(documents, tokenizer, arguments.rows, arguments.length)
-        hidden = forward(model, batch.ids, batch.documents, *tables)
+        hidden = forward(model, batch.ids, attention_mask(batch.documents), *tables)
         weights = batch.weights.flatten() / batch.weights.sum()
         loss, losses, right = WeightedCrossEntropy.apply(
             hidden.flatten(0, 1), model.model.embed_tokens.weight, batch.targets.flatten(), weights
