@@ -6,7 +6,8 @@
 Reads `{root}/seed=N/` (with `others/`, `topk=1/`, `golden/` below it) and `{root}/sweep/`. Writes
 `effect.csv` (F1 of every question, condition and seed), `effect.json` (summary, machine, versions)
 and `effect.md` (the table) into `--output`, and the figures `demo_effect.png` and `demo_sweep.png`
-into its parent folder. An interval is over questions, of their means over the seeds.
+into its parent folder. An interval is over questions, of their means over the seeds that a
+condition has; it is tested against the same seeds of `icl` and `prag`.
 """
 
 import argparse
@@ -172,8 +173,10 @@ def summary_of(
                 for seed, f1 in scores[name].items()
             }
             for method in REFERENCES:
-                if method in means and method != name:
-                    p = paired_test(own, means[method].reindex(own.index))
+                if method in scores and method != name:
+                    seeds = [seed for seed in scores[name] if seed in scores[method]]
+                    other = pd.DataFrame(scores[method])[seeds].mean(axis=1)
+                    p = paired_test(own, other.reindex(own.index))
                     entry[f"p_{method}"] = round(p, 4)
             summary[name][column] = entry
     return summary
@@ -211,12 +214,12 @@ def sweep_of(folder: Path) -> list[dict]:
     return rows
 
 
-def table_of(summary: dict, coverage: dict, seeds: list[int]) -> str:
+def table_of(summary: dict, coverage: dict) -> str:
     """The Markdown table of all conditions, and that of coverage."""
     columns = list(next(iter(summary.values())))
     counts = next(iter(summary.values()))
     head = [f"{column.replace('_', '-')} ({counts[column]['n']})" for column in columns]
-    lines = [["condition", *head, f"all, seeds {', '.join(map(str, seeds))}"]]
+    lines = [["condition", *head, "all, seed by seed"]]
     lines += [["---"] * len(lines[0])]
     for name, row in summary.items():
         cells = [_cell(row[column]) for column in columns]
@@ -254,10 +257,7 @@ def main() -> None:
         for name, f1 in read_scores(folder, trainings).items():
             scores[name][seed] = f1
         coverage[seed] = coverage_of(folder, questions, options.data_type)
-    missing = [name for name, of_seed in scores.items() if len(of_seed) < len(folders)]
-    for name in missing:
-        print(f"warning: {name} is not there for every seed and is left out", file=sys.stderr)
-        del scores[name]
+    scores = {name: of_seed for name, of_seed in scores.items() if of_seed}
     answered = questions.loc[questions.index.isin(scores["prag"][next(iter(folders))].index)]
     summary = summary_of(scores, answered)
     covered = coverage_summary(scores["prag"], coverage)
@@ -266,7 +266,7 @@ def main() -> None:
     columns = {"qid": answered["qid"], "type": answered["type"]}
     for seed in folders:
         columns[f"coverage|{seed}"] = coverage[seed].reindex(answered.index)
-        for name in scores:
+        for name in (name for name, of_seed in scores.items() if seed in of_seed):
             columns[f"{name}|{seed}"] = scores[name][seed].reindex(answered.index).round(3)
     table = pd.DataFrame(columns)
     write_text(options.output / "effect.csv", table.to_csv(index=False, float_format="%g"))
@@ -279,7 +279,7 @@ def main() -> None:
         "sweep_on_dev": sweep,
     }
     write_json(options.output / "effect.json", result)
-    text = table_of(summary, covered, list(folders))
+    text = table_of(summary, covered)
     write_text(options.output / "effect.md", text)
     plot_conditions(summary, options.output.parent / "demo_effect.png")
     if sweep:

@@ -39,7 +39,9 @@ RANK, ALPHA = 2, 32  # of the whole demo
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = new_parser(__doc__)
-    parser.add_argument("--control", choices=["others", "untrained"], required=True, help="what to make")
+    parser.add_argument(
+        "--control", choices=["others", "untrained"], required=True, help="what to make"
+    )
     parser.add_argument("--from_root", type=Path, help="others only: PRAG_ROOT of the plain run")
     parser.add_argument("--model_name", default="data/demo/demo-model", help="model folder")
     parser.add_argument("--data_type", default="test", help="split of the demo's questions")
