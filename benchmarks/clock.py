@@ -4,6 +4,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
@@ -46,6 +47,23 @@ class Stage:
             tensor.data = data.to(self.device)
         self.model = model
 
+    def peak_of(self, model: PreTrainedModel, work: Callable[[], None]) -> int:
+        """The bytes that `work` holds at most, `model` included.
+
+        On a CPU it is the process's growth, which tells the truth once: before anything else ran,
+        whose memory the process would use again.
+        """
+        self.hold(model)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            work()
+            return torch.cuda.max_memory_allocated()
+        weights = sum(p.numel() * p.element_size() for p in model.parameters())
+        Path("/proc/self/clear_refs").write_text("5")  # the highest level so far is forgotten
+        before = _status("VmRSS")
+        work()
+        return weights + _status("VmHWM") - before
+
     def measure(
         self, ways: dict[str, tuple[PreTrainedModel, Callable[[], None]]], repetitions: int
     ) -> dict[str, Timing]:
@@ -65,9 +83,9 @@ class Stage:
                 if round_number:
                     timing.seconds.append(seconds)
                     timing.cpu_seconds.append(cpu_seconds)
-            done = {name: statistics.median(t.seconds or [0]) for name, t in timings.items()}
+            done = {name: statistics.median(t.seconds) for name, t in timings.items() if t.seconds}
             shown = ", ".join(f"{name} {seconds:.3f} s" for name, seconds in done.items())
-            print(f"round {round_number} of {repetitions}: {shown}", flush=True)
+            print(f"round {round_number} of {repetitions}: {shown or 'not counted'}", flush=True)
         return timings
 
     def _time(
@@ -91,3 +109,11 @@ class Stage:
         timing.tokens, timing.calls = sum(given), len(given)
         timing.peak_bytes = torch.cuda.max_memory_allocated() if gpu else None
         return seconds, cpu_seconds
+
+
+def _status(name: str) -> int:
+    """A size in bytes that Linux tells of this process."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return 1024 * int(line.split()[1])
+    raise ValueError(f"/proc/self/status has no {name}")

@@ -35,8 +35,10 @@ from published_loop import answer_question, encode_passage
 from random_work import ARCHITECTURES, TokenNumbers, random_model, random_prompts
 from speed_report import add_ratios, agreement, print_tables
 
+from utils.adapter_files import save_adapter
 from utils.augmented import read_sample
-from utils.lora import Adapter, LoraBank, save_adapter
+from utils.lora import Adapter, LoraBank
+from utils.memory import adapters_that_fit, prompts_that_fit, training_bytes
 from utils.merging import Merger
 from utils.models import (
     DTYPES,
@@ -45,14 +47,13 @@ from utils.models import (
     load_tokenizer,
     pick_device,
     pick_dtype,
-    prompts_that_fit,
     resolve_model,
 )
 from utils.parsing import new_parser, positive_integer
 from utils.paths import InputError, hash_json, passage_folder, run_stage, write_json
 from utils.prompting import PromptEncoder, load_prompts
 from utils.provenance import provenance
-from utils.training import adapters_that_fit, bytes_kept, group_by_cost, train_as_fits
+from utils.training import group_by_cost, train_as_fits
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RANK, ALPHA, LEARNING_RATE, TOPK = 2, 32, 3e-4, 3  # the paper's settings
@@ -73,7 +74,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--data_type", default="test", help="its data type")
     group = parser.add_argument_group("amounts")
     group.add_argument(
-        "--passages", type=positive_integer, help="passages to encode (not set: 24; GPU: 512)"
+        "--passages", type=positive_integer, help="passages to encode (not set: 96; GPU: 512)"
     )
     group.add_argument(
         "--published_passages",
@@ -111,7 +112,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="file for the raw result (not set: none)")
     options = parser.parse_args(arguments)
     gpu = pick_device().type == "cuda"
-    options.passages = options.passages or (512 if gpu else 24)
+    options.passages = options.passages or (512 if gpu else 96)
     options.questions = options.questions or (256 if gpu else 64)
     options.max_new_tokens = options.max_new_tokens or (128 if options.mode == "cot" else 20)
     options.published_passages = min(options.published_passages, options.passages)
@@ -189,15 +190,6 @@ def group_size(work: Work, bank: LoraBank, options: argparse.Namespace) -> int:
     return min(size, len(work.passages))
 
 
-def expected_bytes(work: Work, bank: LoraBank, options: argparse.Namespace) -> int:
-    """The memory of training by the formula of `adapters_that_fit`, the model included."""
-    weights = sum(p.numel() * p.element_size() for p in bank.model.parameters())
-    numbers = sum(A[0] * A[1] + B[0] * B[1] for A, B in bank.shapes(RANK).values())
-    longest = max(len(prompt) for prompts in work.passages for prompt in prompts)
-    adapters = group_size(work, bank, options)
-    return weights + adapters * (20 * numbers + longest * bytes_kept(bank))
-
-
 def encode_ours(work: Work, bank: LoraBank, folder: Path, options: argparse.Namespace) -> None:
     """All passages as `encode.py` does it, into `{folder}/{number}`."""
     base = bank.new_base_adapter(0)
@@ -238,7 +230,7 @@ def answer_ours(
     ahead = merger.ahead(batches, records) if merger else ((batch, None) for batch in batches)
     for batch, merged in ahead:
         if merger:
-            merger.use(merged, prompts[batch[0]], False)
+            merger.use(merged, list(range(len(batch))), None)
         asked = [prompts[did] for did in batch]
         answers = generate(bank.model, work.tokenizer, asked, options.max_new_tokens)
         for did, text in zip(batch, answers, strict=True):
@@ -255,7 +247,8 @@ def measure_encoding(
     few = typical(lengths, options.published_passages)
     save_adapter(bank.new_base_adapter(0), folder / "base", RANK, ALPHA, "", {})
     stage.hold(work.ours)
-    expected = expected_bytes(work, bank, options)
+    expected = training_bytes(bank, work.passages, 1, group_size(work, bank, options))
+    peak = stage.peak_of(work.ours, lambda: encode_ours(work, bank, folder / "ours", options))
 
     def published(name: str, padded_length: int | None) -> None:
         for i in few:
@@ -288,7 +281,7 @@ def measure_encoding(
             pairs = [(folder / name / str(i), folder / "ours" / str(i)) for i in few]
             result[name]["agreement"] = agreement(pairs, bank.shapes(RANK))
     result["ours"] |= {"adapters_per_batch": group_size(work, bank, options)}
-    result["ours"] |= {"expected_bytes": expected}
+    result["ours"] |= {"expected_bytes": expected, "peak_bytes": peak}
     return result
 
 

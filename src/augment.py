@@ -12,33 +12,25 @@ Started again after a stop, it goes on where it was.
 """
 
 import argparse
-from pathlib import Path
 
 from tqdm import tqdm
 
 from utils.arguments import add_data_flags, add_model_flags, shared_flags
-from utils.augmented import model_keys
+from utils.augmented_files import AugmentedFiles
 from utils.elastic import add_elasticsearch_flags, connection_of
-from utils.journal import Journal, refuse_difference
+from utils.journal import Journal
 from utils.models import context_length, load_model, load_tokenizer
 from utils.parsing import new_parser, positive_integer
-from utils.paths import (
-    InputError,
-    augmented_file,
-    folder_name,
-    hash_json,
-    read_json,
-    read_object,
-    relative,
-    run_stage,
-    write_json,
-)
-from utils.prompting import PromptEncoder, load_prompts, room_for_prompt
+from utils.paths import InputError, relative, run_stage
+from utils.processes import Processes, add_shard_flag, start_processes
+from utils.prompting import PromptEncoder, PromptSet, load_prompts, room_for_prompt
 from utils.qa_data import load_questions, take_sample
 from utils.retrieval import Retriever, open_retriever
-from utils.writing import Writer, augment_block
+from utils.server import Server, add_server_flags
+from utils.writing import LocalModel, records_of, summary, work_key, write_in_waves
 
 SPARE_PASSAGES = 10  # retrieved beyond topk, to take the place of passages that are dropped
+SEARCHES = 100  # questions in one block
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -76,6 +68,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="tries at a valid list of questions before a passage is dropped",
     )
     writing.add_argument("--seed", type=int, default=0, help="seed of the sampling")
+    writing.add_argument(
+        "--write_per_question",
+        action="store_true",
+        help="write anew about a passage for each question that found it, as the published "
+        "software does",
+    )
+    add_server_flags(parser)
     running = parser.add_argument_group("running")
     running.add_argument(
         "--batch_size", type=positive_integer, default=32, help="texts generated side by side"
@@ -83,13 +82,23 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     running.add_argument(
         "--overwrite", action="store_true", help="make this model's texts anew if there are any"
     )
+    add_shard_flag(running)
     options = parser.parse_args(arguments)
     if not 0 <= options.temperature < 100:
         parser.error("--temperature must be 0 (greedy) or a small positive number")
+    if options.api_model and not options.api_base:
+        parser.error("--api_model is a server's name for the model; give its address: --api_base")
+    if options.shard and options.overwrite:
+        parser.error(
+            "--overwrite forgets what the other jobs of an array have written; to make the texts "
+            "anew by --shard, move the files in data_aug/ away and leave --overwrite out"
+        )
     return options
 
 
-def open_engine(options: argparse.Namespace, questions: dict[str, list[dict]]) -> Retriever | None:
+def open_engine(
+    options: argparse.Namespace, questions: dict[str, list[dict]], processes: Processes
+) -> Retriever | None:
     """The index that the flags name; None for the golden passages, which the questions carry.
 
     Raises `InputError` where the index cannot be used or no question has golden passages.
@@ -111,72 +120,63 @@ def open_engine(options: argparse.Namespace, questions: dict[str, list[dict]]) -
             "engine, or add the field to the questions"
         )
     if without:
-        print(f"{without} of {len(records)} questions have no golden passage and get none")
+        processes.say(f"{without} of {len(records)} questions have no golden passage and get none")
     return None
 
 
-def with_candidates(block: list[dict], retriever: Retriever | None, topk: int) -> list[dict]:
-    """The questions of `block` with their "candidates": passages, best first, each once."""
-    if retriever is None:
-        found = [record.get("golden_passages", []) for record in block]
-    else:
-        hits = retriever.search([record["question"] for record in block], topk + SPARE_PASSAGES)
-        found = [[hit["text"] for hit in best] for best in hits]
-    return [
-        {**record, "candidates": list(dict.fromkeys(passages))}
-        for record, passages in zip(block, found, strict=True)
-    ]
+def find_candidates(
+    questions: dict[str, list[dict]], retriever: Retriever | None, options: argparse.Namespace
+) -> dict[str, list[dict[str, str]]]:
+    """For each question of each data type its candidates, best first: work key -> passage.
 
-
-def existing_records(path: Path, questions: list[dict], options: argparse.Namespace) -> list[dict]:
-    """The records that stand at `path`, to which this model's texts are added.
-
-    Raises `InputError` where they are about other questions, unless `--overwrite` may drop them:
-    it never drops another model's texts.
+    A question that stands in several data types is searched once.
     """
-    records = read_json(path, "the file") if path.exists() else []
-    if not records or [r["question"] for r in records] == [q["question"] for q in questions]:
-        return records
-    own_key = model_keys(options.model_name)[1]
-    keys = {key for r in records for entry in r.get("augment", []) for key in entry}
-    if options.overwrite and not any(key.endswith("_qa") and key != own_key for key in keys):
-        return []
-    raise InputError(
-        f"{relative(path)} holds {len(records)} questions, not the {len(questions)} of this run; "
-        "use the same --data_path and --sample, --overwrite if no other model wrote into it, or "
-        "move the file away"
+    found: dict[str, list[str]] = {}
+    if retriever is not None:
+        known: dict[str, str] = {}  # a passage that many questions find is held once
+        asked = list(dict.fromkeys(r["question"] for rows in questions.values() for r in rows))
+        with tqdm(total=len(asked), unit="question", desc="retrieve") as bar:
+            for start in range(0, len(asked), SEARCHES):
+                block = asked[start : start + SEARCHES]
+                hits = retriever.search(block, options.topk + SPARE_PASSAGES)
+                for question, best in zip(block, hits, strict=True):
+                    found[question] = [known.setdefault(h["text"], h["text"]) for h in best]
+                bar.update(len(block))
+
+    def candidates(data_type: str, record: dict) -> dict[str, str]:
+        own = (data_type, record) if options.write_per_question else None
+        passages = record.get("golden_passages", []) if retriever is None else None
+        passages = found[record["question"]] if passages is None else passages
+        return {work_key(passage, own): passage for passage in passages}
+
+    return {
+        data_type: [candidates(data_type, record) for record in records]
+        for data_type, records in questions.items()
+    }
+
+
+def load_author(options: argparse.Namespace, prompts: PromptSet) -> LocalModel:
+    """The model of `--model_name`, ready to write."""
+    tokenizer = load_tokenizer(options.model_name, options.trust_remote_code)
+    longest = context_length(options.model_name, options.trust_remote_code)
+    room = room_for_prompt(longest, options.max_new_tokens)
+    encoder = PromptEncoder(tokenizer, prompts, False, room)
+    model = load_model(
+        options.model_name,
+        options.dtype,
+        tokenizer,
+        options.trust_remote_code,
+        options.device_map,
     )
-
-
-def merge_into_file(
-    existing: list[dict], records: list[dict], options: argparse.Namespace
-) -> list[dict]:
-    """`records` under this model's keys, added to what other models wrote."""
-    rewrite_key, pairs_key = model_keys(options.model_name)
-    merged = []
-    for index, record in enumerate(records):
-        old = existing[index] if existing else record
-        entries = [
-            {key: value for key, value in entry.items() if key not in (rewrite_key, pairs_key)}
-            for entry in (old["augment"] if existing else [])
-        ]
-        by_passage = {entry["passage"]: entry for entry in entries}
-        for new in record["augment"]:
-            entry = by_passage.get(new["passage"])
-            if entry is None:
-                entry = {"pid": len(entries), "passage": new["passage"]}
-                entries.append(entry)
-            entry |= {rewrite_key: new["rewrite"], pairs_key: new["qa"]}
-        merged.append({**old, "augment": entries, "passages": [e["passage"] for e in entries]})
-    return merged
+    return LocalModel(model, tokenizer, encoder, options)
 
 
 def main() -> None:
-    """Check, load, write block by block, save."""
+    """Check, load, retrieve, write wave by wave, save."""
     options = parse_arguments()
+    processes = start_processes(options.shard, options.device_map)
 
     # 1. Check everything that needs no model
-    model_folder = folder_name(options.model_name)
     questions = load_questions(options.dataset, options.data_path)
     if options.data_type:
         if options.data_type not in questions:
@@ -186,9 +186,11 @@ def main() -> None:
         questions = {options.data_type: questions[options.data_type]}
     questions = take_sample(questions, options.sample)
     prompts = load_prompts(options.prompts, options.dataset, with_cot=False)
-    retriever = open_engine(options, questions)
+    retriever = open_engine(options, questions, processes)
+    server = Server(options, prompts, processes.say) if options.api_base else None
     settings = {
         "model": options.model_name,
+        "api_model": server.model if server else None,
         "prompts": prompts.fingerprint,
         "engine": options.engine,
         "index": {"name": options.index_name, **retriever.identity} if retriever else None,
@@ -198,134 +200,57 @@ def main() -> None:
         "top_k_sampling": options.top_k_sampling,
         "max_attempts": options.max_attempts,
         "seed": options.seed,
-        "batch_size": options.batch_size,
+        "batch_size": None if server else options.batch_size,
+        **({"write_per_question": True} if options.write_per_question else {}),
     }
-
-    plans = {
-        data_type: (
-            augmented_file(options.dataset, data_type),
-            {**settings, "questions": hash_json([[r["question"], r["answer"]] for r in records])},
-        )
-        for data_type, records in questions.items()
-    }
-    for data_type, (path, _) in plans.items():
-        existing_records(path, questions[data_type], options)
-    finished = {
-        data_type: texts_that_stand(path, asked, options)
-        for data_type, (path, asked) in plans.items()
-    }
-    waiting = [data_type for data_type in plans if finished[data_type] is None]
-    if not waiting:
-        print(f"all {len(plans)} files stand already")
-        print(f"next: python src/encode.py {shared_flags(options, training=False)}")
+    files = AugmentedFiles(options, questions, settings)
+    next_stage = f"next: python src/encode.py {shared_flags(options, training=False)}"
+    if not files.waiting:
+        if processes.is_main:
+            files.remove_old_journal()
+        processes.say(f"all {len(questions)} files stand already\n{next_stage}")
         return
+    if options.overwrite:
+        if processes.is_main:
+            files.forget()
+        processes.wait()
 
     # 2. Load
-    tokenizer = load_tokenizer(options.model_name, options.trust_remote_code)
-    longest = context_length(options.model_name, options.trust_remote_code)
-    room = room_for_prompt(longest, options.max_new_tokens)
-    encoder = PromptEncoder(tokenizer, prompts, False, room)
-    model = load_model(options.model_name, options.dtype, tokenizer, options.trust_remote_code)
-    writer = Writer(model, tokenizer, encoder, options)
-    for texts in finished.values():
-        writer.done |= texts or {}
-    known = set(writer.done)
+    author = server or load_author(options, prompts)
 
-    # 3. Write, block by block; a finished block is in the journal
-    block_size = max(1, 2 * options.batch_size // options.topk)
-    for data_type in waiting:
-        records = questions[data_type]
-        path, asked = plans[data_type]
-        journal = Journal(journal_file(path, model_folder), asked)
-        done = [record for block in journal.items for record in block["records"]]
-        for block in journal.items:
-            writer.done |= block["passages"]
-        bar = tqdm(
-            total=len(records), initial=len(done), unit="question", desc=f"augment {data_type}"
-        )
-        for start in range(len(done), len(records), block_size):
-            block = with_candidates(records[start : start + block_size], retriever, options.topk)
-            before = set(writer.done)
-            augmented = augment_block(block, options.topk, writer)
-            new = {p: result for p, result in writer.done.items() if p not in before}
-            journal.add({"records": augmented, "passages": new})
-            done += augmented
-            bar.update(len(block))
-        bar.close()
+    # 3. Retrieve; one process for all of a launch
+    waiting = {data_type: questions[data_type] for data_type in files.waiting}
+    found = None
+    if processes.is_main or processes.is_shard:
+        found = find_candidates(waiting, retriever, options)
+    candidates = processes.agree(found)
+    of_all = [passages for rows in candidates.values() for passages in rows]
 
-        # 4. Save
-        merged = merge_into_file(existing_records(path, records, options), done, options)
-        write_json(config_file(path, model_folder), asked)
-        write_json(path, merged)
-        journal.remove()
-        short = sum(len(record["augment"]) < options.topk for record in done)
-        print(
-            f"{relative(path)}: {len(done)} questions, "
-            f"{sum(len(record['augment']) for record in done)} passages"
-            + (f"; {short} questions have fewer than {options.topk}" if short else "")
-        )
-    written = [result for passage, result in writer.done.items() if passage not in known]
-    taken = sum(result["qa"] is not None for result in written)
-    print(
-        f"passages: {taken} taken, {len(written) - taken} dropped, "
-        f"{sum(result['attempts'] for result in written)} attempts at question lists"
-    )
-    if taken < len(written):
-        print(
-            "a dropped passage is left out for every method, icl too, and the next hit takes its "
-            "place; where there are many, raise --max_new_tokens or use a stronger model"
-        )
-    if writer.encoder.shortened:
-        print(f"{writer.encoder.shortened} requests did not fit into the model and were shortened")
-    print(f"next: python src/encode.py {shared_flags(options, training=False)}")
+    # 4. Write, wave by wave; a finished chunk is in the journal
+    results = dict(files.results)
+    with Journal(files.journal, settings, processes.index, processes.count > 1) as journal:
+        write_in_waves(of_all, results, journal, author, processes, options)
+        processes.wait()
+        if processes.is_shard:
+            processes.say_part_is_done()
+            return
+        if not processes.is_main:
+            return
 
-
-def journal_file(path: Path, model: str) -> Path:
-    """The journal of unfinished work beside `path`; hidden, so that no stage takes it for data."""
-    return path.with_name(f".{path.stem}.{model}.journal")
-
-
-def config_file(path: Path, model: str) -> Path:
-    """The settings that made `model`'s texts in `path`."""
-    return path.with_name(f".{path.stem}.{model}.settings")
-
-
-def texts_that_stand(path: Path, asked: dict, options: argparse.Namespace) -> dict | None:
-    """What this model wrote into `path` (see `Writer.done`), None where it must still be made.
-
-    Raises `InputError` where the texts were made with other settings than `asked`. `--overwrite`
-    forgets the texts and unfinished work.
-    """
-    rewrite_key, pairs_key = model_keys(options.model_name)
-    config = config_file(path, folder_name(options.model_name))
-    if options.overwrite:
-        config.unlink(missing_ok=True)
-        journal_file(path, folder_name(options.model_name)).unlink(missing_ok=True)
-        return None
-    if not path.exists():
-        return None
-    texts = {
-        entry["passage"]: {"rewrite": entry[rewrite_key], "qa": entry[pairs_key], "attempts": 0}
-        for record in read_json(path, "the file")
-        for entry in record.get("augment", [])
-        if pairs_key in entry
-    }
-    if config.exists():
-        refuse_difference(
-            relative(path),
-            read_object(config, "the settings file"),
-            asked,
-            "use the same settings, or --overwrite to start anew",
-        )
-        if texts:  # a kill may have come just before its removal
-            journal_file(path, folder_name(options.model_name)).unlink(missing_ok=True)
-        return texts or None
-    if texts:
-        raise InputError(
-            f"{relative(path)} holds texts of {options.model_name} that this stage did not write; "
-            "go on with encode.py, or use --overwrite to replace them"
-        )
-    return None
+        # 5. Save
+        for data_type, rows in waiting.items():
+            records = records_of(rows, candidates[data_type], results, options.topk)
+            files.save(data_type, records)
+            short = sum(len(record["augment"]) < options.topk for record in records)
+            print(
+                f"{relative(files.path(data_type))}: {len(records)} questions, "
+                f"{sum(len(record['augment']) for record in records)} passages"
+                + (f"; {short} questions have fewer than {options.topk}" if short else "")
+            )
+        shortened = sum(item["shortened"] for item in journal.items)
+        files.remove_finished(journal, results)
+    print(summary(of_all, results, files.results, shortened, options))
+    print(next_stage)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@
 
 Reads what `augment.py` wrote and writes, under `offline/{model}/rank=…_alpha=…/{dataset}/…/`, a
 PEFT folder `data_{did}/passage_{pid}/` for each (Additional Parameter Training, arXiv:2501.15915,
-section 3.2.2). Equal training data is trained once. Started again after a stop, it trains what is
-missing.
+section 3.2.2). Equal training data is trained once and stands once on the disk: further folders are
+hard links. Started again after a stop, it trains what is missing.
 """
 
 import argparse
@@ -19,9 +19,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
+from utils.adapter_files import (
+    check_init_adapter,
+    fingerprint,
+    load_adapter,
+    open_base_adapter,
+    read_training,
+    save_adapter,
+    stored_fingerprint,
+)
 from utils.arguments import (
+    SAVE_DTYPES,
     adapters_of,
     add_data_flags,
     add_model_flags,
@@ -32,24 +41,15 @@ from utils.arguments import (
 )
 from utils.augmented import read_sample
 from utils.journal import refuse_difference
-from utils.lora import (
-    Adapter,
-    LoraBank,
-    check_init_adapter,
-    fingerprint,
-    load_adapter,
-    open_base_adapter,
-    read_training,
-    save_adapter,
-    stored_fingerprint,
-)
+from utils.lora import Adapter, LoraBank
+from utils.memory import adapters_that_fit
 from utils.models import load_model, load_tokenizer, pick_device, pick_dtype, resolve_model
 from utils.parsing import new_parser, positive_integer
 from utils.paths import hash_json, passage_folder, rank_folder, relative, run_stage
+from utils.processes import add_shard_flag, start_processes
 from utils.prompting import PromptEncoder, load_prompts
-from utils.training import adapters_that_fit, group_by_cost, train_as_fits
-
-SAVE_DTYPES = ("float32", "bfloat16", "float16")
+from utils.sharing import Shared, share_standing
+from utils.training import group_by_cost, train_as_fits
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -67,6 +67,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     running.add_argument(
         "--save_dtype", choices=SAVE_DTYPES, default="float32", help="dtype of the saved adapters"
     )
+    add_shard_flag(running)
     running.add_argument(
         "--overwrite", action="store_true", help="train adapters anew that stand there already"
     )
@@ -75,7 +76,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 @dataclass
 class Work:
-    """One adapter to train: its prompts as token ids, and every folder that gets a copy."""
+    """One adapter to train: its prompts as token ids, and every folder that it is for."""
 
     prompts: list[list[int]]
     data: str  # hash of the prompts
@@ -111,6 +112,7 @@ def refuse_other_bases(bases: set[str], base: str) -> None:
 def main() -> None:
     """Check, load, train group by group, save each adapter as it is finished."""
     options = parse_arguments()
+    processes = start_processes(options.shard, options.device_map)
 
     # 1. Check everything that needs no model
     augment_model = options.augment_model or options.model_name
@@ -127,7 +129,9 @@ def main() -> None:
     encoder = PromptEncoder(tokenizer, prompts, options.with_cot, options.max_length)
     works = collect_work(records, encoder, options)
     if encoder.shortened:
-        print(f"{encoder.shortened} prompts were longer than --max_length: passages shortened")
+        processes.say(
+            f"{encoder.shortened} prompts were longer than --max_length: passages shortened"
+        )
     dtype = pick_dtype(options.dtype, pick_device())
     settings = {
         **training_settings(options, prompts),
@@ -147,19 +151,34 @@ def main() -> None:
                     "use the settings it was made with, or --overwrite to train anew",
                 )
                 missing.discard(folder)
-    if bases and (stands := stored_fingerprint(base_folder)):
+    stands = stored_fingerprint(base_folder)
+    if bases and stands:
         refuse_other_bases(bases, stands)
     total = sum(len(work.folders) for work in works)
-    print(
+    processes.say(
         f"{total} passages, {len(works)} with different training data; "
         f"{total - len(missing)} adapters stand already"
     )
+    trained, shared = 0, Shared()
+    if missing and stands and not options.overwrite:
+        wanted = {work.data: work.folders for work in works}
+        experiment = adapters_of(options, next(iter(records))).parent
+        shared = share_standing(wanted, missing, experiment, {**settings, "base": stands})
 
-    if missing:
+    if processes.agree(bool(missing)):
         # 2. Load
-        model = load_model(options.model_name, options.dtype, tokenizer, options.trust_remote_code)
+        model = load_model(
+            options.model_name,
+            options.dtype,
+            tokenizer,
+            options.trust_remote_code,
+            options.device_map,
+        )
         bank = LoraBank(model, options.lora_rank, options.lora_alpha)
         if options.init_adapter == "random":
+            if processes.is_main:
+                open_base_adapter(bank, base_folder, base_model, options.seed)
+            processes.wait()
             base = open_base_adapter(bank, base_folder, base_model, options.seed)
         else:
             base = load_adapter(base_folder, bank.shapes(bank.rank))
@@ -167,26 +186,37 @@ def main() -> None:
         refuse_other_bases(bases, settings["base"])
 
         # 3. Train. The groups depend on the whole list, so a resumed run trains the same ones
-        group_size = options.adapters_per_batch or adapters_that_fit(
-            bank, [work.prompts for work in works], options.per_device_train_batch_size
+        group_size = processes.agree(
+            options.adapters_per_batch
+            or adapters_that_fit(
+                bank, [work.prompts for work in works], options.per_device_train_batch_size
+            )
         )
-        groups = group_by_cost([work.prompts for work in works], group_size)
-        bar = tqdm(total=total, initial=total - len(missing), unit="passage", desc="encode")
+        groups = processes.share(group_by_cost([work.prompts for work in works], group_size))
+        mine = {folder for group in groups for i in group for folder in works[i].folders}
+        bar = processes.bar("encode", "passage", len(mine), len(mine & missing))
 
         def save(members: list[Work], adapters: list[Adapter]) -> None:
+            nonlocal trained
             for work, adapter in zip(members, adapters, strict=True):
-                for folder in work.folders:
-                    if folder in missing:
-                        save_adapter(
-                            adapter,
-                            folder,
-                            options.lora_rank,
-                            options.lora_alpha,
-                            base_model,
-                            {**settings, "data": work.data},
-                            getattr(torch, options.save_dtype),
-                        )
-                        bar.update()
+                lacking = [folder for folder in work.folders if folder in missing]
+                if not lacking:  # trained along, so that the group is the one of the first run
+                    continue
+                first, *others = lacking
+                save_adapter(
+                    adapter,
+                    first,
+                    options.lora_rank,
+                    options.lora_alpha,
+                    base_model,
+                    {**settings, "data": work.data},
+                    getattr(torch, options.save_dtype),
+                    options.overwrite,
+                )
+                trained += 1
+                for folder in others:
+                    shared.give(first, folder, options.overwrite)
+                bar.update(len(lacking))
 
         with ThreadPoolExecutor(1) as writer:  # saves one group while the next one is trained
             saving = None
@@ -211,10 +241,16 @@ def main() -> None:
             if saving:
                 saving.result()
         bar.close()
+        processes.wait()
+    if processes.is_shard:
+        processes.say_part_is_done()
+        return
 
+    if processes.count == 1:
+        print(f"{trained} adapters trained, {shared}")
     where = relative(adapters_of(options, next(iter(records))).parent)
-    print(f"adapters of {', '.join(records)}: {where}")
-    print(f"next: python src/inference.py {shared_flags(options)} --inference_method prag")
+    processes.say(f"adapters of {', '.join(records)}: {where}")
+    processes.say(f"next: python src/inference.py {shared_flags(options)} --inference_method prag")
 
 
 if __name__ == "__main__":

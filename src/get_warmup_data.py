@@ -24,7 +24,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from utils.arguments import add_model_flags
-from utils.journal import Journal, refuse_difference
+from utils.journal import Journal, refuse_difference, remove_journal
 from utils.models import (
     context_length,
     generate,
@@ -36,6 +36,7 @@ from utils.models import (
 )
 from utils.parsing import new_parser, positive_integer
 from utils.paths import InputError, hash_json, read_object, relative, run_stage, write_json
+from utils.processes import refuse_launcher
 from utils.prompting import PromptEncoder, load_prompts, room_for_prompt
 from utils.qa_data import TYPES
 from utils.warmup import (
@@ -175,7 +176,8 @@ def stands(path: Path, settings: dict, overwrite: bool) -> bool:
     Raises `InputError` where it was made with others, or by something else.
     """
     if overwrite:
-        for old in (settings_file(path), path, journal_file(path)):
+        remove_journal(journal_file(path))
+        for old in (settings_file(path), path):
             old.unlink(missing_ok=True)
     if not path.exists():
         return False
@@ -189,7 +191,7 @@ def stands(path: Path, settings: dict, overwrite: bool) -> bool:
         settings,
         "use the same settings, or --overwrite to make it anew",
     )
-    journal_file(path).unlink(missing_ok=True)  # a kill may have come just before its removal
+    remove_journal(journal_file(path))  # a kill may have come just before its removal
     return True
 
 
@@ -214,18 +216,17 @@ def save(path: Path, settings: dict, records: list[dict], seed: int) -> None:
 
 
 def write_reasoning(
-    collected: list[list[dict]], prompts: dict, settings: dict, path: Path, options
+    collected: list[list[dict]], prompts: dict, journal: Journal, options: argparse.Namespace
 ) -> list[dict]:
     """CoT records: `--cot_records` of each data set that the model gave a usable reasoning for.
 
     Candidates are tried in their order, batch by batch, each once (greedy decoding would only
-    repeat itself); finished batches are in the journal beside `path`.
+    repeat itself); finished batches are in `journal`.
     """
     tokenizer = load_tokenizer(options.model_name, options.trust_remote_code)
     longest = context_length(options.model_name, options.trust_remote_code)
     room = room_for_prompt(longest, options.max_new_tokens)
     model = None
-    journal = Journal(journal_file(path), settings)
     finished = iter(list(journal.items))
     taken, shortened = [], 0
     for candidates in collected:
@@ -239,7 +240,11 @@ def write_reasoning(
             if (item := next(finished, None)) is None:
                 if model is None:
                     model = load_model(
-                        options.model_name, options.dtype, tokenizer, options.trust_remote_code
+                        options.model_name,
+                        options.dtype,
+                        tokenizer,
+                        options.trust_remote_code,
+                        options.device_map,
                     )
                 requests = []
                 for one in batch:
@@ -269,7 +274,6 @@ def write_reasoning(
         )
         if len(kept) < options.cot_records:
             print(f"{dataset}: {options.cot_records - len(kept)} fewer than --cot_records")
-    journal.close()
     if shortened:
         print(f"{shortened} requests did not fit into the model and were shortened")
     return taken
@@ -278,6 +282,7 @@ def write_reasoning(
 def main() -> None:
     """Check, choose, save the direct data, let the model write the reasoning, save the CoT data."""
     options = parse_arguments()
+    refuse_launcher("get_warmup_data.py")
 
     # 1. Check and choose: no model is needed yet
     sources = open_sources(options)
@@ -326,15 +331,16 @@ def main() -> None:
     if cot_stands:
         print(f"{relative(cot_path)} stands already")
     elif cot:
-        records = write_reasoning(cot, prompts, cot_settings, cot_path, options)
+        with Journal(journal_file(cot_path), cot_settings) as journal:
+            records = write_reasoning(cot, prompts, journal, options)
         if not records:
-            journal_file(cot_path).unlink(missing_ok=True)
+            remove_journal(journal_file(cot_path))
             raise InputError(
                 f"{options.model_name} wrote no reasoning that can be used; use a model that is "
                 "large enough to reason, or other --prompts"
             )
         save(cot_path, cot_settings, records, options.seed)
-        journal_file(cot_path).unlink(missing_ok=True)
+        remove_journal(journal_file(cot_path))
     made = direct_path if direct else cot_path
     print(
         f"next: python src/warmup_lora.py --model_name {options.model_name or 'MODEL'}"

@@ -20,22 +20,27 @@ it goes on where it was.
 import argparse
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from tqdm import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from utils.adapter_files import check_init_adapter
 from utils.arguments import (
     adapters_of,
     add_data_flags,
+    add_merging_flags,
     add_model_flags,
     add_training_flags,
+    check_merging,
     init_folder,
     results_of,
     training_settings,
 )
 from utils.augmented import read_sample
-from utils.journal import Journal, refuse_difference
-from utils.lora import LoraBank, check_init_adapter
+from utils.journal import Journal, refuse_difference, remove_journal
+from utils.lora import LoraBank
+from utils.memory import in_halves, prompts_that_fit
 from utils.merging import Merger, check_adapters
 from utils.metrics import METRICS, answer_presence, extract_answer, mean_scores, score
 from utils.models import (
@@ -45,9 +50,8 @@ from utils.models import (
     load_tokenizer,
     pick_device,
     pick_dtype,
-    prompts_that_fit,
 )
-from utils.parsing import new_parser, positive_integer, positive_number
+from utils.parsing import new_parser, positive_integer
 from utils.paths import (
     InputError,
     hash_json,
@@ -58,12 +62,14 @@ from utils.paths import (
     write_json,
     write_text,
 )
+from utils.processes import Processes, add_shard_flag, start_processes
 from utils.prompting import PromptEncoder, load_prompts
 from utils.provenance import PROVENANCE, provenance
 from utils.warmup import refuse_trained_questions
 
 IN_CONTEXT = ("icl", "da_icl", "combine")
 IN_PARAMETERS = ("prag", "combine")
+JOURNAL = ".predict.journal"
 METHODS = ("closed_book", "icl", "da_icl", "prag", "combine")
 
 
@@ -86,39 +92,29 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         default="mark",
         help="where the scored answer ends: at the first comma or full stop, or with its line",
     )
-    merging = parser.add_argument_group("merging (prag and combine)")
-    merging.add_argument(
-        "--merge_topk", type=positive_integer, help="passages to merge (not set: all of them)"
-    )
-    merging.add_argument(
-        "--merge",
-        choices=["sum", "base_once"],
-        default="sum",
-        help="sum of the adapters; base_once: the base adapter counts once, not once per passage",
-    )
-    merging.add_argument(
-        "--merge_scale", type=positive_number, default=1.0, help="factor of the merged adapter"
-    )
+    add_merging_flags(parser, "merging (prag and combine)")
     running = parser.add_argument_group("running")
     running.add_argument(
         "--batch_size",
         type=positive_integer,
         help="questions answered side by side (not set: as many as fit)",
     )
+    add_shard_flag(running)
     running.add_argument(
         "--overwrite", action="store_true", help="answer anew what is answered already"
     )
     options = parser.parse_args(arguments)
+    if options.overwrite and options.shard:
+        parser.error(
+            "--overwrite would remove what the other jobs of the array have answered; delete the "
+            "result's folder before they start, and leave it out"
+        )
     if options.inference_method not in IN_PARAMETERS and merging_label(options):
         parser.error(
             f"--inference_method {options.inference_method} merges no adapters; leave out "
             "--merge_topk, --merge and --merge_scale, or use prag or combine"
         )
-    if options.merge == "base_once" and options.init_adapter == "random":
-        parser.error(
-            "--merge base_once needs --init_adapter: the delta of a random base is zero, "
-            "so that it cannot count twice"
-        )
+    check_merging(parser, options)
     return options
 
 
@@ -162,9 +158,68 @@ def prediction_of(record: dict, text: str, options: argparse.Namespace) -> dict:
     }
 
 
+def check_result(
+    leaf: Path, config: dict, options: argparse.Namespace, processes: Processes
+) -> None:
+    """Refuse a result at `leaf` that was made with other settings; `--overwrite` removes it.
+
+    Raises `InputError` where it was made with others.
+    """
+    if options.overwrite and processes.is_main:
+        remove_journal(leaf / JOURNAL)
+        for name in ("config.json", "predict.json", "result.txt"):
+            (leaf / name).unlink(missing_ok=True)
+    processes.wait()
+    if (leaf / "result.txt").exists() and processes.is_main:  # killed just before its removal
+        remove_journal(leaf / JOURNAL)
+    if (leaf / "config.json").exists():
+        made_with = read_object(leaf / "config.json", "the settings file")
+        refuse_difference(
+            f"the result in {relative(leaf)}",
+            {name: made_with[name] for name in made_with.keys() - {PROVENANCE, "measured"}},
+            config,
+            "use the same settings, or --overwrite to answer anew",
+        )
+
+
+def answer_batches(
+    batches: list[list[int]],
+    records: list[dict],
+    prompts: list[list[int]],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    merger: Merger | None,
+    options: argparse.Namespace,
+) -> Iterator[dict]:
+    """Answer batch after batch of questions (indices of `records`) and yield an item for each.
+
+    An item has the batch's "questions", their "predictions" in this order, and its "seconds".
+    """
+    mark = time.perf_counter()
+    prepared = merger.ahead(batches, records) if merger else ((b, None) for b in batches)
+    for batch, merged in prepared:
+        asked = [prompts[did] for did in batch]
+        first = asked[0] if records[batch[0]]["augment"] else None
+
+        def answer(rows: list[int], asked=asked, merged=merged, first=first) -> list[str]:
+            if merger:
+                merger.use(merged, rows, first)
+            return generate(model, tokenizer, [asked[i] for i in rows], options.max_new_tokens)
+
+        remedy = "use a smaller --max_new_tokens, or fewer passages"
+        texts = in_halves(answer, list(range(len(batch))), "questions", remedy)
+        predictions = [
+            prediction_of(records[did], text, options)
+            for did, text in zip(batch, texts, strict=True)
+        ]
+        before, mark = mark, time.perf_counter()
+        yield {"seconds": mark - before, "questions": batch, "predictions": predictions}
+
+
 def main() -> None:
     """Check, load, answer batch by batch, save."""
     options = parse_arguments()
+    processes = start_processes(options.shard, options.device_map)
     method = options.inference_method
 
     # 1. Check everything that needs no model
@@ -205,92 +260,103 @@ def main() -> None:
         if method in IN_PARAMETERS:
             adapters = adapters_of(options, data_type)
             config["base"] = check_adapters(of_type, adapters, adapter_settings, training, options)
-        if options.overwrite:
-            for name in (".predict.journal", "config.json", "predict.json", "result.txt"):
-                (leaf / name).unlink(missing_ok=True)
-        if (leaf / "result.txt").exists():  # a kill may have come just before its removal
-            (leaf / ".predict.journal").unlink(missing_ok=True)
-        if (leaf / "config.json").exists():
-            made_with = read_object(leaf / "config.json", "the settings file")
-            refuse_difference(
-                f"the result in {relative(leaf)}",
-                {name: made_with[name] for name in made_with.keys() - {PROVENANCE, "measured"}},
-                config,
-                "use the same settings, or --overwrite to answer anew",
-            )
+        check_result(leaf, config, options, processes)
         leaves[data_type] = (leaf, config)
     waiting = [name for name, (leaf, _) in leaves.items() if not (leaf / "result.txt").exists()]
+    processes.wait()  # so that all have seen the same results stand
 
-    if waiting:
-        # 2. Load
-        encoder = PromptEncoder(tokenizer, prompt_set, options.with_cot, room)
-        model = load_model(options.model_name, options.dtype, tokenizer, options.trust_remote_code)
-        bank = None
-        if method in IN_PARAMETERS:
-            bank = LoraBank(model, options.lora_rank, options.lora_alpha)
-
+    encoder = PromptEncoder(tokenizer, prompt_set, options.with_cot, room)
+    model = bank = None
     for data_type in waiting:
         leaf, config = leaves[data_type]
         of_type = records[data_type]
-        write_json(leaf / "config.json", {**config, PROVENANCE: provenance()})
-        merger = (
-            Merger(bank, options, adapters_of(options, data_type), config["base"]) if bank else None
-        )
-
-        # 3. Answer. The batches depend on the whole list, so a resumed run has the same ones
         prompts = [
             encoder.question(record["question"], context_of(record, method, encoder))
             for record in of_type
         ]
-        size = options.batch_size or prompts_that_fit(model, prompts, options.max_new_tokens)
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-        batches = [order[start : start + size] for start in range(0, len(order), size)]
-        journal = Journal(leaf / ".predict.journal", config)
-        done = sum(map(len, batches[: len(journal.items)]))
-        bar = tqdm(total=len(prompts), initial=done, unit="question", desc=f"{method} {data_type}")
-        rest = batches[len(journal.items) :]
-        mark = time.perf_counter()
-        for batch, merged in (
-            merger.ahead(rest, of_type) if merger else zip(rest, rest, strict=True)
-        ):
-            if merger:
-                merger.use(merged, prompts[batch[0]], bool(of_type[batch[0]]["augment"]))
-            texts = generate(
-                model, tokenizer, [prompts[did] for did in batch], options.max_new_tokens
+        if processes.is_main or processes.is_shard:
+            write_json(leaf / "config.json", {**config, PROVENANCE: provenance()})
+        with Journal(leaf / JOURNAL, config, processes.index, processes.count > 1) as journal:
+            done = {did for item in journal.items for did in item["questions"]}
+            done = set(processes.agree(sorted(done)))
+
+            # 2. Load, unless the parts of an array's jobs need only be put together
+            if model is None and len(done) < len(prompts):
+                model = load_model(
+                    options.model_name,
+                    options.dtype,
+                    tokenizer,
+                    options.trust_remote_code,
+                    options.device_map,
+                )
+                if method in IN_PARAMETERS:
+                    bank = LoraBank(model, options.lora_rank, options.lora_alpha)
+            merger = None
+            if bank:
+                merger = Merger(bank, options, adapters_of(options, data_type), config["base"])
+
+            # 3. Answer. The batches depend on the whole list, so a resumed run has the same ones
+            order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+            size = options.batch_size or (
+                prompts_that_fit(model, prompts, options.max_new_tokens) if model else len(order)
             )
-            predictions = [
-                prediction_of(of_type[did], text, options)
-                for did, text in zip(batch, texts, strict=True)
-            ]
-            before, mark = mark, time.perf_counter()
-            journal.add({"seconds": mark - before, "predictions": predictions})
-            bar.update(len(batch))
-        bar.close()
+            size = processes.agree(size)
+            batches = processes.share([order[i : i + size] for i in range(0, len(order), size)])
+            rest = [batch for batch in batches if not done.issuperset(batch)]
+            bar = processes.bar(
+                f"{method} {data_type}", "question", sum(map(len, batches)), sum(map(len, rest))
+            )
+            for item in answer_batches(rest, of_type, prompts, model, tokenizer, merger, options):
+                journal.add(item)
+                bar.update(len(item["questions"]))
+            bar.close()
 
-        # 4. Save, in the order of the questions
-        answered = [row for item in journal.items for row in item["predictions"]]
-        by_index = dict(zip(order, answered, strict=True))
-        predictions = [by_index[did] for did in range(len(of_type))]
-        measured = {
-            "seconds": round(sum(item["seconds"] for item in journal.items), 3),
-            "questions": len(predictions),
-            "prompt_tokens": sum(map(len, prompts)),
-            "generated_tokens": sum(len(tokenizer(row["text"]).input_ids) for row in predictions),
-        }
-        write_json(leaf / "predict.json", predictions)
-        write_json(leaf / "config.json", {**config, PROVENANCE: provenance(), "measured": measured})
-        write_text(leaf / "result.txt", result_text(predictions, config))
-        journal.remove()
+            # 4. Save, in the order of the questions
+            processes.wait()
+            if processes.is_main and not processes.is_shard:
+                journal.reread()
+                save_result(leaf, config, journal.items, prompts, tokenizer)
+                journal.remove()
     if waiting and encoder.shortened:
-        print(f"{encoder.shortened} prompts did not fit into the model: passages were shortened")
-
-    for data_type, (leaf, _) in leaves.items():
+        processes.say(
+            f"{encoder.shortened} prompts did not fit into the model: passages were shortened"
+        )
+    processes.wait()
+    if processes.is_shard:
+        processes.say_part_is_done()
+        return
+    for data_type, (leaf, _) in leaves.items() if processes.is_main else ():
         means = mean_scores(read_json(leaf / "predict.json", "the predictions"))
         shown = "  ".join(f"{metric} {means[metric]:.4f}" for metric in METRICS)
         print(
             f"{method} {data_type}: {shown}  ({len(records[data_type])} questions) {relative(leaf)}"
         )
-    print("next: another --inference_method, or the table: python src/report.py")
+    processes.say("next: another --inference_method, or the table: python src/report.py")
+
+
+def save_result(
+    leaf: Path,
+    config: dict,
+    items: list[dict],
+    prompts: list[list[int]],
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    """Write `predict.json`, `config.json` and `result.txt` from the journal's `items`."""
+    by_question = {
+        did: row
+        for item in items
+        for did, row in zip(item["questions"], item["predictions"], strict=True)
+    }
+    predictions = [by_question[did] for did in range(len(prompts))]
+    measured = {
+        "seconds": round(sum(item["seconds"] for item in items), 3),
+        "questions": len(predictions),
+        "prompt_tokens": sum(map(len, prompts)),
+        "generated_tokens": sum(len(tokenizer(row["text"]).input_ids) for row in predictions),
+    }
+    write_json(leaf / "predict.json", predictions)
+    write_json(leaf / "config.json", {**config, PROVENANCE: provenance(), "measured": measured})
+    write_text(leaf / "result.txt", result_text(predictions, config))
 
 
 def result_text(predictions: list[dict], config: dict) -> str:

@@ -25,16 +25,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tqdm import tqdm
 
+from utils.adapter_files import fingerprint, open_base_adapter, read_training, save_adapter
 from utils.arguments import add_model_flags
 from utils.journal import refuse_difference
-from utils.lora import (
-    Adapter,
-    LoraBank,
-    fingerprint,
-    open_base_adapter,
-    read_training,
-    save_adapter,
-)
+from utils.lora import Adapter, LoraBank
 from utils.models import (
     load_model,
     load_tokenizer,
@@ -56,6 +50,7 @@ from utils.paths import (
     writing_file,
     writing_folder,
 )
+from utils.processes import refuse_launcher
 from utils.prompting import load_prompts
 from utils.warmup import (
     QUESTIONS_FILE,
@@ -262,6 +257,7 @@ def plot(losses: list[float], title: str, path: Path) -> None:
 def main() -> None:
     """Check, load, train, save."""
     options = parse_arguments()
+    refuse_launcher("warmup_lora.py")
 
     # 1. Check everything that needs no model
     base_model = resolve_model(options.model_name)
@@ -307,7 +303,13 @@ def main() -> None:
         return
 
     # 2. Load
-    model = load_model(options.model_name, options.dtype, tokenizer, options.trust_remote_code)
+    model = load_model(
+        options.model_name,
+        options.dtype,
+        tokenizer,
+        options.trust_remote_code,
+        options.device_map,
+    )
     bank = LoraBank(model, options.lora_rank, options.lora_alpha)
     base_folder = rank_folder(options.model_name, options.lora_rank, options.lora_alpha)
     base = open_base_adapter(bank, base_folder / "base_weight", base_model, options.seed)

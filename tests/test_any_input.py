@@ -10,6 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from utils import paths
+from utils.adapter_files import read_training
+from utils.adapter_packs import ADAPTER_FILES, open_pack
 from utils.augmented import read_augmented
 from utils.corpus import read_corpus
 from utils.journal import Journal
@@ -93,6 +95,7 @@ def test_any_file_is_warm_up_data_prompts_and_a_journal_or_refused(
 ):
     path = tmp_path_factory.mktemp("any") / "any.json"
     path.write_bytes(content)
+    path.with_name("any.json.0").write_bytes(content)
     never_raises(read_warmup_data, path, with_cot)
     never_raises(load_prompts, str(path), "demo", with_cot)
     if journal := never_raises(Journal, path, {}):
@@ -141,3 +144,25 @@ def test_the_scorer_takes_any_text_and_any_number_of_answers(text, answers):
             shuffled = random.Random(0).sample(answers, len(answers))
             assert score(prediction, shuffled)["f1"] == scores["f1"]
     assert answer_presence(text, answers) in (0.0, 1.0)
+
+
+ENTRY = st.dictionaries(st.sampled_from(ADAPTER_FILES), st.just("0" * 32) | JSON, max_size=3)
+INDEX = st.fixed_dictionaries(
+    {"format": st.just(1) | JSON, "weights": st.just("0" * 32 + ".safetensors") | JSON},
+    optional={
+        "adapters": JSON | st.dictionaries(st.just("data_0/passage_0") | st.text(), ENTRY | JSON),
+        "texts": JSON | st.dictionaries(st.just("0" * 32), st.text() | JSON),
+        "digest": st.text(),
+    },
+)
+
+
+@often
+@given(CONTENT | INDEX.map(lambda value: json.dumps(value).encode()))
+def test_any_index_of_packed_adapters_is_refused(tmp_path_factory, content):
+    """Its digest is wrong at least."""
+    adapters = tmp_path_factory.mktemp("packed")
+    (adapters / "packed").mkdir()
+    (adapters / "packed/index.json").write_bytes(content)
+    assert never_raises(open_pack, adapters) is None
+    assert never_raises(read_training, adapters / "data_0/passage_0") is None

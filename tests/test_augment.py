@@ -23,9 +23,43 @@ import augment
 import encode
 import inference
 import prep_elastic
-from utils import writing
+from utils import augmented_files, writing
 from utils.paths import InputError
 from utils.retrieval import open_retriever
+
+DEMO_TYPES = [flag for flag in AUGMENT if flag not in ("--data_type", "dev")]
+PAIRS = json.dumps([{"question": "Q?", "answer": "A", "full_answer": "A."}] * 3)
+
+
+def records_at(root, data_type: str = "dev") -> list[dict]:
+    return json.loads((root / f"data_aug/demo/{data_type}.json").read_text())
+
+
+def passages_written(monkeypatch) -> list[str]:
+    """The passages that are written about from now on, as often as they are."""
+    written = []
+    original = writing.write_chunk
+
+    def write_chunk(chunk, **keywords):
+        written.extend(chunk.values())
+        return original(chunk, **keywords)
+
+    monkeypatch.setattr(writing, "write_chunk", write_chunk)
+    return written
+
+
+def instantly(monkeypatch, bad: set[str] = frozenset()) -> None:
+    """A model that needs no time, whose question lists about the passages `bad` are not valid."""
+
+    def generate(model, tokenizer, prompts, *more, **keywords):
+        shown = [tokenizer.decode(prompt) for prompt in prompts]
+        passages = [text.split("Passage: ")[1].split("<|eot|>")[0] for text in shown]
+        return [
+            ("no" if passage in bad else PAIRS) if "JSON list" in text else "rewritten " + passage
+            for text, passage in zip(shown, passages, strict=True)
+        ]
+
+    monkeypatch.setattr(writing, "generate", generate)
 
 
 def test_a_passage_whose_questions_never_parse_is_replaced_after_bounded_attempts(
@@ -113,17 +147,14 @@ def test_data_of_ones_own_goes_through_all_stages(copy, monkeypatch):
 def test_a_stopped_augmentation_goes_on_and_ends_with_the_same_bytes(finished, copy, monkeypatch):
     shutil.rmtree(copy / "data_aug")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(augment, "augment_block", stop_after(2, augment.augment_block))
+        patch.setattr(writing, "write_chunk", stop_after(2, writing.write_chunk))
         with pytest.raises(KeyboardInterrupt):
             run(augment, *AUGMENT, monkeypatch=patch)
     assert not (copy / "data_aug/demo/dev.json").exists()
-    calls = []
-    original = augment.augment_block
-    monkeypatch.setattr(
-        augment, "augment_block", lambda *a: (calls.append(len(a[0])), original(*a))[1]
-    )
+    written = passages_written(monkeypatch)
     run(augment, *AUGMENT, monkeypatch=monkeypatch)
-    assert sum(calls) < 4  # the finished block was not made again
+    distinct = {p for r in records_at(finished) for p in r["passages"]}
+    assert 0 < len(written) < len(distinct)  # the finished chunk was not made again
     assert tree(copy / "data_aug") == tree(finished / "data_aug")
 
 
@@ -146,3 +177,138 @@ def test_golden_passages_take_the_place_of_retrieval(root, monkeypatch, capsys):
     questions.write_text(json.dumps(records[1:]))
     with pytest.raises(InputError, match="no question of quizzes has golden_passages"):
         run(augment, *COMMON, *flags, "--overwrite", monkeypatch=monkeypatch)
+
+
+def test_a_passage_that_several_questions_and_data_types_found_is_written_about_once(
+    copy, monkeypatch, capsys
+):
+    instantly(monkeypatch)
+    shutil.rmtree(copy / "data_aug")
+    written = passages_written(monkeypatch)
+    run(augment, *DEMO_TYPES, "--sample", "12", monkeypatch=monkeypatch)
+    both = [p for t in ("dev", "test") for r in records_at(copy, t) for p in r["passages"]]
+    assert sorted(written) == sorted(set(both)) and len(both) == 72
+    said = capsys.readouterr().out
+    saved = 72 - len(written)
+    assert f"72 wanted, {len(written)} different, {saved} saved by sharing\n" in said and saved > 0
+    assert f"{len(written)} taken, 0 dropped, {len(written)} attempts" in said
+
+
+def test_texts_of_another_data_type_with_the_same_settings_are_used_again(
+    copy, monkeypatch, capsys
+):
+    instantly(monkeypatch)
+    questions = json.loads((REPOSITORY / "data/demo/questions.json").read_text())["dev"][:6]
+    path = copy / "questions.json"
+    path.write_text(json.dumps({"one": questions[:4], "two": questions[2:], "dev": questions}))
+    flags = [*DEMO_TYPES, "--data_path", str(path), "--sample", "-1"]
+    (copy / "data_aug/demo/dev.json").unlink()
+    run(augment, *flags, "--data_type", "one", monkeypatch=monkeypatch)
+    written = passages_written(monkeypatch)
+    run(augment, *flags, "--data_type", "two", monkeypatch=monkeypatch)
+    one, two = ({p for r in records_at(copy, t) for p in r["passages"]} for t in ("one", "two"))
+    assert set(written) == two - one
+    assert f"{len(one & two)} written before" in capsys.readouterr().out
+    written.clear()
+    run(augment, *flags, "--data_type", "dev", monkeypatch=monkeypatch)
+    assert written == []
+    run(
+        augment, *flags, "--data_type", "two", "--seed", "1", "--overwrite", monkeypatch=monkeypatch
+    )
+    assert set(written) == two  # other settings
+
+
+def test_each_question_can_get_texts_of_its_own(copy, monkeypatch, capsys):
+    """As the published software has it."""
+    shutil.rmtree(copy / "data_aug")
+    flags = (*AUGMENT, "--sample", "8", "--write_per_question")
+    written = passages_written(monkeypatch)
+    run(augment, *flags, monkeypatch=monkeypatch)
+    assert len(written) == 24 > len(set(written))
+    assert "24 wanted, 24 different, 0 saved by sharing" in capsys.readouterr().out
+    texts: dict[str, set[str]] = {}
+    for record in records_at(copy):
+        for entry in record["augment"]:
+            texts.setdefault(entry["passage"], set()).add(entry["demo-model_rewrite"])
+    assert any(len(different) > 1 for different in texts.values())
+    before = tree(copy)
+    run(augment, *flags, monkeypatch=monkeypatch)
+    assert tree(copy) == before
+    with pytest.raises(InputError, match=r"write_per_question = true, but .* = null"):
+        run(augment, *AUGMENT, "--sample", "8", monkeypatch=monkeypatch)
+
+
+def test_a_kill_between_two_saves_loses_nothing(copy, monkeypatch, capsys):
+    """Wherever it comes: before, between and after the writes of each file and the journal."""
+    hits = open_retriever("embedded", "demo")
+    questions = json.loads((REPOSITORY / "data/demo/questions.json").read_text())
+    bad = {hits.search([rows[0]["question"]], 2)[0][1]["text"] for rows in questions.values()}
+    flags = (*DEMO_TYPES, "--max_attempts", "2")
+    shutil.rmtree(copy / "data_aug")
+    instantly(monkeypatch, bad)
+    run(augment, *flags, monkeypatch=monkeypatch)
+    whole = tree(copy / "data_aug")
+    for kill in range(1, 8):
+        shutil.rmtree(copy / "data_aug")
+        with monkeypatch.context() as patch:
+            if kill == 7:
+                patch.setattr(augmented_files.Journal, "remove", stop_after(1, None))
+            else:
+                patch.setattr(
+                    augmented_files, "write_json", stop_after(kill, augmented_files.write_json)
+                )
+            with pytest.raises(KeyboardInterrupt):
+                run(augment, *flags, monkeypatch=patch)
+        assert (copy / "data_aug/demo/.demo-model.journal.0").exists()
+        with monkeypatch.context() as patch:
+            patch.setattr(writing, "generate", None)  # nothing is left to be written
+            run(augment, *flags, monkeypatch=patch)
+        assert tree(copy / "data_aug") == whole, kill
+
+
+@pytest.mark.parametrize(
+    ("place", "call"), [("write_chunk", 2), ("write_json", 2), ("write_json", 4)]
+)
+def test_an_interrupted_overwriting_goes_on_without_the_flag(copy, monkeypatch, place, call):
+    """The old texts stand until the new ones take their place, and never count as new."""
+    instantly(monkeypatch)
+    before = tree(copy / "data_aug")
+    flags = (*AUGMENT, "--seed", "5")
+    with monkeypatch.context() as patch:
+        module = writing if place == "write_chunk" else augmented_files
+        patch.setattr(module, place, stop_after(call, getattr(module, place)))
+        with pytest.raises(KeyboardInterrupt):
+            run(augment, *flags, "--overwrite", monkeypatch=patch)
+    stopped = tree(copy / "data_aug")
+    assert (stopped["demo/dev.json"] == before["demo/dev.json"]) == (call == 2)
+    with pytest.raises(InputError, match="made with seed = 5"):
+        run(augment, *AUGMENT, monkeypatch=monkeypatch)
+    run(augment, *flags, monkeypatch=monkeypatch)
+    after = tree(copy / "data_aug")
+    assert after.keys() == before.keys() and after["demo/dev.json"] != before["demo/dev.json"]
+    assert {e["demo-model_rewrite"][:9] for r in records_at(copy) for e in r["augment"]} == {
+        "rewritten"
+    }
+
+
+def test_unfinished_work_of_other_questions_is_kept_for_them(copy, monkeypatch):
+    instantly(monkeypatch)
+    shutil.rmtree(copy / "data_aug")
+    with monkeypatch.context() as patch:
+        patch.setattr(augmented_files, "write_json", stop_after(1, None))
+        with pytest.raises(KeyboardInterrupt):
+            run(augment, *DEMO_TYPES, monkeypatch=patch)
+    written = passages_written(monkeypatch)
+    run(augment, *AUGMENT, monkeypatch=monkeypatch)  # dev alone
+    run(augment, *DEMO_TYPES, monkeypatch=monkeypatch)
+    assert written == []
+    assert not list((copy / "data_aug/demo").glob(".*journal*"))
+
+
+@pytest.mark.parametrize(
+    "content", [[1], {"a": 1}, [{"question": "Q"}], [{"question": "Q", "augment": [{"pid": 0}]}]]
+)
+def test_a_file_that_this_stage_did_not_write_is_named(copy, monkeypatch, content):
+    (copy / "data_aug/demo/dev.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"data_aug/demo/dev\.json"):
+        run(augment, *AUGMENT, monkeypatch=monkeypatch)

@@ -9,7 +9,8 @@ from stage_runs import run
 from test_lora import random_adapter
 from transformers import AutoModelForCausalLM
 
-from utils.lora import LoraBank, load_adapter, merge, save_adapter
+from utils.adapter_files import load_adapter, save_adapter
+from utils.lora import LoraBank, merge
 from utils.models import generate
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")  # of peft

@@ -85,9 +85,19 @@ def parser_of(script: str) -> argparse.ArgumentParser:
     return caught[0]
 
 
+def commands_of(script: str) -> dict[str, argparse.ArgumentParser]:
+    """The parsers of the script's commands by name; "" is the one of a script without any."""
+    parser = parser_of(script)
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            return action.choices
+    return {"": parser}
+
+
 def flags_of(script: str) -> dict[str, argparse.Action]:
     """The flags of the script by name, `--help` left out."""
-    return {a.dest: a for a in parser_of(script)._actions if a.dest != "help"}
+    parsers = commands_of(script).values()
+    return {a.dest: a for parser in parsers for a in parser._actions if a.dest != "help"}
 
 
 def recorded_commands(config: Path, folder: Path, **variables: str) -> list[list[str]]:
@@ -207,21 +217,25 @@ def test_the_commands_in_a_scripts_help_are_ones_that_scripts_take(script):
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help_names_each_flag_with_its_meaning_and_default(script, capsys):
-    with pytest.raises(SystemExit) as ended:
-        parse(script, ["--help"])
-    assert ended.value.code == 0
-    shown = capsys.readouterr().out
-    for name, action in flags_of(script).items():
-        assert f"\n  --{name} " in shown or f"\n  --{name}\n" in shown
-        assert action.help and len(action.help) > 8
-        if action.nargs != 0 and not action.required:
-            # a flag that may be left out says what then happens
-            meaning = re.split(rf"\n  --{name}\s", shown)[1].split("\n  --", 1)[0]
-            meaning = " ".join(meaning.split())
-            if action.default is None:
-                assert "not set" in meaning or "only" in meaning, name
-            else:
-                assert f"(default: {action.default}" in meaning, name
+    for command, parser in commands_of(script).items():
+        with pytest.raises(SystemExit) as ended:
+            parse(script, [command, "--help"] if command else ["--help"])
+        assert ended.value.code == 0
+        shown = capsys.readouterr().out
+        for action in parser._actions:
+            name = action.dest
+            if name == "help":
+                continue
+            assert f"\n  --{name} " in shown or f"\n  --{name}\n" in shown
+            assert action.help and len(action.help) > 8
+            if action.nargs != 0 and not action.required:
+                # a flag that may be left out says what then happens
+                meaning = re.split(rf"\n  --{name}\s", shown)[1].split("\n  --", 1)[0]
+                meaning = " ".join(meaning.split())
+                if action.default is None:
+                    assert "not set" in meaning or "only" in meaning, name
+                else:
+                    assert f"(default: {action.default}" in meaning, name
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -230,6 +244,8 @@ def test_every_flag_is_used(script):
     for room in ("arguments", "elastic", "merging", "writing"):  # they read flags for the stages
         code += (REPOSITORY / f"src/utils/{room}.py").read_text(encoding="utf-8")
     used = set(re.findall(r"\b(?:options|arguments)\.(\w+)", code))
+    if script == "src/adapters.py":  # takes the command line of the stages as it is
+        used |= {"dtype"}
     assert not flags_of(script).keys() - used
 
 

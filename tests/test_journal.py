@@ -26,7 +26,7 @@ def test_items_come_back_in_the_order_of_their_writing(tmp_path):
 def test_an_item_is_on_the_disk_when_add_returns(tmp_path):
     journal = Journal(tmp_path / "j", SETTINGS)
     journal.add({"a": 1})
-    assert (tmp_path / "j").read_bytes().endswith(b'{"a": 1}\n')
+    assert (tmp_path / "j.0").read_bytes().endswith(b'{"a": 1}\n')
 
 
 def test_wherever_a_kill_cuts_the_file_the_whole_lines_stay_and_work_goes_on(tmp_path):
@@ -35,16 +35,17 @@ def test_wherever_a_kill_cuts_the_file_the_whole_lines_stay_and_work_goes_on(tmp
     for item in ("é", {"b": 2}):
         journal.add(item)
     journal.close()
-    whole = path.read_bytes()
+    own = tmp_path / "j.0"
+    whole = own.read_bytes()
     for length in range(len(whole) + 1):
-        path.write_bytes(whole[:length])
+        own.write_bytes(whole[:length])
         lines = whole[:length].count(b"\n")
         journal = Journal(path, SETTINGS)
         assert journal.items == ["é", {"b": 2}][: max(0, lines - 1)]
         for item in ["é", {"b": 2}][len(journal.items) :]:
             journal.add(item)
         journal.close()
-        assert path.read_bytes() == whole
+        assert own.read_bytes() == whole
 
 
 def test_nothing_of_a_cut_off_line_is_left_behind_a_shorter_one(tmp_path):
@@ -52,12 +53,13 @@ def test_nothing_of_a_cut_off_line_is_left_behind_a_shorter_one(tmp_path):
     journal = Journal(path, SETTINGS)
     journal.add("a" * 100)
     journal.close()
-    path.write_bytes(path.read_bytes()[:-1])  # the line is there, its end is not
+    own = tmp_path / "j.0"
+    own.write_bytes(own.read_bytes()[:-1])  # the line is there, its end is not
     journal = Journal(path, SETTINGS)
     assert journal.items == []
     journal.add("b")
     journal.close()
-    assert path.read_bytes().splitlines()[1:] == [b'"b"']
+    assert own.read_bytes().splitlines()[1:] == [b'"b"']
 
 
 def test_work_of_other_settings_is_refused_and_stays(tmp_path):
@@ -65,12 +67,12 @@ def test_work_of_other_settings_is_refused_and_stays(tmp_path):
     journal = Journal(path, SETTINGS)
     journal.add(1)
     journal.close()
-    before = path.read_bytes()
+    before = (tmp_path / "j.0").read_bytes()
     with pytest.raises(InputError, match=r"made with seed = 1, .* seed = 2; .*--overwrite"):
         Journal(path, {**SETTINGS, "seed": 2})
     with pytest.raises(InputError, match=r"made with new = null, .* new = \"x\""):
         Journal(path, {**SETTINGS, "new": "x"})
-    assert path.read_bytes() == before
+    assert (tmp_path / "j.0").read_bytes() == before
 
 
 def test_a_setting_that_is_gone_is_a_difference_and_equal_settings_are_none():
@@ -86,3 +88,31 @@ def test_a_removed_journal_leaves_nothing_and_can_begin_anew(tmp_path):
     assert list(tmp_path.iterdir()) == []
     journal.remove()
     assert Journal(tmp_path / "j", {"seed": 2}).items == []
+
+
+def test_processes_write_a_file_each_and_read_all(tmp_path):
+    first, second = (Journal(tmp_path / "j", SETTINGS, part, True) for part in (0, 1))
+    second.add("b")
+    first.add("a")
+    assert first.items == ["a"]
+    first.reread()
+    assert first.items == ["a", "b"]
+    with pytest.raises(InputError, match=r"another run is writing .*j\.[01]"):
+        Journal(tmp_path / "j", SETTINGS, 2)  # alone, it would put together what is not finished
+    first.close()
+    second.close()
+    with Journal(tmp_path / "j", SETTINGS, 10) as third:  # another number of processes goes on
+        assert third.items == ["a", "b"]
+        with pytest.raises(InputError, match=r"another run is writing .*j\.10; wait for it"):
+            Journal(tmp_path / "j", SETTINGS, 10)
+        third.add("c")
+        third.reread()
+        assert third.items == ["a", "b", "c"]
+        third.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_part_of_other_settings_is_refused(tmp_path):
+    Journal(tmp_path / "j", {**SETTINGS, "seed": 2}, 1).close()
+    with pytest.raises(InputError, match=r"j\.1 was made with seed = 2"):
+        Journal(tmp_path / "j", SETTINGS)

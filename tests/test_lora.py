@@ -9,14 +9,8 @@ import torch
 from conftest import tiny_model
 from safetensors.torch import load_file, save_file
 
-from utils.lora import (
-    TARGET_MODULES,
-    LoraBank,
-    load_adapter,
-    merge,
-    open_base_adapter,
-    save_adapter,
-)
+from utils.adapter_files import load_adapter, open_base_adapter, save_adapter
+from utils.lora import TARGET_MODULES, LoraBank, merge
 from utils.paths import InputError
 from utils.training import group_by_cost, train_adapters
 

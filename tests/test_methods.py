@@ -12,14 +12,8 @@ import encode
 import get_warmup_data
 import inference
 import warmup_lora
-from utils.lora import (
-    LoraBank,
-    load_adapter,
-    merge,
-    read_training,
-    save_adapter,
-    stored_fingerprint,
-)
+from utils.adapter_files import load_adapter, read_training, save_adapter, stored_fingerprint
+from utils.lora import LoraBank, merge
 from utils.paths import InputError
 
 
@@ -87,13 +81,13 @@ def test_ablated_adapters_have_their_own_prompts_and_folder(copy, monkeypatch, p
 )
 def test_merging_takes_what_the_flags_say(copy, monkeypatch, more, folder, passages, scale):
     merged = []
-    original = LoraBank.load
+    original = LoraBank.ready
 
     def watch(bank, adapters):
         merged.extend(adapters)
-        original(bank, adapters)
+        return original(bank, adapters)
 
-    monkeypatch.setattr(LoraBank, "load", watch)
+    monkeypatch.setattr(LoraBank, "ready", watch)
     answer("prag", *more, monkeypatch=monkeypatch)
     assert len(predictions(copy, folder)) == 4
     bank = LoraBank(AutoModelForCausalLM.from_pretrained(MODEL), 2, 32)

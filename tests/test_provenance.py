@@ -22,6 +22,7 @@ def test_it_names_date_commit_versions_and_device():
         ["--es_password=sec ret"],
         ["--es_api_key", "sec ret"],
         ["--es_url", "https://me:sec ret@host:9200"],
+        ["--api_base", "https://me:sec ret@host/v1"],
     ],
 )
 def test_no_secret_of_the_command_line_is_kept(words, monkeypatch):

@@ -23,7 +23,7 @@ from stage_runs import (
 import augment
 import encode
 import inference
-from utils.lora import read_training
+from utils.adapter_files import read_training
 from utils.paths import InputError
 
 

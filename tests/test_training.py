@@ -8,8 +8,9 @@ from conftest import tiny_model
 from utils import loss, training
 from utils.lora import LoraBank
 from utils.loss import LinearCrossEntropy, has_plain_head
+from utils.memory import bytes_kept, in_halves, training_bytes
 from utils.paths import InputError
-from utils.training import bytes_kept, train_adapters, train_as_fits
+from utils.training import train_adapters, train_as_fits
 
 PROMPTS = [[[3, 4, 5, 6], [7, 8, 9]], [[10, 11, 12]], [[13, 14], [15, 16, 17]], [[18, 19, 20, 21]]]
 SETTINGS = (1e-2, 2, 1, 0)  # learning rate, epochs, batch size, padding
@@ -17,7 +18,7 @@ SETTINGS = (1e-2, 2, 1, 0)  # learning rate, epochs, batch size, padding
 
 @pytest.mark.parametrize("elements", [1, 40, 10_000])
 def test_the_loss_in_parts_is_the_loss_with_its_gradient(monkeypatch, elements):
-    monkeypatch.setattr(loss, "ELEMENTS", elements)
+    monkeypatch.setattr(loss, "elements", lambda device: elements)
     torch.manual_seed(0)
     hidden = torch.randn(7, 5, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(11, 5, dtype=torch.float64)
@@ -70,8 +71,34 @@ def test_adapters_that_do_not_fit_are_trained_in_halves_and_none_is_lost(monkeyp
         for name in one:
             torch.testing.assert_close(one[name], other[name])
     room = 0
-    with pytest.raises(InputError, match="one adapter with prompts of 4 tokens"):
+    with pytest.raises(InputError, match=r"does not hold one of the adapters; .* 4 tokens"):
         train_as_fits(bank, base, PROMPTS, *SETTINGS)
+
+
+def test_halves_keep_the_order_and_other_errors_come_through(capsys):
+    def work(items):
+        if len(items) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return [10 * item for item in items]
+
+    assert in_halves(work, [1, 2, 3, 4, 5], "questions", "buy more") == [10, 20, 30, 40, 50]
+    said = capsys.readouterr().out
+    assert said.splitlines() == [
+        "5 questions do not fit into the GPU's memory: 2 at a time",
+        "3 questions do not fit into the GPU's memory: 1 at a time",
+    ]
+    with pytest.raises(ZeroDivisionError):
+        in_halves(lambda items: [1 / 0], [1], "questions", "buy more")
+
+
+def test_the_memory_formula_counts_model_and_adapters():
+    bank = LoraBank(tiny_model(), 2, 32)
+    weights = sum(4 * p.numel() for p in bank.model.parameters())
+    sizes = [training_bytes(bank, PROMPTS, 1, count) for count in (0, 1, 5)]
+    assert sizes[0] == weights + 12 * loss.elements(torch.device("cpu"))
+    numbers = sum(A.numel() + B.numel() for A, B in bank.new_base_adapter(0).values())
+    assert sizes[1] - sizes[0] == 20 * numbers + 4 * bytes_kept(bank)  # 4: the longest prompt
+    assert sizes[2] - sizes[0] == 5 * (sizes[1] - sizes[0])
 
 
 def test_the_memory_of_a_token_grows_with_the_layers_it_passes(monkeypatch):

@@ -20,8 +20,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import get_warmup_data
 import warmup_lora
+from utils.adapter_files import open_base_adapter
 from utils.journal import Journal
-from utils.lora import LoraBank, open_base_adapter
+from utils.lora import LoraBank
 from utils.metrics import normalize
 from utils.paths import InputError, write_json
 from utils.prompting import load_prompts
@@ -279,7 +280,7 @@ def test_killed_while_a_model_reasons_it_ends_with_the_same_bytes(root, monkeypa
     journal = root / "data_aug/warmup/demo-model/.cot.journal"
     shutil.rmtree(root / "data_aug")
     killed_at(3, get_warmup_data, "generate", get_warmup_data, *COT)
-    lines = journal.read_bytes().splitlines()
+    lines = journal.with_name(".cot.journal.0").read_bytes().splitlines()
     assert len(lines) == 3  # settings and two batches
     assert len(Journal(journal, json.loads(lines[0])).items) == 2
     with pytest.raises(InputError, match=r"unfinished work .* max_new_tokens = 128, but .* = 90"):

@@ -9,6 +9,7 @@ from utils.parsing import new_parser, positive_integer, positive_number
 from utils.paths import experiment_folder, folder_name, training_name, warmup_folder
 from utils.prompting import PromptSet
 
+SAVE_DTYPES = ("float32", "bfloat16", "float16")
 AUGMENT_PARTS = ("rewrite", "qa")
 
 
@@ -30,6 +31,11 @@ def add_model_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
         "--trust_remote_code",
         action="store_true",
         help="run code that a model brings along (only for models you trust)",
+    )
+    group.add_argument(
+        "--device_map",
+        choices=["auto"],
+        help="auto: spread a model too large for one GPU over all of them (not set: one GPU)",
     )
     return group
 
@@ -95,6 +101,32 @@ def add_training_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGro
         help="augmentation in the training prompts: rewrite,qa or rewrite or qa or none",
     )
     return group
+
+
+def add_merging_flags(parser: argparse.ArgumentParser, title: str) -> None:
+    """`--merge_topk`, `--merge`, `--merge_scale`: how a question's adapters become one."""
+    group = parser.add_argument_group(title)
+    group.add_argument(
+        "--merge_topk", type=positive_integer, help="passages to merge (not set: all of them)"
+    )
+    group.add_argument(
+        "--merge",
+        choices=["sum", "base_once"],
+        default="sum",
+        help="sum of the adapters; base_once: the base adapter counts once, not once per passage",
+    )
+    group.add_argument(
+        "--merge_scale", type=positive_number, default=1.0, help="factor of the merged adapter"
+    )
+
+
+def check_merging(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """End with the parser's error where the flags of `add_merging_flags` make no sense."""
+    if options.merge == "base_once" and options.init_adapter == "random":
+        parser.error(
+            "--merge base_once needs --init_adapter: the delta of a random base is zero, "
+            "so that it cannot count twice"
+        )
 
 
 def augment_parts(text: str) -> tuple[str, ...]:

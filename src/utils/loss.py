@@ -7,7 +7,10 @@ time, and no logits outlive their turn.
 
 import torch
 
-ELEMENTS = 1 << 25  # of logits at a time: 128 MiB in float32
+
+def elements(device: torch.device) -> int:
+    """How many logits to hold at a time: 128 MiB of float32 on a CPU, 1 GiB on a GPU."""
+    return 1 << (28 if device.type == "cuda" else 25)
 
 
 class LinearCrossEntropy(torch.autograd.Function):
@@ -23,18 +26,17 @@ class LinearCrossEntropy(torch.autograd.Function):
         gradient = torch.empty_like(hidden)
         wide = torch.promote_types(hidden.dtype, torch.float32)
         loss = torch.zeros((), dtype=wide, device=hidden.device)
-        size = max(1, ELEMENTS // len(weight))
+        size = max(1, elements(weight.device) // len(weight))
         for start in range(0, len(hidden), size):
             part = slice(start, start + size)
-            logits = (hidden[part] @ weight.T).to(wide)  # [size, vocabulary]
-            normaliser = logits.logsumexp(-1, keepdim=True)
+            logits = hidden[part] @ weight.T  # [size, vocabulary]
+            softmax = torch.softmax(logits, -1, dtype=wide)
             label = labels[part, None]
-            loss += ((normaliser - logits.gather(-1, label)).squeeze(-1) * weights[part]).sum()
+            chance = softmax.gather(-1, label).clamp_min(torch.finfo(wide).tiny)
+            loss -= (chance.log().squeeze(-1) * weights[part]).sum()
             # the gradient by the logits: softmax minus one at the label, times the token's weight
-            softmax = logits.sub_(normaliser).exp_()
             softmax.scatter_add_(-1, label, -torch.ones_like(label, dtype=wide))
-            softmax.mul_(weights[part, None])
-            gradient[part] = softmax.to(hidden.dtype) @ weight
+            gradient[part] = (softmax.to(hidden.dtype) @ weight) * weights[part, None]
         ctx.save_for_backward(gradient)
         return loss
 

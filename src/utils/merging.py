@@ -6,30 +6,41 @@ numbers.
 """
 
 import argparse
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from utils.adapter_files import fingerprint, load_adapter, read_training
 from utils.arguments import init_folder, shared_flags
 from utils.journal import refuse_difference
-from utils.lora import Adapter, LoraBank, fingerprint, load_adapter, merge, read_training
+from utils.lora import Adapter, LoraBank, merge
 from utils.paths import InputError, hash_json, passage_folder, relative
 from utils.prompting import PromptEncoder
 
+READERS = max(1, min(8, len(os.sched_getaffinity(0)) - 1))  # threads that read adapters
+
 
 def check_adapters(
-    records: list[dict], adapters: Path, settings: dict, encoder: PromptEncoder, options
+    records: list[dict],
+    adapters: Path,
+    settings: dict,
+    encoder: PromptEncoder,
+    options,
+    only: int | None = None,
 ) -> str | None:
     """The fingerprint of the base that the passages' adapters were trained from.
 
-    `encoder` is the one of the training prompts. Raises `InputError` unless every adapter stands,
-    was made with these settings and from these texts, all from the same base.
+    `encoder` is the one of the training prompts; `only` limits this to one record. Raises
+    `InputError` unless every adapter stands, was made with these settings and from these texts, all
+    from the same base.
     """
     bases = {}
     for did, record in enumerate(records):
-        for entry in record["augment"]:
+        for entry in record["augment"] if only in (None, did) else ():
             folder = passage_folder(adapters, did, entry["pid"])
             if (made_with := read_training(folder)) is None:
                 raise InputError(
@@ -95,37 +106,38 @@ class Merger:
 
     def ahead(
         self, batches: list[list[int]], records: list[dict]
-    ) -> Iterator[tuple[list[int], list[Adapter]]]:
-        """Yield each batch (indices of `records`) with the merged adapters of its questions.
+    ) -> Iterator[tuple[list[int], Adapter]]:
+        """Yield each batch (indices of `records`) with its questions' merged adapters, stacked.
 
         The next batch's adapters are read and merged while the caller works on this one.
         """
-        with ThreadPoolExecutor(1) as reader:
-            waiting = None
+        with ThreadPoolExecutor(1) as ahead, ThreadPoolExecutor(READERS) as readers:
+
+            def prepared(batch: list[int]) -> Adapter:
+                one = partial(self.merged, records=records)
+                return self.bank.ready(list(readers.map(one, batch)))
+
+            waiting = ahead.submit(prepared, batches[0]) if batches else None
             for number, batch in enumerate(batches):
-                current = waiting or reader.submit(self._merged, batch, records)
-                merged = current.result()
+                merged = waiting.result()
                 if number + 1 < len(batches):
-                    waiting = reader.submit(self._merged, batches[number + 1], records)
+                    waiting = ahead.submit(prepared, batches[number + 1])
                 yield batch, merged
 
-    def _merged(self, batch: list[int], records: list[dict]) -> list[Adapter]:
-        merged = []
-        for did in batch:
-            own = [
-                load_adapter(passage_folder(self.adapters, did, entry["pid"]), self.shapes)
-                for entry in records[did]["augment"][: self.options.merge_topk]
-            ]
-            scale = self.options.merge_scale
-            merged.append(merge(own, scale, self.base) if own else self.bank.no_adapter())
-        return merged
+    def merged(self, did: int, records: list[dict]) -> Adapter:
+        """The merged adapter of question `did` (index of `records`), read from the disk."""
+        own = [
+            load_adapter(passage_folder(self.adapters, did, entry["pid"]), self.shapes)
+            for entry in records[did]["augment"][: self.options.merge_topk]
+        ]
+        return merge(own, self.options.merge_scale, self.base) if own else self.bank.no_adapter()
 
-    def use(self, merged: list[Adapter], prompt: list[int], has_adapters: bool) -> None:
-        """Put `merged` into the model, one row group each.
+    def use(self, merged: Adapter, rows: list[int], prompt: list[int] | None) -> None:
+        """Put the `rows` of the stacked `merged` into the model, one row group each.
 
-        Asserts once, where the first row `has_adapters`, that they change the answer to `prompt`.
+        Asserts once that the first one, unless `prompt` is None, changes the answer to `prompt`.
         """
-        self.bank.load(merged)
-        if not self.checked and has_adapters:
+        self.bank.set({name: (A[rows], B[rows]) for name, (A, B) in merged.items()})
+        if not self.checked and prompt is not None:
             assert_adapters_work(self.bank, prompt)
             self.checked = True

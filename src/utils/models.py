@@ -12,6 +12,7 @@ from transformers import (
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -94,21 +95,39 @@ def load_tokenizer(name: str, trust_remote_code: bool = False) -> PreTrainedToke
 
 def context_length(name: str, trust_remote_code: bool = False) -> int:
     """The most tokens that the model of `--model_name` takes, prompt and answer together."""
+    return int(getattr(_config(name, trust_remote_code), "max_position_embeddings", 1 << 20))
+
+
+def load_skeleton(name: str, trust_remote_code: bool = False) -> PreTrainedModel:
+    """The model of `--model_name` without weights: its layers and their shapes, in no memory.
+
+    Raises `InputError` where its configuration cannot be loaded.
+    """
+    config = _config(name, trust_remote_code)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+
+
+def _config(name: str, trust_remote_code: bool) -> PreTrainedConfig:
     path = resolve_model(name)
     try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+        return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
     except LOADING_ERRORS as error:
         raise InputError(_loading_failed("model", name, path, error)) from None
-    return int(getattr(config, "max_position_embeddings", 1 << 20))
 
 
 def load_model(
-    name: str, dtype: str, tokenizer: PreTrainedTokenizerBase, trust_remote_code: bool = False
+    name: str,
+    dtype: str,
+    tokenizer: PreTrainedTokenizerBase,
+    trust_remote_code: bool = False,
+    device_map: str | None = None,
 ) -> PreTrainedModel:
     """The model of `--model_name` on the best device, frozen, from safetensors only.
 
-    Its generation settings are reduced to its stop tokens, so that no sampling option that a
-    model ships with reaches a run. Raises `InputError` where it cannot be loaded.
+    With `device_map` "auto" its layers are spread over all GPUs. Its generation settings are
+    reduced to its stop tokens, so that no sampling option that a model ships with reaches a run.
+    Raises `InputError` where it cannot be loaded.
     """
     path = resolve_model(name)
     device = pick_device()
@@ -119,6 +138,7 @@ def load_model(
             dtype=pick_dtype(dtype, device),
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
+            device_map=device_map,
         )
     except LOADING_ERRORS as error:
         raise InputError(_loading_failed("model", name, path, error)) from None
@@ -128,7 +148,14 @@ def load_model(
     model.generation_config = GenerationConfig(
         eos_token_id=sorted(stops), pad_token_id=tokenizer.pad_token_id
     )
-    return model.to(device).eval().requires_grad_(False)
+    if device_map is None:
+        model.to(device)
+    elif any(parameter.is_meta for parameter in model.parameters()):
+        raise InputError(
+            f"--model_name {name}: the GPUs together do not hold the model, parts of it would lie "
+            "on the disk; use more GPUs, or --dtype bfloat16"
+        )
+    return model.eval().requires_grad_(False)
 
 
 def _loading_failed(what: str, name: str, path: str, error: Exception) -> str:
@@ -198,21 +225,3 @@ def generate(
         logits_processor=processors,
     )
     return tokenizer.batch_decode(output[:, length:], skip_special_tokens=True)
-
-
-def prompts_that_fit(model: PreTrainedModel, prompts: list[list[int]], max_new_tokens: int) -> int:
-    """How many prompts to answer side by side: a function of model, prompts and device.
-
-    32 on a CPU; on a GPU as many key-value caches as half of the memory beside the model holds.
-    """
-    if model.device.type != "cuda":
-        return 32
-    config = model.config
-    head_size = config.hidden_size // config.num_attention_heads
-    token_bytes = 4 * config.num_hidden_layers * config.num_key_value_heads * head_size
-    token_bytes += 16 * config.hidden_size  # activations of the prompt's forward pass
-    longest = max(map(len, prompts)) + max_new_tokens
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    memory = torch.cuda.get_device_properties(model.device).total_memory
-    logits_bytes = 6 * config.vocab_size
-    return max(1, min(256, int(0.5 * (memory - weights) / (token_bytes * longest + logits_bytes))))

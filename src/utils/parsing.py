@@ -26,6 +26,13 @@ def positive_integer(text: str) -> int:
     return value
 
 
+def whole_number(text: str) -> int:
+    """An integer from 0, for argparse."""
+    if (value := int(text)) < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below 0")
+    return value
+
+
 def positive_number(text: str) -> float:
     """A finite number above 0, for argparse."""
     if not 0 < (value := float(text)) < float("inf"):

@@ -5,6 +5,7 @@ to a temporary neighbour first and appears under its name by one rename, so a ki
 leaves half a file behind.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -18,7 +19,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,11 @@ def experiment_folder(
     )
 
 
+def experiments() -> list[Path]:
+    """The folders of all experiments whose adapters stand under `offline/`, sorted."""
+    return sorted((ROOT_DIR / "offline").glob("[!.]*/rank=*/[!.]*/lr=*/aug_model=*"))
+
+
 def training_name(
     learning_rate: float, epochs: int, with_cot: bool, init_adapter: str, parts: tuple[str, ...]
 ) -> str:
@@ -213,11 +219,12 @@ def writing_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def writing_folder(path: Path) -> Iterator[Path]:
+def writing_folder(path: Path, keep: Callable[[Path], bool] | None = None) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; it takes `path`'s place when the block ends well.
 
-    A folder that stands at `path` already is replaced. Raises `InputError` where the disk is full
-    or refuses.
+    A folder that stands at `path` by then is replaced, but for one that `keep` says yes to: then
+    the new one is dropped. So of several processes that make the same folder the last one, or with
+    `keep` the first one, is left, whole. Raises `InputError` where the disk is full or refuses.
     """
     path = Path(path)
     with disk_failures_named(path):
@@ -227,18 +234,41 @@ def writing_folder(path: Path) -> Iterator[Path]:
             os.chmod(temporary, 0o755)
             yield temporary
             for file in temporary.iterdir():
-                file.chmod(0o644)  # tantivy and safetensors make files only their owner can read
-            if path.exists():
-                old = tempfile.mkdtemp(**_temporary_name(path))
-                os.rename(path, old)
-                os.rename(temporary, path)
-                shutil.rmtree(old, ignore_errors=True)
-            else:
-                os.rename(temporary, path)
+                # tantivy and safetensors make files only their owner can read
+                if file.stat().st_mode & 0o777 != 0o644:
+                    file.chmod(0o644)
+            while not _took_its_place(temporary, path):
+                if keep and keep(path):
+                    shutil.rmtree(temporary, ignore_errors=True)
+                    break
+                remove_folder(path)
         except BaseException:
             if temporary:
                 shutil.rmtree(temporary, ignore_errors=True)
             raise
+
+
+def _took_its_place(temporary: Path, path: Path) -> bool:
+    """Rename a folder to `path` unless one that is not empty stands there."""
+    try:
+        os.rename(temporary, path)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return False
+    return True
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder: it is gone by one rename, so that nobody ever sees a part of it.
+
+    One that is gone already is no error. Raises `InputError` where the disk refuses.
+    """
+    with disk_failures_named(path):
+        old = tempfile.mkdtemp(**_temporary_name(path))
+        with suppress(FileNotFoundError):
+            os.rename(path, old)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager
@@ -352,8 +382,11 @@ def read_text(path: Path, what: str) -> str:
 
 def read_json(path: Path, what: str) -> Any:
     """The JSON value in the file at `path`. Raises `InputError` where it is missing or broken."""
-    text = read_text(path, what)
-    where = f"{what} {relative(path)}"
+    return parse_json(read_text(path, what), f"{what} {relative(path)}")
+
+
+def parse_json(text: str, where: str) -> Any:
+    """The JSON value in `text`, which `where` names. Raises `InputError` where it is broken."""
     try:
         value = json.loads(text)
         if re.search(r"\\ud[89a-f]", text, re.IGNORECASE):
@@ -378,10 +411,15 @@ def read_json(path: Path, what: str) -> Any:
 
 def read_object(path: Path, what: str) -> dict:
     """The JSON object in the file at `path`. Raises `InputError` where it holds none."""
-    value = read_json(path, what)
+    return parse_object(read_text(path, what), f"{what} {relative(path)}")
+
+
+def parse_object(text: str, where: str) -> dict:
+    """The JSON object in `text`, which `where` names. Raises `InputError` where it holds none."""
+    value = parse_json(text, where)
     if not isinstance(value, dict):
         raise InputError(
-            f"{what} {relative(path)} holds no JSON object; it is damaged or was written by "
+            f"{where} holds no JSON object; it is damaged or was written by "
             "something else: move it away, or use --overwrite"
         )
     return value

@@ -20,7 +20,7 @@ import threading
 import warnings
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from importlib.metadata import version
 from itertools import islice
@@ -45,7 +45,7 @@ from utils.paths import (
 )
 
 FIELDS = ["title", "txt"]
-FORMAT = {"format": 1, "fields": FIELDS, "analyzer": analysis.VERSION}
+FORMAT = {"format": 2, "fields": FIELDS, "analyzer": analysis.VERSION}
 MANIFEST = "manifest.json"
 FILLER = "."  # a term that no text has
 TIE_BREAKER = 0.5
@@ -245,7 +245,7 @@ def build_index(corpus: Path, index_folder: Path, overwrite: bool = False) -> in
             source["content"] = content.hexdigest()[:16]
             versions = {name: version(name) for name in ("tantivy", "nltk", "regex")}
             manifest = source | {"passages_with": passages_with} | FORMAT | versions
-            manifest |= {"files": _sizes(temporary)}
+            manifest |= {"files": _digests(temporary)}
             write_json(temporary / MANIFEST, manifest | {"digest": hash_json(manifest)})
     except ValueError as error:  # of tantivy's own threads, which write the files
         remedy = "make room on its disk, or set PRAG_ROOT"
@@ -334,20 +334,32 @@ def _schema() -> Schema:
     return builder.build()
 
 
-def _sizes(folder: Path) -> dict[str, int]:
-    """The bytes of each file of the index in `folder`."""
+def _digests(folder: Path) -> dict[str, str]:
+    """A hash of each file of the index in `folder`, read by several threads."""
     files = [f for f in folder.iterdir() if f.suffix != ".lock" and f.name != MANIFEST]
-    return {file.name: file.stat().st_size for file in sorted(files)}
+    with ThreadPoolExecutor(8) as readers:
+        return dict(zip([f.name for f in files], readers.map(_digest, files), strict=True))
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "blake2b").hexdigest()[:16]
 
 
 def _check_files(folder: Path, manifest: dict) -> None:
-    """Refuse an index of which a file is missing or cut off, and a manifest that was changed."""
+    """Refuse an index of which a file is missing or damaged, and a manifest that was changed.
+
+    Every byte is read, a second for about a gigabyte: a flipped bit would give other passages.
+    """
     rest = {key: value for key, value in manifest.items() if key != "digest"}
     if hash_json(rest) != manifest.get("digest"):
         raise _refusal(folder, f"its {MANIFEST} was changed, or made by an older version")
-    present = _sizes(folder)
-    for name, size in manifest["files"].items():
-        if present.get(name) != size:
+    try:
+        present = _digests(folder)
+    except OSError as error:
+        raise _refusal(folder, f"{error.filename} cannot be read: {error.strerror}") from None
+    for name, digest in sorted(manifest["files"].items()):
+        if present.get(name) != digest:
             problem = "damaged" if name in present else "missing"
             raise _refusal(folder, f"its file {name} is {problem}")
 

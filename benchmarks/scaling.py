@@ -1,0 +1,180 @@
+"""Measure encoding by one and by two processes, and what a whole Wikipedia would cost.
+
+    python benchmarks/scaling.py --json benchmarks/results/scaling.json       # after `make demo`
+    python benchmarks/scaling.py --processes 1 2 4 8 --threads 1 --model_name llama3.2-1b-instruct \
+        --prompts default --dataset popqa --data_type total --sample 300      # on eight GPUs
+
+Runs the real `encode.py`, by the launcher where there is more than one process, into a folder of
+its own, the ways in turn. Seconds are those of the whole command, start included. Then the cost
+model: passages of DPR's Wikipedia (21,015,324) times the arithmetic and the storage of one. Its
+hours on a GPU are computed, not measured: 4 operations per parameter and token, at `--utilisation`
+of `--peak_tflops`.
+"""
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from machine import machine
+from random_work import ARCHITECTURES, random_prompts
+
+from utils.lora import TARGET_MODULES
+from utils.parsing import new_parser, positive_integer, positive_number
+from utils.paths import InputError, run_stage, write_json
+from utils.provenance import provenance
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+WIKIPEDIA = 21_015_324  # passages of 100 words (arXiv:2004.04906)
+RANK = 2
+DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}
+MODELS = ("llama3.2-1b", "qwen2.5-1.5b", "llama3-8b")
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = new_parser(__doc__)
+    group = parser.add_argument_group("work, as for encode.py")
+    group.add_argument("--model_name", default="data/demo/demo-model", help="model")
+    group.add_argument("--prompts", default="demo", help="prompt set")
+    group.add_argument("--dataset", default="demo", help="augmented data set")
+    group.add_argument("--data_type", default="test", help="its data type")
+    group.add_argument("--sample", type=int, default=-1, help="its first N questions (-1: all)")
+    group.add_argument("--num_train_epochs", type=positive_integer, default=1, help="epochs")
+    group = parser.add_argument_group("ways")
+    group.add_argument(
+        "--processes", type=positive_integer, nargs="+", default=[1, 2], help="numbers of processes"
+    )
+    group.add_argument("--threads", type=positive_integer, default=1, help="of each process")
+    group.add_argument("--repetitions", type=positive_integer, default=3, help="rounds")
+    group = parser.add_argument_group("cost model")
+    group.add_argument(
+        "--utilisation", type=positive_number, default=0.35, help="share of the peak arithmetic"
+    )
+    group.add_argument(
+        "--peak_tflops", type=positive_number, default=989, help="of a GPU (H100, bfloat16)"
+    )
+    parser.add_argument("--json", type=Path, help="file for the raw result (not set: none)")
+    return parser.parse_args(arguments)
+
+
+def encode_seconds(processes: int, source: Path, options: argparse.Namespace) -> tuple[float, int]:
+    """Seconds of one `encode.py` into a fresh root, and the passages that it said it trained."""
+    command = [sys.executable]
+    if processes > 1:
+        launcher = ["-m", "torch.distributed.run", "--standalone"]
+        command += [*launcher, "--nproc_per_node", str(processes)]
+    command.append(str(REPOSITORY / "src/encode.py"))
+    for name in ("model_name", "prompts", "dataset", "data_type", "sample", "num_train_epochs"):
+        command += [f"--{name}", str(getattr(options, name))]
+    with tempfile.TemporaryDirectory(prefix="scaling_") as root:
+        shutil.copytree(source / "data_aug" / options.dataset, f"{root}/data_aug/{options.dataset}")
+        start = time.perf_counter()
+        done = subprocess.run(
+            command,
+            env=os.environ | {"PRAG_ROOT": root, "OMP_NUM_THREADS": str(options.threads)},
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+        )
+        seconds = time.perf_counter() - start
+        if done.returncode:
+            raise InputError(f"{' '.join(command)} failed: {done.stderr.strip()[-500:]}")
+        files = Path(root).glob("offline/**/passage_*/adapter_model.safetensors")
+        return seconds, len({file.stat().st_ino for file in files})
+
+
+def measure(options: argparse.Namespace) -> dict[int, dict]:
+    """Each number of processes with its seconds, median and adapters per second."""
+    source = Path(os.environ.get("PRAG_ROOT", REPOSITORY))
+    if not (source / "data_aug" / options.dataset).is_dir():
+        raise InputError(f"{source / 'data_aug' / options.dataset} is missing; run `make demo`")
+    seconds: dict[int, list[float]] = {count: [] for count in options.processes}
+    for number in range(options.repetitions):
+        for count in options.processes:
+            taken, trained = encode_seconds(count, source, options)
+            seconds[count].append(taken)
+            print(f"round {number + 1}: {count} processes {taken:.1f} s", flush=True)
+    return {
+        count: {
+            "seconds": taken,
+            "median": statistics.median(taken),
+            "adapters": trained,
+            "adapters_per_second": trained / statistics.median(taken),
+        }
+        for count, taken in seconds.items()
+    }
+
+
+def cost_model(options: argparse.Namespace) -> dict[str, dict]:
+    """GPU-hours and terabytes for `WIKIPEDIA` passages of each model, one epoch in direct mode."""
+    costs = {}
+    for name in MODELS:
+        config = ARCHITECTURES[name]()
+        width, inner, layers = (
+            config.hidden_size,
+            config.intermediate_size,
+            config.num_hidden_layers,
+        )
+        numbers = layers * len(TARGET_MODULES) * RANK * (width + inner)
+        head = getattr(config, "head_dim", None) or width // config.num_attention_heads
+        attention = 2 * width * head * (config.num_attention_heads + config.num_key_value_heads)
+        parameters = layers * (attention + 3 * width * inner) + width * config.vocab_size
+        passages, _ = random_prompts(config, "direct", 200, 1)
+        tokens = sum(len(prompt) for own in passages for prompt in own) / len(passages)
+        operations = 4 * parameters * tokens
+        seconds = operations / (options.utilisation * options.peak_tflops * 1e12)
+        costs[name] = {
+            "tokens_per_passage": tokens,
+            "parameters_in_products": parameters,
+            "passages_per_second": 1 / seconds,
+            "gpu_hours": WIKIPEDIA * seconds / 3600,
+            "terabytes": {
+                dtype: WIKIPEDIA * numbers * size / 1e12 for dtype, size in DTYPES.items()
+            },
+        }
+    return costs
+
+
+def main() -> None:
+    """Measure, compute, show, save."""
+    options = parse_arguments()
+    ways = measure(options)
+    costs = cost_model(options)
+    first = ways[options.processes[0]]["median"]
+    print(f"\n{'processes':>10}{'seconds':>10}{'adapters':>10}{'per second':>12}{'times':>8}")
+    for count, way in ways.items():
+        print(
+            f"{count:>10}{way['median']:>10.1f}{way['adapters']:>10}"
+            f"{way['adapters_per_second']:>12.2f}{first / way['median']:>8.2f}"
+        )
+    print(f"\n{WIKIPEDIA:,} passages, computed for a GPU at {options.utilisation:.0%} of "
+          f"{options.peak_tflops:g} TFLOP/s; numbers of the adapters alone")  # fmt: skip
+    print(f"{'model':>14}{'passages/s':>12}{'GPU-hours':>11}{'TB float32':>12}{'TB 16 bit':>11}")
+    for name, cost in costs.items():
+        print(
+            f"{name:>14}{cost['passages_per_second']:>12.1f}{cost['gpu_hours']:>11.0f}"
+            f"{cost['terabytes']['float32']:>12.1f}{cost['terabytes']['bfloat16']:>11.1f}"
+        )
+    if options.json:
+        write_json(
+            options.json,
+            {
+                "arguments": vars(options) | {"json": None},
+                "machine": machine(),
+                "provenance": provenance(),
+                "encode": {str(count): way for count, way in ways.items()},
+                "cost_model": costs,
+            },
+        )
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,318 @@
+"""Look after the adapters that `encode.py` made: count, check, hand over, pack.
+
+    python src/adapters.py list
+
+    python src/adapters.py verify --model_name data/demo/demo-model --prompts demo --dataset demo \
+        --data_type test --learning_rate 2e-3 --num_train_epochs 4 --remove_bad
+
+    python src/adapters.py export --model_name data/demo/demo-model --prompts demo --dataset demo \
+        --data_type test --learning_rate 2e-3 --num_train_epochs 4 --question_id 0 \
+        --output exported/question_0
+
+    python src/adapters.py pack --model_name data/demo/demo-model --prompts demo --dataset demo \
+        --data_type test --learning_rate 2e-3 --num_train_epochs 4      # unpack: the same flags
+
+The flags of `encode.py` and `inference.py` find the same adapters here. `verify` loads every
+adapter and ends with code 1 where one is bad, unless `--remove_bad` deletes it, so that `encode.py`
+makes it again. `export` writes one question's merged adapter as a folder that peft and model
+servers load. `pack` puts a data type's adapters into two files; all scripts read them there too.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from utils.adapter_files import (
+    check_config,
+    load_adapter,
+    read_training,
+    save_adapter,
+    stands_unpacked,
+    stored_adapters,
+    stored_fingerprint,
+)
+from utils.adapter_packs import name_of
+from utils.arguments import (
+    SAVE_DTYPES,
+    adapters_of,
+    add_data_flags,
+    add_merging_flags,
+    add_model_flags,
+    add_training_flags,
+    check_merging,
+    init_folder,
+    shared_flags,
+    training_settings,
+)
+from utils.augmented import read_sample
+from utils.inventory import print_inventory
+from utils.lora import LoraBank, pad
+from utils.merging import Merger, check_adapters
+from utils.models import load_skeleton, load_tokenizer, resolve_model
+from utils.packing import drop, pack, remove_pack, unpack
+from utils.parsing import HelpFormatter, new_parser, whole_number
+from utils.paths import InputError, rank_folder, relative, remove_folder, run_stage
+from utils.prompting import PromptEncoder, load_prompts
+from utils.sharing import data_types_under
+
+SERVER_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # those of vLLM's --max-lora-rank
+COMMANDS = {
+    "list": "what stands under offline/",
+    "verify": "load and check every adapter",
+    "export": "write one question's merged adapter as a PEFT folder",
+    "pack": "put a data type's adapters into two files",
+    "unpack": "make the folders of packed adapters again",
+}
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = new_parser(__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    parsers = {
+        name: commands.add_parser(
+            name,
+            help=meaning,
+            description=f"{meaning[0].upper()}{meaning[1:]}.",
+            formatter_class=HelpFormatter,
+            allow_abbrev=False,
+        )
+        for name, meaning in COMMANDS.items()
+    }
+    for name in ("verify", "export", "pack", "unpack"):
+        add_model_flags(parsers[name])
+        add_data_flags(parsers[name])
+        add_training_flags(parsers[name])
+    parsers["verify"].add_argument(
+        "--remove_bad", action="store_true", help="delete bad adapters, encode.py makes them again"
+    )
+    add_merging_flags(parsers["export"], "merging (as in inference.py)")
+    exporting = parsers["export"].add_argument_group("exporting")
+    exporting.add_argument(
+        "--question_id", type=whole_number, required=True, help="N of data_N: the question's place"
+    )
+    exporting.add_argument(
+        "--output", type=Path, required=True, help="folder to write, which must not exist"
+    )
+    exporting.add_argument(
+        "--pad_rank",
+        type=whole_number,
+        help="rank of the exported adapter, filled up with zeros; 0: as it is (not set: the first "
+        f"of {', '.join(map(str, SERVER_RANKS))} that holds it)",
+    )
+    exporting.add_argument(
+        "--save_dtype", choices=SAVE_DTYPES, default="float32", help="dtype of the exported adapter"
+    )
+    options = parser.parse_args(arguments)
+    if options.command == "export":
+        check_merging(parsers["export"], options)
+    return options
+
+
+def main() -> None:
+    """Do what the command says."""
+    options = parse_arguments()
+    if options.command == "list":
+        print_inventory()
+    elif options.command == "verify":
+        verify(options)
+    elif options.command == "export":
+        export(options)
+    else:
+        move = pack if options.command == "pack" else unpack
+        for adapters in chosen_data_types(options):
+            print(f"{relative(adapters)}: {move(adapters)} adapters {options.command}ed")
+
+
+def chosen_data_types(options: argparse.Namespace) -> list[Path]:
+    """The folders of the data types that the flags select.
+
+    Raises `InputError` where none has adapters.
+    """
+    experiment = adapters_of(options, "total").parent
+    found = data_types_under(experiment)
+    if options.data_type:
+        found = [folder for folder in found if folder == adapters_of(options, options.data_type)]
+    if not found:
+        where = adapters_of(options, options.data_type) if options.data_type else experiment
+        raise InputError(
+            f"there are no adapters in {relative(where)}; "
+            f"run first: python src/encode.py {shared_flags(options)}"
+        )
+    return found
+
+
+# ------------------------------------------------------------------------------------------------
+# verify
+
+
+def verify(options: argparse.Namespace) -> None:
+    """Print a line for every bad adapter. Raises `InputError` where there are any left."""
+    model = load_skeleton(options.model_name, options.trust_remote_code)
+    shapes = LoraBank(model, options.lora_rank, options.lora_alpha).shapes(options.lora_rank)
+    base = verified_base(options, shapes)
+    count, bad = 0, int(base is None)
+    for adapters in chosen_data_types(options):
+        try:
+            folders = stored_adapters(adapters)
+        except InputError as error:  # of the pack as a whole
+            print(error)
+            bad += 1
+            if options.remove_bad:
+                remove_pack(adapters)
+            folders = stored_adapters(adapters) if options.remove_bad else []
+        packed = set()
+        for folder in tqdm(folders, unit="passage", desc=f"verify {adapters.name}"):
+            count += 1
+            if problem := problem_of(folder, options, shapes, base):
+                tqdm.write(problem)
+                bad += 1
+                if stands_unpacked(folder):
+                    if options.remove_bad:
+                        remove_folder(folder)
+                else:
+                    packed.add(name_of(folder))
+        if packed and options.remove_bad:
+            drop(adapters, packed)
+    print(f"{count} adapters verified, {bad} bad")
+    mended = options.remove_bad and not (base is None and init_folder(options))
+    if bad and not mended:
+        raise InputError(
+            f"{bad} adapters or packs are bad; --remove_bad deletes those that encode.py can make "
+            f"again, then run: python src/encode.py {shared_flags(options)}"
+        )
+    if bad:
+        print(f"next: python src/encode.py {shared_flags(options)}")
+
+
+def verified_base(options: argparse.Namespace, shapes: dict) -> str | None:
+    """The fingerprint of what the adapters must have started from, or None where it is bad.
+
+    A bad `base_weight` is removed with `--remove_bad`: it follows from its seed. A trained one
+    stays.
+    """
+    start = init_folder(options)
+    folder = start or rank_folder(options.model_name, options.lora_rank, options.lora_alpha)
+    folder = folder if start else folder / "base_weight"
+    try:
+        if not stands_unpacked(folder):
+            raise InputError(
+                f"there is no base adapter in {relative(folder)}, so that nothing tells whether "
+                "the others belong to it"
+            )
+        load_adapter(folder, shapes)
+        check_config(folder, options.lora_rank, options.lora_alpha, "", "make it again")
+        return stored_fingerprint(folder)
+    except InputError as error:
+        print(error)
+        if options.remove_bad and not start and folder.exists():
+            remove_folder(folder)
+        return None
+
+
+def problem_of(
+    folder: Path, options: argparse.Namespace, shapes: dict, base: str | None
+) -> str | None:
+    """What is wrong with the adapter in `folder`, if anything; `base` None is not compared."""
+    remedy = f"delete {relative(folder)} and make it again"
+    try:
+        load_adapter(folder, shapes)
+        check_config(folder, options.lora_rank, options.lora_alpha, "", remedy)
+        made_with = read_training(folder) or {}
+    except InputError as error:
+        return str(error)
+    if base and made_with.get("base") != base:
+        return (
+            f"adapter {relative(folder)} was trained from the base {made_with.get('base')}, "
+            f"but {base} stands there; {remedy}"
+        )
+    return None
+
+
+# ------------------------------------------------------------------------------------------------
+# export
+
+
+def export(options: argparse.Namespace) -> None:
+    """Write one question's merged adapter; raises `InputError` where `inference.py` would too."""
+    if options.output.exists():
+        raise InputError(f"--output {relative(options.output)} exists already; give another folder")
+    augment_model = options.augment_model or options.model_name
+    prompts = load_prompts(options.prompts, options.dataset, options.with_cot)
+    records = read_sample(options.dataset, options.data_type, augment_model, options.sample)
+    if len(records) > 1:
+        raise InputError(f"choose one --data_type of {', '.join(records)}")
+    [(data_type, of_type)] = records.items()
+    did = options.question_id
+    if did >= len(of_type) or not of_type[did]["augment"]:
+        raise InputError(
+            f"--question_id {did}: {data_type} has no passages of such a question, but "
+            f"{len(of_type)} questions, counted from 0; give one of them"
+        )
+    tokenizer = load_tokenizer(options.model_name, options.trust_remote_code)
+    encoder = PromptEncoder(tokenizer, prompts, options.with_cot, options.max_length)
+    settings = training_settings(options, prompts)
+    adapters = adapters_of(options, data_type)
+    base = check_adapters(of_type, adapters, settings, encoder, options, only=did)
+    model = load_skeleton(options.model_name, options.trust_remote_code)
+    bank = LoraBank(model, options.lora_rank, options.lora_alpha)
+    merged = Merger(bank, options, adapters, base).merged(did, of_type)
+    rank = len(next(iter(merged.values()))[0])
+    padded = padded_rank(rank, options.pad_rank)
+    made_with = {
+        **settings,
+        "base": base,
+        "question": of_type[did]["question"],
+        "adapter": relative(adapters / f"data_{did}"),
+        "merge": options.merge,
+        "merge_topk": options.merge_topk,
+        "merge_scale": options.merge_scale,
+        "merged_rank": rank,
+    }
+    alpha = exported_alpha(options.lora_alpha, options.lora_rank, padded)
+    save_adapter(
+        pad(merged, padded),
+        options.output,
+        padded,
+        alpha,
+        resolve_model(options.model_name),
+        made_with,
+        getattr(torch, options.save_dtype),
+        replace=False,
+    )
+    print(
+        f"{json.dumps(of_type[did]['question'], ensure_ascii=False)}: rank {rank}, filled up to "
+        f"{padded}, lora_alpha {alpha:g}: {relative(options.output)}"
+    )
+    print(f"next: PeftModel.from_pretrained(model, {str(options.output)!r}), or a model server")
+
+
+def padded_rank(rank: int, wanted: int | None) -> int:
+    """The rank to fill up to. Raises `InputError` where the merged one is larger."""
+    if wanted == 0:
+        return rank
+    fitting = [r for r in (SERVER_RANKS if wanted is None else (wanted,)) if r >= rank]
+    if not fitting:
+        most = SERVER_RANKS[-1] if wanted is None else wanted
+        raise InputError(
+            f"the merged adapter has rank {rank}, above {most}; give a larger --pad_rank, 0 for "
+            "no filling up, or a smaller --merge_topk"
+        )
+    return fitting[0]
+
+
+def exported_alpha(alpha: float, rank: int, exported_rank: int) -> float:
+    """The lora_alpha with which an adapter of `exported_rank` counts as `alpha` does at `rank`.
+
+    Loaders compute lora_alpha / r. That is the trained scaling to the last bit for every power of
+    two, and at least to one unit in the last place for another rank.
+    """
+    exported = alpha / rank * exported_rank
+    return int(exported) if exported == int(exported) else exported
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,207 @@
+"""The files in `data_aug/` that one run of `augment.py` makes: what stands, what is added to it.
+
+A file can hold the work of several models, each under its own keys. Beside it stands a hidden file
+with the settings of each model, and in the folder one journal of each model's unfinished work.
+"""
+
+import argparse
+from pathlib import Path
+
+from utils.augmented import model_keys
+from utils.journal import Journal, journal_parts, refuse_difference, remove_journal
+from utils.paths import (
+    InputError,
+    augmented_file,
+    folder_name,
+    hash_json,
+    read_object,
+    relative,
+    write_json,
+)
+from utils.qa_data import raise_problems, read_records
+from utils.writing import work_key
+
+UNFINISHED = "unfinished"  # in the settings of a file whose texts of this model do not count (yet)
+
+
+class AugmentedFiles:
+    """The files of one run, one for each data type in `questions`.
+
+    `waiting` lists the data types whose file must still be made; `results` holds what this model
+    wrote into files that stand with the same settings (see `utils.writing`), by work key. The files
+    of other data types count too: a passage that was written about for one of these is done.
+
+    Raises `InputError` where a file is about other questions, was made with other settings or by
+    something else. With `--overwrite` this model's texts do not count, and other questions are
+    refused only where another model has written about them.
+    """
+
+    def __init__(
+        self, options: argparse.Namespace, questions: dict[str, list[dict]], settings: dict
+    ):
+        self.options, self.questions, self.settings = options, questions, settings
+        self.model = folder_name(options.model_name)
+        self.rewrite_key, self.pairs_key = model_keys(options.model_name)
+        folder = augmented_file(options.dataset, "total").parent
+        self.journal = folder / f".{self.model}.journal"
+        self.waiting: list[str] = []
+        self.results: dict[str, dict] = {}
+        for data_type in questions:
+            self._existing_records(data_type)
+        for data_type in questions:
+            results = None if options.overwrite else self._standing_results(data_type)
+            if results:
+                self.results |= results
+            else:
+                self.waiting.append(data_type)
+        if not options.overwrite:
+            self.results |= self._results_of_other_types(folder)
+
+    def path(self, data_type: str) -> Path:
+        """Where the file of `data_type` stands."""
+        return augmented_file(self.options.dataset, data_type)
+
+    def _settings_path(self, path: Path) -> Path:
+        return path.with_name(f".{path.stem}.{self.model}.settings")
+
+    def _asked(self, data_type: str) -> dict:
+        """What the work on `data_type` is, settings before data."""
+        asked = [[record["question"], record["answer"]] for record in self.questions[data_type]]
+        return {**self.settings, "questions": hash_json(asked)}
+
+    def _existing_records(self, data_type: str) -> list[dict]:
+        """The records that stand, to which this model's texts are added; [] for a new file."""
+        path, questions = self.path(data_type), self.questions[data_type]
+        records = _read(path) if path.exists() else []
+        if not records or [r["question"] for r in records] == [q["question"] for q in questions]:
+            return records
+        keys = {key for r in records for entry in r["augment"] for key in entry}
+        others = any(key.endswith("_qa") and key != self.pairs_key for key in keys)
+        if self.options.overwrite and not others:
+            return []
+        raise InputError(
+            f"{relative(path)} holds {len(records)} questions, not the {len(questions)} of this "
+            "run; use the same --data_path and --sample, --overwrite if no other model wrote into "
+            "it, or move the file away"
+        )
+
+    def _results_in(self, path: Path) -> dict[str, dict]:
+        """What this model wrote into the file at `path`, by work key."""
+        per_question = self.options.write_per_question
+        return {
+            work_key(entry["passage"], (path.stem, record) if per_question else None): {
+                "rewrite": entry[self.rewrite_key],
+                "qa": entry[self.pairs_key],
+            }
+            for record in _read(path)
+            for entry in record["augment"]
+            if self.rewrite_key in entry and self.pairs_key in entry
+        }
+
+    def _standing_results(self, data_type: str) -> dict[str, dict]:
+        """What this model wrote into the file of `data_type` with the same settings."""
+        path = self.path(data_type)
+        results = self._results_in(path) if path.exists() else {}
+        if not results:
+            return {}
+        settings_path = self._settings_path(path)
+        if not settings_path.exists():
+            raise InputError(
+                f"{relative(path)} holds texts of {self.options.model_name} that this stage did "
+                "not write; go on with encode.py, or use --overwrite to replace them"
+            )
+        made_with = read_object(settings_path, "the settings file")
+        if made_with.get(UNFINISHED):
+            return {}
+        refuse_difference(
+            relative(path),
+            made_with,
+            self._asked(data_type),
+            "use the same settings, or --overwrite to start anew",
+        )
+        return results
+
+    def _results_of_other_types(self, folder: Path) -> dict[str, dict]:
+        """What this model wrote with the same settings for data types that are not in this run."""
+        results = {}
+        ending = f".{self.model}.settings"
+        for settings_path in sorted(folder.glob(f".*{ending}")):
+            path = folder / f"{settings_path.name[1 : -len(ending)]}.json"
+            if path.stem in self.questions or not path.exists():
+                continue
+            try:
+                made_with = read_object(settings_path, "the settings file")
+                made_with.pop("questions", None)
+                refuse_difference(relative(path), made_with, self.settings, "")
+                results |= self._results_in(path)
+            except InputError:  # none of this run's business
+                continue
+        return results
+
+    def forget(self) -> None:
+        """`--overwrite`: this model's texts and unfinished work count no more."""
+        for path in map(self.path, self.questions):
+            if path.exists():
+                write_json(self._settings_path(path), {UNFINISHED: True})
+        remove_journal(self.journal)
+
+    def remove_old_journal(self) -> None:
+        """Remove a journal that a kill left although all that it holds stands in the files."""
+        if not journal_parts(self.journal):
+            return
+        try:
+            with Journal(self.journal, self.settings) as journal:
+                self.remove_finished(journal, self.results)
+        except InputError:  # another run is at work, or it is the unfinished work of one
+            pass
+
+    def remove_finished(self, journal: Journal, results: dict[str, dict]) -> None:
+        """Remove the journal, unless a stopped run of other questions left more in it than stands.
+
+        `results` are those that stand in the files.
+        """
+        held = {key: result for item in journal.items for key, result in item["results"].items()}
+        if all(key in results for key, result in held.items() if result["qa"] is not None):
+            journal.remove()
+
+    def save(self, data_type: str, records: list[dict]) -> None:
+        """Write `records` (see `utils.writing.records_of`) beside what other models wrote."""
+        path, existing = self.path(data_type), self._existing_records(data_type)
+        merged = []
+        for index, record in enumerate(records):
+            old = existing[index] if existing else {**record, "augment": []}
+            entries = [
+                {k: v for k, v in entry.items() if k not in (self.rewrite_key, self.pairs_key)}
+                for entry in old["augment"]
+            ]
+            by_passage = {entry["passage"]: entry for entry in entries}
+            for new in record["augment"]:
+                entry = by_passage.get(new["passage"])
+                if entry is None:
+                    entry = {"pid": len(entries), "passage": new["passage"]}
+                    entries.append(entry)
+                entry |= {self.rewrite_key: new["rewrite"], self.pairs_key: new["qa"]}
+            merged.append({**old, "augment": entries, "passages": [e["passage"] for e in entries]})
+        settings_path, asked = self._settings_path(path), self._asked(data_type)
+        write_json(settings_path, {**asked, UNFINISHED: True})
+        write_json(path, merged)
+        write_json(settings_path, asked)
+
+
+def _read(path: Path) -> list[dict]:
+    """The records at `path`; `InputError` where they are not those of this stage."""
+    records = read_records(path)
+    problems = [
+        f"record {index} has not the question and passages that this stage writes"
+        for index, record in enumerate(records)
+        if not (
+            isinstance(record.get("question"), str)
+            and isinstance(record.get("augment"), list)
+            and all(
+                isinstance(entry, dict) and isinstance(entry.get("passage"), str)
+                for entry in record["augment"]
+            )
+        )
+    ]
+    raise_problems(path, problems, "correct these, or move the file away")
+    return records

@@ -1,0 +1,173 @@
+"""The same work by one process, several of a launcher, or the jobs of an array: the same bytes."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+from conftest import REPOSITORY
+from stage_runs import ADAPTERS, COMMON, DEV, RESULTS, TRAIN, answer, run, tree
+
+import encode
+import inference
+from utils.paths import InputError
+from utils.processes import Processes, refuse_launcher, shard_of, start_processes
+
+ENCODE = [*COMMON, *DEV, *TRAIN, "--adapters_per_batch", "2"]
+COMBINE = ["--inference_method", "combine", "--max_new_tokens", "12", "--batch_size", "1"]
+LAUNCHERS = {
+    "accelerate": ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes"],
+    "torchrun": ["-m", "torch.distributed.run", "--nproc_per_node"],
+}
+
+
+def launch(root, count: int, script: str, *flags: str, launcher: str = "torchrun") -> str:
+    """Run a stage in `count` processes; what they print."""
+    port = ["--main_process_port", "0"] if launcher == "accelerate" else ["--standalone"]
+    command = [sys.executable, *LAUNCHERS[launcher], str(count), *port]
+    done = subprocess.run(
+        [*command, str(REPOSITORY / "src" / script), *flags],
+        env=os.environ | {"PRAG_ROOT": str(root), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def without(root, *parts: str) -> None:
+    for part in parts:
+        shutil.rmtree(root / part)
+
+
+@pytest.fixture
+def encoded(copy, monkeypatch):
+    """A root whose adapters were trained two at a time, and its files."""
+    without(copy, "offline", "output")
+    run(encode, *ENCODE, monkeypatch=monkeypatch)
+    return copy, tree(copy / "offline")
+
+
+def test_the_rule_deals_the_whole_list_out():
+    items = list(range(7))
+    shares = [Processes(index, 3).share(items) for index in range(3)]
+    assert shares == [[0, 3, 6], [1, 4], [2, 5]]
+    assert Processes().share(items) == items
+
+
+@pytest.mark.parametrize("text", ["", "1", "2/2", "-1/2", "a/2", "0/0", "1/2/3", "½/2"])
+def test_no_shard(text, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        inference.parse_arguments(
+            ["--model_name", "m", "--dataset", "d", *COMBINE, "--shard", text]
+        )
+    assert stopped.value.code == 2
+    assert "--shard" in capsys.readouterr().err
+
+
+def test_a_launcher_and_what_splits_or_spreads_by_itself_exclude_each_other(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(Exception, match="a launcher splits the work already"):
+        shard_of("0/2")
+    with pytest.raises(InputError, match="--device_map auto gives one process all GPUs"):
+        start_processes(None, "auto")
+    with pytest.raises(InputError, match=r"warmup_lora.py runs in one process"):
+        refuse_launcher("warmup_lora.py")
+
+
+def test_jobs_of_an_array_encode_their_parts_and_a_later_run_finds_all(
+    encoded, monkeypatch, capsys
+):
+    root, whole = encoded
+    without(root, "offline")
+    flags = lambda part: [*ENCODE, "--shard", part]  # noqa: E731
+    run(encode, *flags("1/2"), monkeypatch=monkeypatch)
+    first = set(tree(root / "offline"))
+    assert 0 < len(first) < len(whole)
+    assert "part 1 of 2 is done" in capsys.readouterr().out
+    run(encode, *flags("2/3"), monkeypatch=monkeypatch)  # another number of jobs goes on
+    for part in ("0/3", "1/3"):
+        run(encode, *flags(part), monkeypatch=monkeypatch)
+    assert tree(root / "offline") == whole
+    monkeypatch.setattr(encode, "load_model", None)  # nothing is left that needs it
+    run(encode, *ENCODE, monkeypatch=monkeypatch)
+    assert tree(root / "offline") == whole
+
+
+def test_jobs_of_an_array_answer_and_a_later_run_only_puts_together(encoded, monkeypatch, capsys):
+    root, _ = encoded
+    answer(*COMBINE[1:], monkeypatch=monkeypatch)
+    whole = tree(root / "output")
+    without(root, "output")
+    for part in ("1/2", "0/2"):
+        answer(*COMBINE[1:], "--shard", part, monkeypatch=monkeypatch)
+        leaf = root / RESULTS / "combine/dev"
+        assert not (leaf / "result.txt").exists()
+        assert "when all parts are, the same command without --shard" in capsys.readouterr().out
+    monkeypatch.setattr(inference, "load_model", None)
+    answer(*COMBINE[1:], monkeypatch=monkeypatch)
+    assert tree(root / "output") == whole
+
+
+def test_what_a_missing_job_left_is_done_when_put_together(encoded, monkeypatch):
+    root, _ = encoded
+    answer(*COMBINE[1:], monkeypatch=monkeypatch)
+    whole = tree(root / "output")
+    without(root, "output")
+    answer(*COMBINE[1:], "--shard", "2/3", monkeypatch=monkeypatch)
+    answer(*COMBINE[1:], monkeypatch=monkeypatch)
+    assert tree(root / "output") == whole
+
+
+def test_an_array_cannot_overwrite_answers(capsys):
+    with pytest.raises(SystemExit):
+        inference.parse_arguments([*COMMON, *DEV, *COMBINE, "--overwrite", "--shard", "0/2"])
+    assert "--overwrite would remove" in capsys.readouterr().err
+
+
+def test_two_processes_of_accelerate_answer_with_the_same_bytes(encoded, monkeypatch):
+    root, _ = encoded
+    answer(*COMBINE[1:], monkeypatch=monkeypatch)
+    whole = tree(root / "output")
+    flags = [*COMMON, *DEV, *TRAIN, *COMBINE, "--overwrite"]
+    said = launch(root, 2, "inference.py", *flags, launcher="accelerate")
+    assert tree(root / "output") == whole
+    assert said.count("combine dev: em") == 1  # one process speaks
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_launch_encodes_and_answers_with_the_same_bytes(encoded, monkeypatch, count):
+    root, whole = encoded
+    answer(*COMBINE[1:], monkeypatch=monkeypatch)
+    answers = tree(root / "output")
+    without(root, "offline", "output")
+    launch(root, count, "encode.py", *ENCODE)
+    assert tree(root / "offline") == whole
+    launch(root, count, "inference.py", *COMMON, *DEV, *TRAIN, *COMBINE)
+    assert tree(root / "output") == answers
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_leaves_the_work_of_the_others(encoded, monkeypatch):
+    """A launch is killed while it trains; one with another number of processes goes on."""
+    root, whole = encoded
+    without(root, "offline")
+    command = [sys.executable, *LAUNCHERS["torchrun"], "3", "--standalone"]
+    process = subprocess.Popen(
+        [*command, str(REPOSITORY / "src/encode.py"), *ENCODE],
+        env=os.environ | {"PRAG_ROOT": str(root), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    while process.poll() is None and not list((root / ADAPTERS).glob("*/passage_*")):
+        pass
+    os.killpg(process.pid, 9)
+    process.wait()
+    left = set(tree(root / ADAPTERS))
+    assert left
+    launch(root, 2, "encode.py", *ENCODE)
+    assert tree(root / "offline") == whole
