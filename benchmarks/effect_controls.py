@@ -17,8 +17,9 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
+from utils.adapter_files import load_adapter
 from utils.arguments import results_of
-from utils.lora import LoraBank, load_adapter, merge
+from utils.lora import LoraBank, merge
 from utils.metrics import extract_answer, score
 from utils.models import generate, load_model, load_tokenizer
 from utils.parsing import new_parser, positive_integer, positive_number
