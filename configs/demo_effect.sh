@@ -10,12 +10,11 @@ sample=${SAMPLE:--1}
 seeds=${SEEDS:-0 1 2}   # of the augmentation's sampling and of the adapter that every passage starts from
 control_seeds=${CONTROL_SEEDS-$seeds}
 controls=${CONTROLS-paper others untrained golden warmup merging topk1}
-learning_rate=1e-3      # chosen on dev, as are the epochs: see the sweep
-epochs=4
-warmup_rate=3e-4        # chosen on dev, as is the passages' rate after a warm-up
+learning_rate=2e-3      # chosen on dev, as are the epochs: see the sweep
+epochs=2
+warmup_rate=3e-4        # as with the model before this one; not tried again on dev
 warm_learning_rate=1e-3
-sweep_rates=${SWEEP_RATES-3e-4 5e-4 1e-3 2e-3}
-sweep_epochs=${SWEEP_EPOCHS-1 2 4 8}
+sweep=${SWEEP-3e-4,1 2e-3,1 3e-3,1 1e-3,2 1.5e-3,2 2e-3,2 3e-3,2 5e-4,4 7e-4,4 1e-3,4 5e-4,8 7e-4,8}
 root="${PRAG_ROOT:-.}/effect"
 
 common="--model_name $model --prompts demo --dataset demo"
@@ -42,15 +41,13 @@ in_folder() {  # where the stages work from now on
 }
 
 # prag against rate and epochs, on dev
-if [ -n "$sweep_rates" ]; then
+if [ -n "$sweep" ]; then
     in_folder "$root/sweep"
     augment $common --data_type dev
-    for rate in $sweep_rates; do
-        for passes in $sweep_epochs; do
-            train="--learning_rate $rate --num_train_epochs $passes"
-            python src/encode.py $common --data_type dev $train
-            answer prag $common --data_type dev $train
-        done
+    for setting in $sweep; do  # rate,epochs
+        train="--learning_rate ${setting%,*} --num_train_epochs ${setting#*,}"
+        python src/encode.py $common --data_type dev $train
+        answer "prag combine" $common --data_type dev $train
     done
     answer icl $common --data_type dev $plain
 fi
@@ -64,7 +61,7 @@ for seed in $seeds; do
 done
 
 # Controls and variants
-paper() {  # the paper's rate and epochs, for models 500 times larger
+paper() {  # the paper's rate and epochs, for models of 1 to 8 billion parameters
     local train="--learning_rate 3e-4 --num_train_epochs 1 --seed $seed"
     python src/encode.py $data $train
     answer "prag combine" $data $train

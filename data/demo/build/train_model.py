@@ -46,7 +46,7 @@ def parse_arguments() -> argparse.Namespace:
     size.add_argument("--heads", type=int, default=5)
     size.add_argument("--intermediate_size", type=int, default=896)
     training = parser.add_argument_group("training")
-    training.add_argument("--steps", type=int, default=3000, help="optimiser steps (default 3000)")
+    training.add_argument("--steps", type=int, default=1440, help="optimiser steps (default 1440)")
     training.add_argument(
         "--decay", type=float, default=0.4, help="share of steps with falling rate (default 0.4)"
     )
