@@ -12,6 +12,7 @@ from utils.plots import COLOURS, STYLE
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 PAPER = (3e-4, 1)  # learning rate and epochs
 EPOCH_COLOURS = ("#56B4E9", "#0072B2", "#E69F00", "#D55E00", "#CC79A7", "#999999")
@@ -110,19 +111,21 @@ def plot_sweep(rows: list[dict], chosen: tuple[float, int], path: Path) -> None:
                     capsize=1.5,
                     label=label,
                 )
+            up = 1 if method == "prag" else -1.9  # where there is room
             for setting, text, offset in (
-                (PAPER, "paper's setting", (4, 26)),
-                (chosen, "chosen", (10, 16)),
+                (PAPER, "paper's\nsetting", (-3, 18 * up)),
+                (chosen, "chosen", (10, 18 * up)),
             ):
                 _mark(axis, rows, method, setting, text, offset)
             if context:
                 axis.axhline(context[0]["f1"], color=COLOURS["icl"], lw=0.9, ls="--")
-                side = min(row["learning_rate"] for row in rows)
-                axis.text(side, context[0]["f1"] + 0.015, "icl", color=COLOURS["icl"], fontsize=7)
+                side = max(row["learning_rate"] for row in rows)
+                name = {"ha": "right", "color": COLOURS["icl"], "fontsize": 7}
+                axis.text(side, context[0]["f1"] + 0.015, "icl", **name)
             axis.set_xscale("log")
-            rates = sorted({row["learning_rate"] for row in rows})
-            axis.set_xticks(rates, [f"{rate:g}" for rate in rates])
-            axis.set_xticks([], minor=True)
+            axis.set_xticks([3e-4, 1e-3, 3e-3], ["3e-4", "1e-3", "3e-3"])
+            axis.set_xticks(sorted({row["learning_rate"] for row in rows}), minor=True)
+            axis.xaxis.set_minor_formatter(NullFormatter())
             axis.set(ylim=(0, 1), xlabel="learning rate", title=f"{method}, dev")
         axes[0][0].set_ylabel("F1")
         axes[0][-1].legend(frameon=False, fontsize=7, loc="lower left")
