@@ -8,7 +8,7 @@ model=data/demo/demo-model
 split=${SPLIT:-test}    # dev: to choose settings; test: to report
 sample=${SAMPLE:--1}
 learning_rate=2e-3
-epochs=4
+epochs=2
 merge_scale=0.5         # chosen on dev
 warmup_rate=3e-4        # chosen on dev, as is the passages' lower rate after a warm-up
 warm_learning_rate=1e-3
@@ -23,7 +23,7 @@ answer() {
 
 answer da_icl
 
-# The paper's rate and epochs, for models 500 times larger
+# The paper's rate and epochs, for models of 1 to 8 billion parameters
 own=$train
 train="--learning_rate 3e-4 --num_train_epochs 1"
 python src/encode.py $data $train

@@ -19,7 +19,11 @@ from utils.parsing import new_parser
 
 SCRIPTS = sorted(
     str(path.relative_to(REPOSITORY))
-    for path in [*REPOSITORY.glob("src/*.py"), *REPOSITORY.glob("*.py")]
+    for path in [
+        *REPOSITORY.glob("src/*.py"),
+        *REPOSITORY.glob("*.py"),
+        *REPOSITORY.glob("benchmarks/effect*.py"),
+    ]
     if "parse_arguments" in path.read_text(encoding="utf-8")
 )
 CONFIGS = sorted(path.name for path in (REPOSITORY / "configs").glob("*.sh"))
@@ -59,7 +63,9 @@ PAPER_MODELS = ("llama3.2-1b-instruct", "qwen2.5-1.5b-instruct", "llama3-8b-inst
 
 def parse(script: str, words: list[str]) -> argparse.Namespace:
     """`words` as the script's own parser reads them from the command line."""
-    module = importlib.import_module(Path(script).stem)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(REPOSITORY / Path(script).parent)
+        module = importlib.import_module(Path(script).stem)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [script, *words])
         return module.parse_arguments()

@@ -81,8 +81,8 @@ def questions_about(pair: tuple[Entity, Entity], rng: random.Random) -> list[dic
     return questions
 
 
-def main() -> None:
-    """Make the world and write both files."""
+def build_world() -> tuple[list[Entity], dict[str, list[dict]]]:
+    """The entities with their articles, in the corpus' order, and the questions of each split."""
     rng = random.Random(SEED)
     used: set[str] = set()
     entities: list[Entity] = []
@@ -104,7 +104,12 @@ def main() -> None:
     for split, questions in splits.items():
         rng.shuffle(questions)
         splits[split] = [{"qid": f"{split}-{i}", **q} for i, q in enumerate(questions)]
+    return entities, splits
 
+
+def main() -> None:
+    """Make the world and write both files."""
+    entities, splits = build_world()
     with (DEMO / "corpus.tsv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, delimiter="\t", lineterminator="\n")
         writer.writerow(["id", "text", "title"])

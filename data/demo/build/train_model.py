@@ -1,12 +1,12 @@
 """Train the demo model: a small Llama with a chat template, from scratch, on an endless stream.
 
-    torchrun --nproc_per_node 2 data/demo/build/train_model.py --autocast     # 2 CPU cores
+    torchrun --nproc_per_node 2 data/demo/build/train_model.py                  # 2 CPU cores
     python data/demo/build/train_model.py --steps 40 --work /tmp/work --output /tmp/model   # a try
 
 The work folder holds a checkpoint (safetensors only); the same command goes on from it. Matrices
-are trained with Muon, the rest with AdamW. The learning rate is constant, falls to zero over the
-last `--decay` of the steps, and once more from 0.4 of itself over the finishing steps. Documents
-are a function of seed, step and process, so a resumed run sees what an undisturbed one sees.
+are trained with Muon, the rest with AdamW. The learning rate is constant, then falls to zero over
+the last `--decay` of the steps; until then `--steps` can still be changed. Documents are a function
+of seed, step and process, so a resumed run sees what an undisturbed one sees.
 """
 
 import argparse
@@ -18,21 +18,21 @@ from pathlib import Path
 
 import torch
 import torch.distributed as distributed
-import torch.nn.functional as F
+from fast_llama import (
+    WeightedCrossEntropy,
+    attention_mask,
+    final_hidden_states,
+    rotary_tables,
+)
 from make_tokenizer import MODEL_FOLDER
+from packing import TASKS, pack
 from safetensors.torch import load_file, save_file
-from training_data import documents_of_step, known_pairs
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+from training_data import documents_of_step, known_entities
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-# what a task's mean loss counts in the sum
-TASK_WEIGHTS = {
-    "context": 1.0,
-    "closed_book": 0.6,
-    "rewrite": 0.6,
-    "question_list": 0.6,
-    "plain": 0.2,
-}
-PROMPT_WEIGHT = 0.3  # of a token that is not part of an answer
+# Pairs of each kind and people that are known between the steps of --few: recall of a few forms
+# soon, and then carries over to many.
+FEW_KNOWN = (24, 48)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -41,27 +41,33 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     size = parser.add_argument_group("model")
-    size.add_argument("--hidden_size", type=int, default=192)
+    size.add_argument("--hidden_size", type=int, default=320)
     size.add_argument("--layers", type=int, default=5)
-    size.add_argument("--heads", type=int, default=6)
-    size.add_argument("--intermediate_size", type=int, default=512)
+    size.add_argument("--heads", type=int, default=5)
+    size.add_argument("--intermediate_size", type=int, default=896)
     training = parser.add_argument_group("training")
-    training.add_argument("--steps", type=int, default=2600, help="optimiser steps (default 2600)")
+    training.add_argument("--steps", type=int, default=1440, help="optimiser steps (default 1440)")
     training.add_argument(
-        "--decay", type=float, default=0.4, help="share of steps with falling rate"
+        "--decay", type=float, default=0.4, help="share of steps with falling rate (default 0.4)"
     )
     training.add_argument(
-        "--finish", type=int, default=440, help="more steps, on harder contexts (default 440)"
+        "--few",
+        type=int,
+        nargs=2,
+        default=(400, 700),
+        help="steps between which only few entities are known (default 400 700)",
     )
+    training.add_argument("--rows", type=int, default=24, help="rows per process and step")
+    training.add_argument("--length", type=int, default=320, help="tokens of a row")
     training.add_argument("--matrix_rate", type=float, default=0.02, help="Muon's learning rate")
     training.add_argument("--other_rate", type=float, default=4e-3, help="AdamW's learning rate")
-    training.add_argument("--known", type=int, default=32, help="pairs of entities learnt by heart")
     training.add_argument("--seed", type=int, default=5)
-    training.add_argument("--autocast", action="store_true", help="bfloat16 matrix products")
+    training.add_argument("--no_compile", action="store_true", help="do without torch.compile")
     files = parser.add_argument_group("files")
     files.add_argument("--work", type=Path, default=Path(__file__).parent / "work")
     files.add_argument("--output", type=Path, default=MODEL_FOLDER)
-    files.add_argument("--save_every", type=int, default=200, help="steps between checkpoints")
+    files.add_argument("--save_every", type=int, default=100, help="steps between checkpoints")
+    files.add_argument("--keep_every", type=int, default=0, help="steps between models to keep")
     return parser.parse_args()
 
 
@@ -101,28 +107,6 @@ def build_model(arguments: argparse.Namespace, vocabulary_size: int) -> LlamaFor
     return model
 
 
-def encode(
-    documents: list[str], tokenizer: PreTrainedTokenizerBase
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Token ids `[documents, length]`, loss weights and answer mask of the same shape.
-
-    The weight is 1 for the tokens of an answer (its end included), less for the rest, 0 on padding.
-    """
-    rows = tokenizer(documents, add_special_tokens=False)["input_ids"]
-    length = max(map(len, rows))
-    ids = torch.full((len(rows), length), tokenizer.pad_token_id)
-    weights, answers = torch.zeros(len(rows), length), torch.zeros(len(rows), length)
-    begin, end = tokenizer.convert_tokens_to_ids(["<|assistant|>", "<|eot|>"])
-    for row, tokens in enumerate(rows):
-        ids[row, : len(tokens)] = torch.tensor(tokens)
-        in_answer = False
-        for column, token in enumerate(tokens):
-            weights[row, column] = 1.0 if in_answer else PROMPT_WEIGHT
-            answers[row, column] = float(in_answer)
-            in_answer = token == begin or (in_answer and token != end)
-    return ids, weights, answers
-
-
 def save_checkpoint(path: Path, step: int, model: torch.nn.Module, optimizers: list) -> None:
     """Parameters and optimiser states as one safetensors file, by rename."""
     tensors = {f"model.{name}": p.detach() for name, p in model.named_parameters()}
@@ -151,6 +135,32 @@ def load_checkpoint(path: Path, model: torch.nn.Module, optimizers: list) -> int
     return json.loads(path.with_name("step.json").read_text())["step"]
 
 
+def rate_at(step: int, steps: int, decay: float) -> float:
+    """The factor of the learning rates: a short rise, constant, then linear to zero."""
+    return min(1.0, (step + 1) / 20) * min(1.0, (1 - step / steps) / decay)
+
+
+def average_gradients(parameters: list[torch.nn.Parameter], processes: int) -> None:
+    """Replace every gradient by its mean over the processes."""
+    gradients = [parameter.grad for parameter in parameters]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    distributed.all_reduce(flat)
+    flat /= processes
+    parts = flat.split([gradient.numel() for gradient in gradients])
+    for gradient, part in zip(gradients, parts, strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
+def save_model(model: LlamaForCausalLM, folder: Path) -> None:
+    """Save in bfloat16, half the size; `transformers` widens it on loading where asked to."""
+    tensors = {
+        name: tensor.to(torch.bfloat16)
+        for name, tensor in model.state_dict().items()
+        if name != "lm_head.weight"  # tied to the embedding
+    }
+    model.save_pretrained(folder, state_dict=tensors)
+
+
 def main() -> None:
     """Train, log, save."""
     arguments = parse_arguments()
@@ -159,76 +169,65 @@ def main() -> None:
         distributed.init_process_group("gloo")
         torch.set_num_threads(1)
     tokenizer = AutoTokenizer.from_pretrained(MODEL_FOLDER)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = build_model(arguments, len(tokenizer)).to(device)
+    model = build_model(arguments, len(tokenizer))
     matrices = [p for n, p in model.named_parameters() if p.dim() == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.dim() != 2 or "embed" in n]
+    rates = (arguments.matrix_rate, arguments.other_rate)
     optimizers = [
-        torch.optim.Muon(matrices, lr=arguments.matrix_rate, weight_decay=0.01),
-        torch.optim.AdamW(others, lr=arguments.other_rate, betas=(0.9, 0.98), weight_decay=0.0),
+        torch.optim.Muon(matrices, lr=rates[0], weight_decay=0.01),
+        torch.optim.AdamW(others, lr=rates[1], betas=(0.9, 0.98), weight_decay=0.0),
     ]
     arguments.work.mkdir(parents=True, exist_ok=True)
     checkpoint, first = arguments.work / "checkpoint.safetensors", 0
     if checkpoint.exists():
         first = load_checkpoint(checkpoint, model, optimizers)
-    known = known_pairs(arguments.known)
+    many, few = known_entities(), known_entities(*FEW_KNOWN)
+    forward = final_hidden_states if arguments.no_compile else torch.compile(final_hidden_states)
+    tables = rotary_tables(arguments.length, model.config.head_dim, 10000.0)
 
-    log, tokens, started = {}, 0, time.time()
-    last = arguments.steps + arguments.finish
-    for step in range(first, last):
-        finishing = step >= arguments.steps
-        if finishing:
-            scale = 0.4 * (last - step) / arguments.finish
-        else:
-            left = 1 - step / arguments.steps
-            scale = min(1.0, (step + 1) / 20) * min(1.0, left / arguments.decay)
-        for optimizer, rate in zip(
-            optimizers, (arguments.matrix_rate, arguments.other_rate), strict=True
-        ):
+    log = torch.zeros(len(TASKS), 3)  # of each task's answer tokens: number, loss, right
+    tokens, started = 0, time.time()
+    for step in range(first, arguments.steps):
+        scale = rate_at(step, arguments.steps, arguments.decay)
+        for optimizer, rate in zip(optimizers, rates, strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = rate * scale
-        tasks = documents_of_step(step, process, arguments.seed, known, finishing)
-        for task, documents in tasks.items():
-            ids, weights, answers = (t.to(device) for t in encode(documents, tokenizer))
-            with torch.autocast(device.type, torch.bfloat16, enabled=arguments.autocast):
-                logits = model(input_ids=ids[:, :-1]).logits  # [documents, length - 1, vocabulary]
-            losses = F.cross_entropy(
-                logits.float().flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
-            )
-            weight, answer = weights[:, 1:].flatten(), answers[:, 1:].flatten() > 0
-            loss = (losses * weight).sum() / weight.sum()
-            (loss * TASK_WEIGHTS[task] / processes).backward()
-            tokens += ids.numel() * processes
-            if answer.any():
-                right = logits.flatten(0, 1)[answer].argmax(-1) == ids[:, 1:].flatten()[answer]
-                entry = log.setdefault(task, [0.0, 0.0, 0])
-                entry[0] += losses.detach()[answer].mean().item()
-                entry[1] += right.float().mean().item()
-                entry[2] += 1
+        known = few if arguments.few[0] <= step < arguments.few[1] else many
+        documents = documents_of_step(step, process, arguments.seed, known)
+        batch = pack(documents, tokenizer, arguments.rows, arguments.length)
+        hidden = forward(model, batch.ids, attention_mask(batch.documents), *tables)
+        weights = batch.weights.flatten() / batch.weights.sum()
+        loss, losses, right = WeightedCrossEntropy.apply(
+            hidden.flatten(0, 1), model.model.embed_tokens.weight, batch.targets.flatten(), weights
+        )
+        loss.backward()
+        tokens += int((batch.documents >= 0).sum()) * processes
+        for index in range(len(TASKS)):
+            own = batch.answers.flatten() == index
+            log[index] += torch.stack([own.sum(), losses[own].sum(), right[own].sum()])
         if processes > 1:
-            gradients = [p.grad for p in model.parameters()]
-            flat = torch.cat([g.flatten() for g in gradients])
-            distributed.all_reduce(flat)
-            for gradient, part in zip(
-                gradients, flat.split([g.numel() for g in gradients]), strict=True
-            ):
-                gradient.copy_(part.view_as(gradient))
+            average_gradients([*model.parameters()], processes)
         torch.nn.utils.clip_grad_norm_(others, 1.0)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        if process == 0 and (step + 1) % 20 == 0:
-            scores = " ".join(f"{k} {v[0] / v[2]:.3f}/{v[1] / v[2]:.3f}" for k, v in log.items())
-            seconds = time.time() - started
-            print(
-                f"{step + 1} {seconds:.0f}s {tokens / 1e6:.2f}M {tokens / seconds:.0f}/s {scores}",
-                flush=True,
+        done = step + 1
+        if process == 0 and done % 20 == 0:
+            scores = " ".join(
+                f"{task} {total / count:.3f}/{hits / count:.3f}"
+                for task, (count, total, hits) in zip(TASKS, log.tolist(), strict=True)
+                if count
             )
-            log = {}
-        if process == 0 and (step + 1) % arguments.save_every == 0:
-            save_checkpoint(checkpoint, step + 1, model, optimizers)
+            seconds = time.time() - started
+            speed = f"{tokens / 1e6:.2f}M {tokens / seconds:.0f}/s"
+            print(f"{done} {seconds:.0f}s {speed} {scores}", flush=True)
+            log.zero_()
+        if process == 0 and done % arguments.save_every == 0:
+            save_checkpoint(checkpoint, done, model, optimizers)
+        if process == 0 and arguments.keep_every and done % arguments.keep_every == 0:
+            save_model(model, arguments.work / f"model_{done}")
     if process == 0:
-        model.save_pretrained(arguments.output)
+        save_model(model, arguments.output)
         print(f"saved to {arguments.output}")
 
 

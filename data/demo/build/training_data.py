@@ -3,16 +3,20 @@
 A document is a chat in the very prompts that the stages send (the prompt set `demo`):
 
 * questions about passages in the context, one to three of them, own and strangers', two-hop too;
-* questions without context about a few known entities, which teach recall from the parameters;
-* a passage and its rewrite; a passage and its question-answer list as JSON; plain passages.
+* questions without context about known entities, which teach recall from the parameters;
+* passages about known entities, alone and as the context of a question, worded anew each time,
+  so that what is read is stored where questions find it; some entities are read about only;
+* a passage and its rewrite; a passage and its question-answer list as JSON.
 """
 
 import json
 import random
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from world import (
+    FACTS_PER_PASSAGE,
     KINDS,
     Entity,
     Passage,
@@ -24,6 +28,7 @@ from world import (
     question_answer_list,
     rewrite,
     write_article,
+    write_passage,
 )
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "src"))
@@ -46,14 +51,38 @@ def answered(value: str) -> str:
     return f"{PROMPTS.opening(with_cot=False)} {value}."
 
 
-def known_pairs(count: int) -> list[Pair]:
-    """The `count` pairs of entities that the model may learn by heart (split "known")."""
+@dataclass
+class Known:
+    """The entities that the model may learn by heart (split "known")."""
+
+    pairs: list[Pair]
+    people: list[Entity]  # without a film, company or place of theirs
+    read_only: set[str]  # names that are read about, but never asked about without context
+
+    def entities(self) -> list[Entity]:
+        """All of them."""
+        return [entity for pair in self.pairs for entity in pair] + self.people
+
+
+def known_entities(pairs_of_a_kind: int = 64, people: int = 192) -> Known:
+    """The known entities, the same for every seed; every fifth one is only read about."""
     rng = random.Random(11)
-    pairs: dict[str, Pair] = {}
-    while len(pairs) < count:
-        pair = new_pair(KINDS[1 + len(pairs) % 3], "known", rng)
-        pairs.setdefault(pair[0].name, pair)
-    return list(pairs.values())
+    known = Known([], [], set())
+    names: set[str] = set()
+    while len(known.pairs) < 3 * pairs_of_a_kind:
+        pair = new_pair(KINDS[1 + len(known.pairs) % 3], "known", rng)
+        if not names & {pair[0].name, pair[1].name}:
+            names |= {pair[0].name, pair[1].name}
+            known.pairs.append(pair)
+    while len(known.people) < people:
+        person = new_entity("person", "known", rng)
+        if person.name not in names:
+            names.add(person.name)
+            known.people.append(person)
+    for entity in (*(pair[0] for pair in known.pairs[::5]), *known.people[::5]):
+        known.read_only.add(entity.name)
+    known.read_only |= {pair[1].name for pair in known.pairs[::5]}
+    return known
 
 
 def stranger_of(entity: Entity, rng: random.Random) -> Entity:
@@ -73,46 +102,34 @@ def stranger_of(entity: Entity, rng: random.Random) -> Entity:
     return stranger
 
 
-def choose_context(
-    pair: Pair, count: int, rng: random.Random, finishing: bool = False
-) -> list[tuple[Entity, Passage]]:
-    """`count` passages as a search for one of the pair returns them, in random order.
-
-    While `finishing`, mostly the whole article of a film, company or place and one passage about
-    another of its kind: the hits that the model reads worst before.
-    """
+def choose_context(pair: Pair, count: int, rng: random.Random) -> list[tuple[Entity, Passage]]:
+    """`count` passages as a search for one of the pair returns them, in random order."""
     thing, person = pair
-    if finishing and rng.random() < 0.6:
-        context = [(thing, passage) for passage in thing.passages]
-        stranger = stranger_of(thing, rng)
-        context.append((stranger, rng.choice(stranger.passages)))
-        rng.shuffle(context)
-        return context
     topic = rng.choice(pair)
     own = [(topic, passage) for passage in topic.passages]
     rng.shuffle(own)
     kind = rng.random()
-    if kind < 0.45:  # the other one of the pair fills what the own article leaves open
+    if kind < 0.4:  # the other one of the pair fills what the own article leaves open
         other = person if topic is thing else thing
         rest = [(other, p) for p in other.passages]
         rest.sort(key=lambda item: (not item[1].has_link, rng.random()))
         context = own[: count if rng.random() < 0.5 else max(1, count - 1)] + rest
-    elif kind < 0.7:
+    elif kind < 0.6:
         strangers = [stranger_of(topic, rng) for _ in range(2)]
         context = own[:1] + [(s, rng.choice(s.passages)) for s in strangers]
-    else:
+    else:  # most of the own article and another entity of its kind: the hits that are read worst
         stranger = stranger_of(topic, rng)
-        context = own[: max(1, count - 1)] + [(stranger, p) for p in stranger.passages]
+        others = [(stranger, p) for p in stranger.passages]
+        rng.shuffle(others)
+        context = own[: max(1, count - 1)] + others
     context = context[:count]
     rng.shuffle(context)
     return context
 
 
-def document_from_context(
-    pair: Pair, count: int, rng: random.Random, turns: int = 6, finishing: bool = False
-) -> str:
+def document_from_context(pair: Pair, count: int, rng: random.Random, turns: int = 6) -> str:
     """Passages, then `turns` questions about them; the first one in the stages' prompt."""
-    context = choose_context(pair, count, rng, finishing)
+    context = choose_context(pair, count, rng)
     asked = []
     for entity, passage in context:
         in_context = {id(e) for e, _ in context}
@@ -124,27 +141,44 @@ def document_from_context(
     rng.shuffle(asked)
     asked = asked[:turns]
     passages = [passage.text for _, passage in context]
+    return question_document(asked, passages)
+
+
+def question_document(asked: list[tuple[str, str]], passages: list[str]) -> str:
+    """Questions and answers; the first one in the stages' prompt, with `passages` if any."""
     first = PROMPTS.user_message(asked[0][0], passages, with_cot=False)
     questions = [first, *(f"Question: {question}" for question, _ in asked[1:])]
     return chat([(q, answered(value)) for q, (_, value) in zip(questions, asked, strict=True)])
 
 
-def closed_book_document(known: list[Pair], rng: random.Random, turns: int) -> str:
-    """Questions about known entities, without context."""
-    asked = []
-    for _ in range(turns):
-        thing, person = rng.choice(known)
-        if rng.random() < 0.2:
-            passage = next(p for p in person.passages if p.has_link)
-            attribute = rng.choice(passage.attributes)
-            asked.append((ask_two_hop(person, attribute, rng), person.facts[attribute]))
-        else:
-            entity = rng.choice((thing, person))
-            attribute = rng.choice(list(entity.facts))
-            asked.append((ask(entity, attribute, rng), entity.facts[attribute]))
-    first = PROMPTS.user_message(asked[0][0], [], with_cot=False)
-    questions = [first, *(f"Question: {question}" for question, _ in asked[1:])]
-    return chat([(q, answered(value)) for q, (_, value) in zip(questions, asked, strict=True)])
+def closed_book_document(known: Known, rng: random.Random, turns: int) -> str:
+    """Questions about known entities, without context; every fifth one of two hops."""
+    asked: list[tuple[str, str]] = []
+    while len(asked) < turns:
+        two_hop = rng.random() < 0.2
+        entity = rng.choice(known.pairs)[1] if two_hop else rng.choice(known.entities())
+        if entity.name in known.read_only:
+            continue
+        attribute = rng.choice(list(entity.facts))
+        question = (ask_two_hop if two_hop else ask)(entity, attribute, rng)
+        asked.append((question, entity.facts[attribute]))
+    return question_document(asked, [])
+
+
+def passage_worded_anew(entity: Entity, rng: random.Random) -> Passage:
+    """A passage about some of the entity's facts, in an order and in words of its own."""
+    attributes = rng.sample(list(entity.facts), FACTS_PER_PASSAGE)
+    return write_passage(entity, attributes, rng, link=rng.random() < 0.4, filler=0.3)
+
+
+def reading_document(known: Known, rng: random.Random) -> str:
+    """A passage about a known entity and one question about it, in the stages' prompt."""
+    entity = rng.choice(known.entities())
+    passage = passage_worded_anew(entity, rng)
+    attribute = rng.choice(passage.attributes)
+    return question_document(
+        [(ask(entity, attribute, rng), entity.facts[attribute])], [passage.text]
+    )
 
 
 def rewrite_document(entity: Entity, rng: random.Random) -> str:
@@ -160,35 +194,36 @@ def question_list_document(entity: Entity, rng: random.Random) -> str:
     return chat([(PROMPTS.pairs_request(passage.text), json.dumps(pairs))])
 
 
-def plain_document(known: list[Pair], rng: random.Random) -> str:
-    """A passage about a known entity, as it stands in the encyclopedia."""
-    entity = rng.choice(rng.choice(known))
-    return f"<|bos|>{rng.choice(entity.passages).text}<|eot|>"
+def plain_document(known: Known, rng: random.Random) -> str:
+    """A passage about a known entity, as an encyclopedia has it."""
+    return f"<|bos|>{passage_worded_anew(rng.choice(known.entities()), rng).text}<|eot|>"
 
 
 def documents_of_step(
-    step: int, part: int, seed: int, known: list[Pair], finishing: bool = False
-) -> dict[str, list[str]]:
-    """The documents of one training step, by task; a function of its arguments alone.
+    step: int, part: int, seed: int, known: Known, curriculum: tuple[int, int] = (300, 600)
+) -> list[tuple[str, str]]:
+    """(task, document) for one training step; a function of its arguments alone.
 
-    The curriculum: one passage in the context at first, two from step 500 on, three from step 900.
+    One passage in the context at first, two from the first step of `curriculum` on, then three.
     """
     rng = random.Random(f"{seed} {step} {part}")
 
     def pair() -> Pair:
         return new_pair(rng.choice(KINDS[1:]), "train", rng)
 
-    counts = [1] if step < 500 else [1, 2, 2] if step < 900 else [1, 2, 3, 3, 3]
-    most = max(counts)
-    writing = 2 if finishing else 3
-    contexts = [
-        document_from_context(pair(), rng.choice(counts), rng, finishing=finishing)
-        for _ in range(9 if finishing else {1: 12, 2: 8, 3: 7}[most])
+    stage = sum(step >= start for start in curriculum)
+    counts = ([1], [1, 2, 2], [1, 2, 3, 3, 3, 3])[stage]
+    documents = [
+        ("context", document_from_context(pair(), rng.choice(counts), rng))
+        for _ in range((19, 14, 12)[stage])
     ]
-    return {
-        "context": contexts,
-        "closed_book": [closed_book_document(known, rng, rng.choice((1, 4, 6))) for _ in range(5)],
-        "rewrite": [rewrite_document(rng.choice(pair()), rng) for _ in range(writing + 1)],
-        "question_list": [question_list_document(rng.choice(pair()), rng) for _ in range(writing)],
-        "plain": [plain_document(known, rng) for _ in range(2)],
+    makers = {
+        "closed_book": (33, lambda: closed_book_document(known, rng, rng.choice((1, 1, 4)))),
+        "reading": (6, lambda: reading_document(known, rng)),
+        "plain": (6, lambda: plain_document(known, rng)),
+        "rewrite": (8, lambda: rewrite_document(rng.choice(pair()), rng)),
+        "question_list": (7, lambda: question_list_document(rng.choice(pair()), rng)),
     }
+    for task, (count, make) in makers.items():
+        documents += [(task, make()) for _ in range(count)]
+    return documents

@@ -1,0 +1,293 @@
+"""The demo's effect: table, controls and figures from what `configs/demo_effect.sh` has run.
+
+    python benchmarks/effect.py --root effect --data_type test --learning_rate 2e-3 \
+        --num_train_epochs 4 --warm_learning_rate 1e-3
+
+Reads `{root}/seed=N/` (with `others/`, `topk=1/`, `golden/` below it) and `{root}/sweep/`. Writes
+`effect.csv` (F1 of every question, condition and seed), `effect.json` (summary, machine, versions)
+and `effect.md` (the table) into `--output`, and the figures `demo_effect.png` and `demo_sweep.png`
+into its parent folder. An interval is over questions, of their means over the seeds that a
+condition has; it is tested against the same seeds of `icl` and `prag`.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import pandas as pd
+from effect_plots import plot_conditions, plot_sweep
+from machine import machine
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
+from utils.metrics import normalize
+from utils.parsing import new_parser, positive_integer, positive_number
+from utils.paths import (
+    InputError,
+    hash_json,
+    read_json,
+    relative,
+    run_stage,
+    training_name,
+    write_json,
+    write_text,
+)
+from utils.provenance import provenance
+from utils.results import read_runs
+from utils.statistics import LEVEL, bootstrap_interval, paired_test
+
+QUESTIONS = Path(__file__).parents[1] / "data/demo/questions.json"
+REFERENCES = {"icl": "†", "prag": "‡"}
+# condition -> (folder below that of the seed, training, method's folder)
+CONDITIONS = {
+    "closed_book": ("", "plain", "closed_book"),
+    "icl": ("", "plain", "icl"),
+    "prag": ("", "plain", "prag"),
+    "combine": ("", "plain", "combine"),
+    "prag, first passage's adapter": ("", "plain", "prag_topk=1"),
+    "combine, first passage's adapter": ("", "plain", "combine_topk=1"),
+    "prag, half of the sum": ("", "plain", "prag_scale=0.5"),
+    "combine, half of the sum": ("", "plain", "combine_scale=0.5"),
+    "prag, warm-up": ("", "warm", "prag"),
+    "combine, warm-up": ("", "warm", "combine"),
+    "prag, warm-up, base once": ("", "warm", "prag_base_once"),
+    "combine, warm-up, base once": ("", "warm", "combine_base_once"),
+    "prag, the paper's rate and epochs": ("", "paper", "prag"),
+    "combine, the paper's rate and epochs": ("", "paper", "combine"),
+    "prag, untrained adapters": ("", "plain", "prag_untrained"),
+    "prag, adapters of other passages": ("others", "plain", "prag"),
+    "icl, one retrieved passage": ("topk=1", "plain", "icl"),
+    "prag, one retrieved passage": ("topk=1", "plain", "prag"),
+    "combine, one retrieved passage": ("topk=1", "plain", "combine"),
+    "icl, gold passages": ("golden", "plain", "icl"),
+    "prag, gold passages": ("golden", "plain", "prag"),
+    "combine, gold passages": ("golden", "plain", "combine"),
+}
+# what the three pairs of the passage that holds the answer have of the question's fact
+COVERAGE = {
+    "asked without context": "the pair that is trained without context",
+    "asked in context": "a pair that is trained with the passage as context",
+    "not asked": "none: the fact stands in passage and rewrite alone",
+    "not retrieved": "the passage is not among those retrieved",
+}
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = new_parser(__doc__)
+    parser.add_argument("--root", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--data_type", default="test", help="split of the questions")
+    parser.add_argument(
+        "--learning_rate", type=positive_number, required=True, help="of the plain adapters"
+    )
+    parser.add_argument(
+        "--num_train_epochs", type=positive_integer, required=True, help="of the adapters"
+    )
+    parser.add_argument(
+        "--warm_learning_rate", type=positive_number, required=True, help="after the warm-up"
+    )
+    default = QUESTIONS.parents[2] / "docs/demo_results"
+    parser.add_argument("--output", type=Path, default=default, help="folder of the results")
+    return parser.parse_args()
+
+
+# ------------------------------------------------------------------------------------------------
+# Reading
+
+
+def seed_folders(root: Path) -> dict[int, Path]:
+    """The folder of each seed. Raises `InputError` where there is none."""
+    folders = {int(f.name.removeprefix("seed=")): f for f in root.glob("seed=*")}
+    if not folders:
+        raise InputError(f"{relative(root)} has no folder seed=N; run configs/demo_effect.sh first")
+    return dict(sorted(folders.items()))
+
+
+def questions_of(data_type: str) -> pd.DataFrame:
+    """The questions of a split with `identity`, by which results name them, as the index."""
+    records = read_json(QUESTIONS, "the demo's questions")[data_type]
+    frame = pd.DataFrame(records)
+    frame["identity"] = [
+        hash_json([number, record["question"], record["answer"]])
+        for number, record in enumerate(records)
+    ]
+    return frame.set_index("identity")
+
+
+def read_scores(folder: Path, trainings: dict[str, str]) -> dict[str, pd.Series]:
+    """F1 by identity for every condition that stands in the folder of one seed."""
+    scores = {}
+    for variant in dict.fromkeys(variant for variant, _, _ in CONDITIONS.values()):
+        runs, problems = read_runs(folder / variant / "output", dataset="demo")
+        for problem in problems:
+            print(f"warning: {problem}", file=sys.stderr)
+        found = {(run.setting[1], run.method): run.scores for run in runs}
+        for name, (where, training, method) in CONDITIONS.items():
+            key = (trainings[training], method)
+            if where == variant and key in found:
+                scores[name] = found[key].set_index("identity")["f1"]
+    return scores
+
+
+def coverage_of(folder: Path, questions: pd.DataFrame, data_type: str) -> pd.Series:
+    """For each question, which key of `COVERAGE` the passage with its answer has."""
+    records = read_json(folder / "data_aug/demo" / f"{data_type}.json", "the augmented file")
+    kinds = {}
+    for identity, record in zip(questions.index, records, strict=False):
+        kinds[identity] = _coverage(record, questions.loc[identity, "golden_passages"][-1])
+    return pd.Series(kinds)
+
+
+def _coverage(record: dict, passage: str) -> str:
+    entry = next((e for e in record["augment"] if e["passage"] == passage), None)
+    if entry is None:
+        return "not retrieved"
+    pairs = next(value for name, value in entry.items() if name.endswith("_qa"))
+    answers = [normalize(pair["answer"]) for pair in pairs]
+    right = normalize(record["answer"])
+    if right not in answers:
+        return "not asked"
+    # of three pairs the first two stand in prompts with a context (encode.py)
+    return "asked in context" if answers.index(right) < 2 else "asked without context"
+
+
+# ------------------------------------------------------------------------------------------------
+# Figures
+
+
+def summary_of(
+    scores: dict[str, dict[int, pd.Series]], questions: pd.DataFrame
+) -> dict[str, dict[str, dict]]:
+    """condition -> column ("all" or a question type) -> F1, its interval, p-values, seeds."""
+    types = questions["type"]
+    columns = {"all": types.notna(), **{kind: types == kind for kind in sorted(types.unique())}}
+    means = {name: pd.DataFrame(of_seed).mean(axis=1) for name, of_seed in scores.items()}
+    summary: dict[str, dict[str, dict]] = {}
+    for name, mean in means.items():
+        summary[name] = {}
+        for column, chosen in columns.items():
+            own = mean[chosen.reindex(mean.index)]
+            entry = describe(own)
+            entry["seeds"] = {
+                str(seed): round(float(f1[own.index].mean()), 4)
+                for seed, f1 in scores[name].items()
+            }
+            for method in REFERENCES:
+                if method in scores and method != name:
+                    seeds = [seed for seed in scores[name] if seed in scores[method]]
+                    other = pd.DataFrame(scores[method])[seeds].mean(axis=1)
+                    p = paired_test(own, other.reindex(own.index))
+                    entry[f"p_{method}"] = round(p, 4)
+            summary[name][column] = entry
+    return summary
+
+
+def describe(values: pd.Series) -> dict:
+    """Mean, 95% interval and number of values."""
+    low, high = bootstrap_interval(values)
+    return {
+        "f1": round(float(values.mean()), 4),
+        "low": round(low, 4),
+        "high": round(high, 4),
+        "n": len(values),
+    }
+
+
+def coverage_summary(prag: dict[int, pd.Series], coverage: dict[int, pd.Series]) -> dict[str, dict]:
+    """F1 of prag by what the question-answer pairs cover, over all seeds."""
+    result = {}
+    for kind in COVERAGE:
+        chosen = {seed: f1[coverage[seed].reindex(f1.index) == kind] for seed, f1 in prag.items()}
+        mean = pd.DataFrame(chosen).mean(axis=1).dropna()
+        if len(mean):
+            result[kind] = describe(mean)
+    return result
+
+
+def sweep_of(folder: Path) -> list[dict]:
+    """F1 of the sweep's runs on dev: learning rate, epochs, method and interval."""
+    rows = []
+    for run in read_runs(folder / "output", dataset="demo")[0]:
+        names = ("learning_rate", "num_train_epochs")
+        settings = {name: run.config[name] for name in names}
+        rows.append({"method": run.method, **settings, **describe(run.scores["f1"])})
+    return rows
+
+
+def table_of(summary: dict, coverage: dict) -> str:
+    """The Markdown table of all conditions, and that of coverage."""
+    columns = list(next(iter(summary.values())))
+    counts = next(iter(summary.values()))
+    head = [f"{column.replace('_', '-')} ({counts[column]['n']})" for column in columns]
+    lines = [["condition", *head, "all, seed by seed"]]
+    lines += [["---"] * len(lines[0])]
+    for name, row in summary.items():
+        cells = [_cell(row[column]) for column in columns]
+        method, _, rest = name.partition(",")
+        each = " / ".join(f"{value:.3f}" for value in row["all"]["seeds"].values())
+        lines.append([f"`{method}`" + (f",{rest}" if rest else ""), *cells, each])
+    text = ["| " + " | ".join(line) + " |" for line in lines]
+    text += ["", "| the question's fact is in | questions | F1 of `prag` |", "| --- | --- | --- |"]
+    for kind, row in coverage.items():
+        text.append(f"| {COVERAGE[kind]} | {row['n']} | {_cell(row)} |")
+    return "\n".join(text) + "\n"
+
+
+def _cell(entry: dict) -> str:
+    marks = [mark for name, mark in REFERENCES.items() if entry.get(f"p_{name}", 1) < 1 - LEVEL]
+    interval = f"{entry['f1']:.3f} [{entry['low']:.3f}, {entry['high']:.3f}]"
+    return f"{interval} {''.join(marks)}".rstrip()
+
+
+def main() -> None:
+    """Read, compare, write."""
+    options = parse_arguments()
+    epochs, parts = options.num_train_epochs, ("rewrite", "qa")
+    warm = training_name(options.warm_learning_rate, epochs, False, "warmup", parts)
+    trainings = {
+        "plain": training_name(options.learning_rate, epochs, False, "random", parts),
+        "paper": training_name(3e-4, 1, False, "random", parts),
+        "warm": warm,
+    }
+    questions = questions_of(options.data_type)
+    folders = seed_folders(options.root)
+    scores: dict[str, dict[int, pd.Series]] = {name: {} for name in CONDITIONS}
+    coverage = {}
+    for seed, folder in folders.items():
+        for name, f1 in read_scores(folder, trainings).items():
+            scores[name][seed] = f1
+        coverage[seed] = coverage_of(folder, questions, options.data_type)
+    scores = {name: of_seed for name, of_seed in scores.items() if of_seed}
+    answered = questions.loc[questions.index.isin(scores["prag"][next(iter(folders))].index)]
+    summary = summary_of(scores, answered)
+    covered = coverage_summary(scores["prag"], coverage)
+    sweep = sweep_of(options.root / "sweep")
+
+    columns = {"qid": answered["qid"], "type": answered["type"]}
+    for seed in folders:
+        columns[f"coverage|{seed}"] = coverage[seed].reindex(answered.index)
+        for name in (name for name, of_seed in scores.items() if seed in of_seed):
+            columns[f"{name}|{seed}"] = scores[name][seed].reindex(answered.index).round(3)
+    table = pd.DataFrame(columns)
+    write_text(options.output / "effect.csv", table.to_csv(index=False, float_format="%g"))
+    result = {
+        "settings": {k: v for k, v in vars(options).items() if k not in ("root", "output")},
+        "machine": machine(),
+        **provenance(),
+        "conditions": summary,
+        "coverage": covered,
+        "sweep_on_dev": sweep,
+    }
+    write_json(options.output / "effect.json", result)
+    text = table_of(summary, covered)
+    write_text(options.output / "effect.md", text)
+    plot_conditions(summary, options.output.parent / "demo_effect.png")
+    if sweep:
+        chosen = (options.learning_rate, epochs)
+        plot_sweep(sweep, chosen, options.output.parent / "demo_sweep.png")
+    print(text)
+    print(json.dumps({"results": str(options.output)}))
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,112 @@
+#!/usr/bin/env bash
+# Does knowledge move into the parameters? The demo's methods and controls with three seeds, and prag
+# against learning rate and epochs on dev. Needs nothing but the repository; `make effect` runs it.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+model=data/demo/demo-model
+split=${SPLIT:-test}
+sample=${SAMPLE:--1}
+seeds=${SEEDS:-0 1 2}   # of the augmentation's sampling and of the adapter that every passage starts from
+control_seeds=${CONTROL_SEEDS-$seeds}
+controls=${CONTROLS-paper others untrained golden warmup merging topk1}
+learning_rate=2e-3      # chosen on dev, as are the epochs: see the sweep
+epochs=2
+warmup_rate=3e-4        # as with the model before this one; not tried again on dev
+warm_learning_rate=1e-3
+sweep=${SWEEP-3e-4,1 2e-3,1 3e-3,1 1e-3,2 1.5e-3,2 2e-3,2 3e-3,2 5e-4,4 7e-4,4 1e-3,4 5e-4,8 7e-4,8}
+root="${PRAG_ROOT:-.}/effect"
+
+common="--model_name $model --prompts demo --dataset demo"
+data="$common --data_type $split --sample $sample"
+plain="--learning_rate $learning_rate --num_train_epochs $epochs"
+
+augment() {
+    python src/augment.py --data_path data/demo/questions.json --index_name demo \
+        --max_new_tokens 200 --temperature 0.3 --batch_size 64 "$@"
+}
+answer() {  # METHODS FLAGS...
+    local methods=$1
+    shift
+    for method in $methods; do
+        python src/inference.py --max_new_tokens 12 --inference_method $method "$@"
+    done
+}
+
+in_folder() {  # where the stages work from now on
+    export PRAG_ROOT="$1"
+    if [ ! -d "$PRAG_ROOT/index/demo" ]; then
+        python prep_elastic.py --data_path data/demo/corpus.tsv --index_name demo
+    fi
+}
+
+# prag against rate and epochs, on dev
+if [ -n "$sweep" ]; then
+    in_folder "$root/sweep"
+    augment $common --data_type dev
+    for setting in $sweep; do  # rate,epochs
+        train="--learning_rate ${setting%,*} --num_train_epochs ${setting#*,}"
+        python src/encode.py $common --data_type dev $train
+        answer "prag combine" $common --data_type dev $train
+    done
+    answer icl $common --data_type dev $plain
+fi
+
+# The methods
+for seed in $seeds; do
+    in_folder "$root/seed=$seed"
+    augment $data --seed $seed
+    python src/encode.py $data $plain --seed $seed
+    answer "closed_book icl prag combine" $data $plain --seed $seed
+done
+
+# Controls and variants
+paper() {  # the paper's rate and epochs, for models of 1 to 8 billion parameters
+    local train="--learning_rate 3e-4 --num_train_epochs 1 --seed $seed"
+    python src/encode.py $data $train
+    answer "prag combine" $data $train
+}
+others() {  # adapters of passages that are not the question's
+    in_folder "$own/others"
+    python benchmarks/effect_controls.py --control others --from_root "$own" --data_type $split --seed $seed
+    python src/encode.py $data $plain --seed $seed
+    answer prag $data $plain --seed $seed
+}
+untrained() {  # adapters as they are before training
+    python benchmarks/effect_controls.py --control untrained --model_name $model --data_type $split $plain
+}
+golden() {  # the passages that hold the answer
+    in_folder "$own/golden"
+    augment $data --seed $seed --engine golden
+    python src/encode.py $data $plain --seed $seed
+    answer "icl prag combine" $data $plain --seed $seed
+}
+warmup() {  # on dev's questions past the first 60: none is about an entity of the test split
+    python src/get_warmup_data.py --dataset demo --data_path data/demo/questions.json --data_type dev \
+        --sample 60 --seed $seed
+    python src/warmup_lora.py --model_name $model --prompts demo --learning_rate $warmup_rate --seed $seed \
+        --data "$own/data_aug/warmup/demo/direct.json"
+    local train="--learning_rate $warm_learning_rate --num_train_epochs $epochs --init_adapter warmup --seed $seed"
+    python src/encode.py $data $train
+    answer "prag combine" $data $train --merge base_once
+    answer prag $data $train
+}
+merging() {  # fewer adapters, weaker ones
+    answer "prag combine" $data $plain --seed $seed --merge_topk 1
+    answer "prag combine" $data $plain --seed $seed --merge_scale 0.5
+}
+topk1() {  # one retrieved passage
+    in_folder "$own/topk=1"
+    augment $data --seed $seed --topk 1
+    python src/encode.py $data $plain --seed $seed
+    answer "icl prag combine" $data $plain --seed $seed
+}
+for control in $controls; do
+    for seed in $control_seeds; do
+        own="$root/seed=$seed"
+        in_folder "$own"
+        $control
+    done
+done
+
+python benchmarks/effect.py --root "$root" --data_type $split $plain --warm_learning_rate $warm_learning_rate

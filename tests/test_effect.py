@@ -1,0 +1,103 @@
+"""The demo's effect: controls, table and figures, on results made up here."""
+
+import sys
+
+import pandas as pd
+import pytest
+from conftest import REPOSITORY
+
+from utils.paths import InputError
+
+sys.path.insert(0, str(REPOSITORY / "benchmarks"))
+import effect
+import effect_controls
+import effect_plots
+
+
+def record(number: int, passages: list[str], answer: str = "red") -> dict:
+    pairs = [{"question": "?", "answer": a, "full_answer": a} for a in ("blue", "red", "green")]
+    return {
+        "test_id": number,
+        "question": f"question {number}?",
+        "answer": answer,
+        "passages": passages,
+        "augment": [
+            {"pid": pid, "passage": passage, "m_rewrite": "…", "m_qa": pairs}
+            for pid, passage in enumerate(passages)
+        ],
+    }
+
+
+def test_others_passages_are_never_ones_own():
+    records = [record(n, [f"article {n // 2}", f"passage {n}"]) for n in range(20)]
+    exchanged = effect_controls.with_passages_of_others(records, seed=0)
+    for own, other in zip(records, exchanged, strict=True):
+        assert own["question"] == other["question"] and own["answer"] == other["answer"]
+        assert not set(own["passages"]) & set(other["passages"])
+        assert [entry["passage"] for entry in other["augment"]] == other["passages"]
+    assert sorted(r["passages"] for r in exchanged) == sorted(r["passages"] for r in records)
+    assert exchanged == effect_controls.with_passages_of_others(records, seed=0)
+
+
+def test_an_exchange_that_is_not_possible_is_refused():
+    with pytest.raises(InputError, match="take more questions"):
+        effect_controls.with_passages_of_others([record(n, ["same"]) for n in range(4)], seed=0)
+
+
+@pytest.mark.parametrize(
+    "answer, gold, kind",
+    [
+        ("red", "p", "asked in context"),
+        ("green", "p", "asked without context"),
+        ("black", "p", "not asked"),
+        ("red", "q", "not retrieved"),
+    ],
+)
+def test_coverage_looks_at_the_passage_with_the_answer(answer, gold, kind):
+    assert effect._coverage(record(0, ["p", "o"], answer), gold) == kind
+
+
+def made_up() -> tuple[dict, pd.DataFrame]:
+    names = [f"q{i}" for i in range(40)]
+    questions = pd.DataFrame(
+        {"type": ["single_hop"] * 30 + ["two_hop"] * 10, "qid": names}, index=names
+    )
+    level = {"closed_book": 0, "icl": 36, "prag": 20, "combine": 40}
+    scores = {
+        name: {
+            seed: pd.Series([float((i * 7 + seed) % 40 < right) for i in range(40)], index=names)
+            for seed in (0, 1)
+        }
+        for name, right in level.items()
+    }
+    return scores, questions
+
+
+def test_the_summary_has_means_over_seeds_intervals_and_tests():
+    summary = effect.summary_of(*made_up())
+    prag = summary["prag"]["all"]
+    assert prag["f1"] == pytest.approx(0.5) and prag["low"] < 0.5 < prag["high"]
+    assert prag["n"] == 40 and summary["prag"]["two_hop"]["n"] == 10
+    assert prag["seeds"] == {"0": 0.5, "1": 0.5}
+    assert prag["p_icl"] < 0.05 and "p_prag" not in prag
+    text = effect.table_of(summary, {"not asked": effect.describe(pd.Series([0.0, 1.0]))})
+    assert "| `prag` | 0.500 [" in text and "†" in text and "0.500 / 0.500" in text
+
+
+def test_the_figures_are_drawn(tmp_path):
+    effect_plots.plot_conditions(effect.summary_of(*made_up()), tmp_path / "effect.png")
+    rows = [
+        {"method": method, "learning_rate": rate, "num_train_epochs": epochs}
+        | {"f1": 0.3, "low": 0.2, "high": 0.4}
+        for method in ("prag", "combine", "icl")
+        for rate in (3e-4, 2e-3)
+        for epochs in (1, 4)
+    ]
+    effect_plots.plot_sweep(rows, (2e-3, 4), tmp_path / "sweep.png")
+    assert (tmp_path / "effect.png").stat().st_size > 5000
+    assert (tmp_path / "sweep.png").stat().st_size > 5000
+
+
+def test_a_folder_without_runs_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"configs/demo_effect\.sh"):
+        effect.seed_folders(tmp_path)
