@@ -28,7 +28,7 @@ lint: setup
 
 bench: demo                ## what is measured stands in benchmarks/README.md
 	$(BIN)/python benchmarks/speed.py
-	$(BIN)/python benchmarks/scaling.py --num_train_epochs 4
+	$(BIN)/python benchmarks/scaling.py --num_train_epochs 2
 	$(BIN)/python benchmarks/storage.py loading
 	$(BIN)/python -m pip install --quiet bm25s PyStemmer
 	$(BIN)/python benchmarks/retrieval.py --rows 200000 --bm25s

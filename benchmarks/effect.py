@@ -1,7 +1,7 @@
 """The demo's effect: table, controls and figures from what `configs/demo_effect.sh` has run.
 
     python benchmarks/effect.py --root effect --data_type test --learning_rate 2e-3 \
-        --num_train_epochs 4 --warm_learning_rate 1e-3
+        --num_train_epochs 2 --warm_learning_rate 1e-3
 
 Reads `{root}/seed=N/` (with `others/`, `topk=1/`, `golden/` below it) and `{root}/sweep/`. Writes
 `effect.csv` (F1 of every question, condition and seed), `effect.json` (summary, machine, versions)
