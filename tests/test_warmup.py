@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import sys
+import traceback
 from argparse import Namespace
 from pathlib import Path
 
@@ -69,6 +70,8 @@ def killed_at(calls: int, module, name: str, stage, *arguments: str) -> None:
     if (child := os.fork()) == 0:
         try:
             function, count = getattr(module, name), [0]
+            # torch refuses it in the child of a process that has used its threads
+            torch.set_num_threads = lambda number: None
 
             def wrapper(*some, **keywords):
                 count[0] += 1
@@ -79,6 +82,8 @@ def killed_at(calls: int, module, name: str, stage, *arguments: str) -> None:
             setattr(module, name, wrapper)
             sys.argv = [stage.__name__, *arguments]
             stage.main()
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
