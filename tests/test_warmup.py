@@ -70,8 +70,8 @@ def killed_at(calls: int, module, name: str, stage, *arguments: str) -> None:
     if (child := os.fork()) == 0:
         try:
             function, count = getattr(module, name), [0]
-            # torch refuses it in the child of a process that has used its threads
-            torch.set_num_threads = lambda number: None
+            # torch cannot begin threads in the child of a process that has used its own
+            os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"
 
             def wrapper(*some, **keywords):
                 count[0] += 1
