@@ -136,11 +136,12 @@ class Merger:
         return merge(own, self.options.merge_scale, self.base) if own else self.bank.no_adapter()
 
     def use(self, merged: Adapter, rows: list[int], prompt: list[int] | None) -> None:
-        """Put the `rows` of the stacked `merged` into the model, one row group each.
+        """Put the `rows` (in sequence) of the stacked `merged` into the model, one row group each.
 
         Asserts once that the first one, unless `prompt` is None, changes the answer to `prompt`.
         """
-        self.bank.set({name: (A[rows], B[rows]) for name, (A, B) in merged.items()})
+        part = slice(rows[0], rows[-1] + 1)  # a view: a list of rows would copy every adapter
+        self.bank.set({name: (A[part], B[part]) for name, (A, B) in merged.items()})
         if not self.checked and prompt is not None:
             assert_adapters_work(self.bank, prompt)
             self.checked = True
