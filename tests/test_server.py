@@ -263,7 +263,8 @@ def test_a_fault_that_passes_loses_nothing(empty, monkeypatch, capfd, fault):
     [
         ((429, {}, b'{"error": {"message": "quota"}}'), r"is too busy \(quota\).*goes on"),
         ((429, {"Retry-After": "900"}, b"{}"), "is too busy"),
-        ((500, {}, b"oops"), "fails with status 500"),
+        ((500, {}, b"oops"), r"fails with status 500 \(oops\)"),
+        ((500, {}, b" <html>no</html>"), r"fails with status 500 \(a web page in place of"),
         ("drop", "cannot be reached or breaks off .*same command again"),
         ("half a body", "cannot be reached or breaks off"),
         ((200, {}, b"{half"), "no chat completion"),

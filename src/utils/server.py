@@ -298,6 +298,8 @@ def _message(body: object) -> object:
     """The words in the body of an error."""
     if isinstance(body, dict):
         return body.get("message") or body.get("detail") or body.get("error") or body
+    if isinstance(body, str) and body.lstrip().startswith("<"):  # by a proxy, mostly
+        return "a web page in place of a reason"
     return body
 
 
