@@ -3,7 +3,7 @@
     python benchmarks/effect.py --root effect --data_type test --learning_rate 2e-3 \
         --num_train_epochs 2 --warm_learning_rate 1e-3
 
-Reads `{root}/seed=N/` (with `others/`, `topk=1/`, `golden/` below it) and `{root}/sweep/`. Writes
+Reads `{root}/seed=N/` (with `others/`, `topk=8/`, `topk=1/`, `golden/` below it) and `{root}/sweep/`. Writes
 `effect.csv` (F1 of every question, condition and seed), `effect.json` (summary, machine, versions)
 and `effect.md` (the table) into `--output`, and the figures `demo_effect.png` and `demo_sweep.png`
 into its parent folder. An interval is over questions, of their means over the seeds that a
@@ -56,6 +56,8 @@ CONDITIONS = {
     "combine, the paper's rate and epochs": ("", "paper", "combine"),
     "prag, untrained adapters": ("", "plain", "prag_untrained"),
     "prag, adapters of other passages": ("others", "plain", "prag"),
+    "icl, eight passages": ("topk=8", "plain", "icl"),
+    "combine, eight passages, adapters of the first three": ("topk=8", "plain", "combine_topk=3"),
     "icl, one retrieved passage": ("topk=1", "plain", "icl"),
     "prag, one retrieved passage": ("topk=1", "plain", "prag"),
     "combine, one retrieved passage": ("topk=1", "plain", "combine"),

@@ -37,6 +37,9 @@ SHOWN = {
     "combine, half of the sum": "combine, half of the sum",
     "combine, gold passages": "combine, gold passages",
     "icl, gold passages": "icl, gold passages",
+    "gap 4": None,
+    "icl, eight passages": "icl, eight passages",
+    "combine, eight passages, adapters of the first three": "combine, eight, three adapters",
 }
 
 

@@ -7,8 +7,8 @@ cd "$(dirname "$0")/.."
 model=data/demo/demo-model
 split=${SPLIT:-test}    # dev: to choose settings; test: to report
 sample=${SAMPLE:--1}
-learning_rate=2e-3
-epochs=2
+learning_rate=4e-3
+epochs=1
 merge_scale=0.5         # chosen on dev
 warmup_rate=3e-4        # chosen on dev, as is the passages' lower rate after a warm-up
 warm_learning_rate=1e-3
@@ -42,8 +42,8 @@ for parts in none rewrite qa; do
     answer combine --augment_parts $parts
 done
 
-# Warm-up on dev's questions past the first 60: none of them is about an entity of the test split
-python src/get_warmup_data.py --dataset demo --data_path data/demo/questions.json --data_type dev --sample 60
+# Warm-up on questions about entities that the model has read about but was never asked about
+python src/get_warmup_data.py --dataset demo --data_path data/demo/warmup.json --sample 0 --direct_records 2000
 python src/warmup_lora.py --model_name $model --prompts demo --learning_rate $warmup_rate \
     --data "$root/data_aug/warmup/demo/direct.json"
 train="--learning_rate $warm_learning_rate --num_train_epochs $epochs --init_adapter warmup"

@@ -9,12 +9,12 @@ split=${SPLIT:-test}
 sample=${SAMPLE:--1}
 seeds=${SEEDS:-0 1 2}   # of the augmentation's sampling and of the adapter that every passage starts from
 control_seeds=${CONTROL_SEEDS-$seeds}
-controls=${CONTROLS-paper others untrained golden warmup merging topk1}
-learning_rate=2e-3      # chosen on dev, as are the epochs: see the sweep
-epochs=2
+controls=${CONTROLS-paper others untrained golden warmup merging topk8 topk1}
+learning_rate=4e-3      # chosen on dev, as are the epochs: see the sweep
+epochs=1
 warmup_rate=3e-4        # as with the model before this one; not tried again on dev
 warm_learning_rate=1e-3
-sweep=${SWEEP-3e-4,1 2e-3,1 3e-3,1 1e-3,2 1.5e-3,2 2e-3,2 3e-3,2 5e-4,4 7e-4,4 1e-3,4 5e-4,8 7e-4,8}
+sweep=${SWEEP-3e-4,1 2e-3,1 3e-3,1 4e-3,1 5e-3,1 1e-3,2 1.5e-3,2 2e-3,2 2.5e-3,2 7e-4,4 1e-3,4}
 root="${PRAG_ROOT:-.}/effect"
 
 common="--model_name $model --prompts demo --dataset demo"
@@ -81,9 +81,9 @@ golden() {  # the passages that hold the answer
     python src/encode.py $data $plain --seed $seed
     answer "icl prag combine" $data $plain --seed $seed
 }
-warmup() {  # on dev's questions past the first 60: none is about an entity of the test split
-    python src/get_warmup_data.py --dataset demo --data_path data/demo/questions.json --data_type dev \
-        --sample 60 --seed $seed
+warmup() {  # on questions about entities that the model has read about but was never asked about
+    python src/get_warmup_data.py --dataset demo --data_path data/demo/warmup.json --sample 0 \
+        --direct_records 2000 --seed $seed
     python src/warmup_lora.py --model_name $model --prompts demo --learning_rate $warmup_rate --seed $seed \
         --data "$own/data_aug/warmup/demo/direct.json"
     local train="--learning_rate $warm_learning_rate --num_train_epochs $epochs --init_adapter warmup --seed $seed"
@@ -100,6 +100,13 @@ topk1() {  # one retrieved passage
     augment $data --seed $seed --topk 1
     python src/encode.py $data $plain --seed $seed
     answer "icl prag combine" $data $plain --seed $seed
+}
+topk8() {  # more passages than the model was trained to read, the adapters of the first three
+    in_folder "$own/topk=8"
+    augment $data --seed $seed --topk 8
+    python src/encode.py $data $plain --seed $seed
+    answer icl $data $plain --seed $seed
+    answer combine $data $plain --seed $seed --merge_topk 3
 }
 for control in $controls; do
     for seed in $control_seeds; do

@@ -1,9 +1,11 @@
-"""Write the demo's corpus and questions: `data/demo/corpus.tsv`, `data/demo/questions.json`.
+"""Write the demo's files: `corpus.tsv`, `questions.json` and `warmup.json` in `data/demo/`.
 
     python data/demo/build/make_world.py
 
 The corpus is in the format of DPR's Wikipedia dump. The questions come in two splits, `dev` (to
 choose settings) and `test` (to report), about different entities; each is single-hop or two-hop.
+The warm-up's questions are about entities that the model has read about in its training, but was
+never asked about without context: what PopQA's are to a model that has read Wikipedia.
 """
 
 import csv
@@ -11,6 +13,7 @@ import json
 import random
 from pathlib import Path
 
+from training_data import CURRICULUM, known_entities
 from world import (
     KINDS,
     LINK_ATTRIBUTE,
@@ -107,8 +110,20 @@ def build_world() -> tuple[list[Entity], dict[str, list[dict]]]:
     return entities, splits
 
 
+def warmup_questions() -> list[dict]:
+    """A single-hop question about every fact of the entities that are only read about."""
+    rng = random.Random(SEED)
+    known = known_entities(*CURRICULUM[-1][-1])
+    entities = [entity for entity in known.entities() if entity.name in known.read_only]
+    return [
+        {"question": ask(entity, attribute, rng), "answer": entity.facts[attribute]}
+        for entity in entities
+        for attribute in entity.facts
+    ]
+
+
 def main() -> None:
-    """Make the world and write both files."""
+    """Make the world and write its files."""
     entities, splits = build_world()
     with (DEMO / "corpus.tsv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, delimiter="\t", lineterminator="\n")
@@ -120,6 +135,10 @@ def main() -> None:
                 writer.writerow([number, passage.text, entity.name])
     text = json.dumps(splits, ensure_ascii=False, indent=1) + "\n"
     (DEMO / "questions.json").write_text(text, encoding="utf-8")
+    warmup = warmup_questions()
+    text = json.dumps(warmup, ensure_ascii=False, indent=1) + "\n"
+    (DEMO / "warmup.json").write_text(text, encoding="utf-8")
+    splits["warm-up"] = warmup
     counts = ", ".join(f"{len(questions)} {split}" for split, questions in splits.items())
     print(f"{number} passages about {len(entities)} entities; questions: {counts}")
 

@@ -27,12 +27,8 @@ from fast_llama import (
 from make_tokenizer import MODEL_FOLDER
 from packing import TASKS, pack
 from safetensors.torch import load_file, save_file
-from training_data import documents_of_step, known_entities
+from training_data import documents_of_step
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
-
-# Pairs of each kind and people that are known between the steps of --few: recall of a few forms
-# soon, and then carries over to many.
-FEW_KNOWN = (24, 48)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -46,16 +42,9 @@ def parse_arguments() -> argparse.Namespace:
     size.add_argument("--heads", type=int, default=5)
     size.add_argument("--intermediate_size", type=int, default=896)
     training = parser.add_argument_group("training")
-    training.add_argument("--steps", type=int, default=1440, help="optimiser steps (default 1440)")
+    training.add_argument("--steps", type=int, default=4600, help="optimiser steps (default 4600)")
     training.add_argument(
         "--decay", type=float, default=0.4, help="share of steps with falling rate (default 0.4)"
-    )
-    training.add_argument(
-        "--few",
-        type=int,
-        nargs=2,
-        default=(400, 700),
-        help="steps between which only few entities are known (default 400 700)",
     )
     training.add_argument("--rows", type=int, default=24, help="rows per process and step")
     training.add_argument("--length", type=int, default=320, help="tokens of a row")
@@ -181,7 +170,6 @@ def main() -> None:
     checkpoint, first = arguments.work / "checkpoint.safetensors", 0
     if checkpoint.exists():
         first = load_checkpoint(checkpoint, model, optimizers)
-    many, few = known_entities(), known_entities(*FEW_KNOWN)
     forward = final_hidden_states if arguments.no_compile else torch.compile(final_hidden_states)
     tables = rotary_tables(arguments.length, model.config.head_dim, 10000.0)
 
@@ -192,8 +180,7 @@ def main() -> None:
         for optimizer, rate in zip(optimizers, rates, strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = rate * scale
-        known = few if arguments.few[0] <= step < arguments.few[1] else many
-        documents = documents_of_step(step, process, arguments.seed, known)
+        documents = documents_of_step(step, process, arguments.seed)
         batch = pack(documents, tokenizer, arguments.rows, arguments.length)
         hidden = forward(model, batch.ids, attention_mask(batch.documents), *tables)
         weights = batch.weights.flatten() / batch.weights.sum()

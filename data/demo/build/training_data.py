@@ -12,7 +12,9 @@ A document is a chat in the very prompts that the stages send (the prompt set `d
 import json
 import random
 import sys
+from collections import Counter
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from world import (
@@ -64,7 +66,8 @@ class Known:
         return [entity for pair in self.pairs for entity in pair] + self.people
 
 
-def known_entities(pairs_of_a_kind: int = 64, people: int = 192) -> Known:
+@cache
+def known_entities(pairs_of_a_kind: int, people: int) -> Known:
     """The known entities, the same for every seed; every fifth one is only read about."""
     rng = random.Random(11)
     known = Known([], [], set())
@@ -102,19 +105,24 @@ def stranger_of(entity: Entity, rng: random.Random) -> Entity:
     return stranger
 
 
-def choose_context(pair: Pair, count: int, rng: random.Random) -> list[tuple[Entity, Passage]]:
-    """`count` passages as a search for one of the pair returns them, in random order."""
+def choose_context(
+    pair: Pair, count: int, rng: random.Random, shares: tuple[float, float] = (0.4, 0.2)
+) -> list[tuple[Entity, Passage]]:
+    """`count` passages as a search for one of the pair returns them, in random order.
+
+    `shares`: of contexts with the other one of the pair, and of those with two strangers.
+    """
     thing, person = pair
     topic = rng.choice(pair)
     own = [(topic, passage) for passage in topic.passages]
     rng.shuffle(own)
     kind = rng.random()
-    if kind < 0.4:  # the other one of the pair fills what the own article leaves open
+    if kind < shares[0]:  # the other one of the pair fills what the own article leaves open
         other = person if topic is thing else thing
         rest = [(other, p) for p in other.passages]
         rest.sort(key=lambda item: (not item[1].has_link, rng.random()))
         context = own[: count if rng.random() < 0.5 else max(1, count - 1)] + rest
-    elif kind < 0.6:
+    elif kind < shares[0] + shares[1]:
         strangers = [stranger_of(topic, rng) for _ in range(2)]
         context = own[:1] + [(s, rng.choice(s.passages)) for s in strangers]
     else:  # most of the own article and another entity of its kind: the hits that are read worst
@@ -127,19 +135,29 @@ def choose_context(pair: Pair, count: int, rng: random.Random) -> list[tuple[Ent
     return context
 
 
-def document_from_context(pair: Pair, count: int, rng: random.Random, turns: int = 6) -> str:
-    """Passages, then `turns` questions about them; the first one in the stages' prompt."""
-    context = choose_context(pair, count, rng)
+def document_from_context(
+    pair: Pair, count: int, rng: random.Random, contested: bool = False, turns: int = 6
+) -> str:
+    """Passages, then `turns` questions about them; the first one in the stages' prompt.
+
+    With `contested` more contexts hold a stranger, and every second document begins with the
+    questions that a stranger's passage answers too, and wrongly.
+    """
+    context = choose_context(pair, count, rng, (0.3, 0.2) if contested else (0.4, 0.2))
     asked = []
     for entity, passage in context:
         in_context = {id(e) for e, _ in context}
         for attribute in passage.attributes:
-            asked.append((ask(entity, attribute, rng), entity.facts[attribute]))
+            asked.append((ask(entity, attribute, rng), entity.facts[attribute], attribute))
             linked = passage.has_link and entity is pair[1] and rng.random() < 0.5
             if linked and (id(pair[0]) in in_context or rng.random() < 0.5):
-                asked.append((ask_two_hop(entity, attribute, rng), entity.facts[attribute]))
+                question = ask_two_hop(entity, attribute, rng)
+                asked.append((question, entity.facts[attribute], attribute))
     rng.shuffle(asked)
-    asked = asked[:turns]
+    if contested and rng.random() < 0.5:
+        holders = Counter(a for a, _ in {(a, id(e)) for e, p in context for a in p.attributes})
+        asked.sort(key=lambda item: holders[item[2]] < 2)  # stable: the rest stays shuffled
+    asked = [(question, value) for question, value, _ in asked[:turns]]
     passages = [passage.text for _, passage in context]
     return question_document(asked, passages)
 
@@ -199,31 +217,51 @@ def plain_document(known: Known, rng: random.Random) -> str:
     return f"<|bos|>{passage_worded_anew(rng.choice(known.entities()), rng).text}<|eot|>"
 
 
-def documents_of_step(
-    step: int, part: int, seed: int, known: Known, curriculum: tuple[int, int] = (300, 600)
-) -> list[tuple[str, str]]:
-    """(task, document) for one training step; a function of its arguments alone.
+# The curriculum, from which step on: passages in a context (drawn from these), documents of each
+# task, (pairs of each kind, people) that are known. Recall of a few entities forms soon and then
+# carries over to many; asked for 576 of them at once it did not form at all.
+CURRICULUM = (
+    (0, (1,), {"context": 19}, (64, 192)),
+    (300, (1, 2, 2), {"context": 14}, (64, 192)),
+    (400, (1, 2, 2), {"context": 14}, (24, 48)),
+    (600, (1, 2, 3, 3, 3, 3), {"context": 12}, (24, 48)),
+    (700, (1, 2, 3, 3, 3, 3), {"context": 12}, (64, 192)),
+    (
+        1000,
+        (1, 2, 3, 3, 3, 3, 3, 3),
+        {"closed_book": 26, "reading": 9, "plain": 9, "rewrite": 9, "question_list": 6},
+        (64, 800),
+    ),
+)
+DOCUMENTS = {
+    "context": 12,
+    "closed_book": 33,
+    "reading": 6,
+    "plain": 6,
+    "rewrite": 8,
+    "question_list": 7,
+}
 
-    One passage in the context at first, two from the first step of `curriculum` on, then three.
-    """
+
+def documents_of_step(step: int, part: int, seed: int) -> list[tuple[str, str]]:
+    """(task, document) for one training step; a function of its arguments alone."""
     rng = random.Random(f"{seed} {step} {part}")
+    start, counts, own, known_numbers = [stage for stage in CURRICULUM if step >= stage[0]][-1]
+    known, contested = known_entities(*known_numbers), start >= 1000
 
     def pair() -> Pair:
         return new_pair(rng.choice(KINDS[1:]), "train", rng)
 
-    stage = sum(step >= start for start in curriculum)
-    counts = ([1], [1, 2, 2], [1, 2, 3, 3, 3, 3])[stage]
-    documents = [
-        ("context", document_from_context(pair(), rng.choice(counts), rng))
-        for _ in range((19, 14, 12)[stage])
-    ]
+    def context() -> str:
+        return document_from_context(pair(), rng.choice(counts), rng, contested)
+
     makers = {
-        "closed_book": (33, lambda: closed_book_document(known, rng, rng.choice((1, 1, 4)))),
-        "reading": (6, lambda: reading_document(known, rng)),
-        "plain": (6, lambda: plain_document(known, rng)),
-        "rewrite": (8, lambda: rewrite_document(rng.choice(pair()), rng)),
-        "question_list": (7, lambda: question_list_document(rng.choice(pair()), rng)),
+        "context": context,
+        "closed_book": lambda: closed_book_document(known, rng, rng.choice((1, 1, 4))),
+        "reading": lambda: reading_document(known, rng),
+        "plain": lambda: plain_document(known, rng),
+        "rewrite": lambda: rewrite_document(rng.choice(pair()), rng),
+        "question_list": lambda: question_list_document(rng.choice(pair()), rng),
     }
-    for task, (count, make) in makers.items():
-        documents += [(task, make()) for _ in range(count)]
-    return documents
+    numbers = DOCUMENTS | own
+    return [(task, make()) for task, make in makers.items() for _ in range(numbers[task])]
