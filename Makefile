@@ -17,8 +17,8 @@ demo: setup                ## index, augment, encode, answer four ways, table an
 effect: setup              ## methods and controls with three seeds, table and figures: docs/demo_results/effect.md
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash configs/demo_effect.sh
 
-test: setup                ## the fast tests, with line coverage of src/
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=85
+test: setup                ## the fast tests on two cores, with line coverage of src/
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=85
 
 test-slow: setup           ## the long ones
 	$(BIN)/python -m pytest -m slow
@@ -40,7 +40,7 @@ prompts: setup             ## write all_prompt.md anew after a change in src/pro
 demo-world: setup          ## the demo's corpus and questions, from their seed
 	$(BIN)/python data/demo/build/make_world.py
 
-demo-model: demo-world     ## the demo's tokenizer and model, from their seed: about 100 minutes on 2 cores with AMX
+demo-model: demo-world     ## the demo's tokenizer and model, from their seed: about 105 minutes on 2 cores with AMX
 	$(BIN)/python data/demo/build/make_tokenizer.py
 	MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=10000000000 OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 \
 	$(BIN)/torchrun --nproc_per_node 2 data/demo/build/train_model.py

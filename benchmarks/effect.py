@@ -1,13 +1,14 @@
 """The demo's effect: table, controls and figures from what `configs/demo_effect.sh` has run.
 
-    python benchmarks/effect.py --root effect --data_type test --learning_rate 2e-3 \
-        --num_train_epochs 2 --warm_learning_rate 1e-3
+    python benchmarks/effect.py --root effect --data_type test --learning_rate 4e-3 \
+        --num_train_epochs 1 --warm_learning_rate 4e-3
 
-Reads `{root}/seed=N/` (with `others/`, `topk=8/`, `topk=1/`, `golden/` below it) and `{root}/sweep/`. Writes
-`effect.csv` (F1 of every question, condition and seed), `effect.json` (summary, machine, versions)
-and `effect.md` (the table) into `--output`, and the figures `demo_effect.png` and `demo_sweep.png`
-into its parent folder. An interval is over questions, of their means over the seeds that a
-condition has; it is tested against the same seeds of `icl` and `prag`.
+Reads `{root}/seed=N/` (with `others/`, `topk=8/`, `topk=1/`, `golden/` below it) and
+`{root}/sweep/`. Writes `effect.csv` (F1 of every question, condition and seed), `effect.json`
+(summary, machine, versions) and `effect.md` (the table) into `--output`, and the figures
+`demo_effect.png` and `demo_sweep.png` into its parent folder. An interval is over questions, of
+their means over the seeds that a condition has; it is tested against the same seeds of `prag` and
+of `icl` with the same passages.
 """
 
 import argparse
@@ -38,6 +39,8 @@ from utils.statistics import LEVEL, bootstrap_interval, paired_test
 
 QUESTIONS = Path(__file__).parents[1] / "data/demo/questions.json"
 REFERENCES = {"icl": "†", "prag": "‡"}
+# where the passages are others, `icl` with these passages is what prag and combine are tested with
+OTHER_PASSAGES = ("eight passages", "one retrieved passage", "gold passages")
 # condition -> (folder below that of the seed, training, method's folder)
 CONDITIONS = {
     "closed_book": ("", "plain", "closed_book"),
@@ -175,13 +178,23 @@ def summary_of(
                 for seed, f1 in scores[name].items()
             }
             for method in REFERENCES:
-                if method in scores and method != name:
-                    seeds = [seed for seed in scores[name] if seed in scores[method]]
-                    other = pd.DataFrame(scores[method])[seeds].mean(axis=1)
+                reference = reference_of(name, method)
+                if reference in scores and reference != name:
+                    seeds = [seed for seed in scores[name] if seed in scores[reference]]
+                    other = pd.DataFrame(scores[reference])[seeds].mean(axis=1)
                     p = paired_test(own, other.reindex(own.index))
                     entry[f"p_{method}"] = round(p, 4)
             summary[name][column] = entry
     return summary
+
+
+def reference_of(name: str, method: str) -> str:
+    """The condition that `name` is tested against for `method`, "icl" or "prag"."""
+    if method == "icl" and not name.startswith("icl"):
+        for passages in OTHER_PASSAGES:
+            if passages in name:
+                return f"icl, {passages}"
+    return method
 
 
 def describe(values: pd.Series) -> dict:

@@ -2,7 +2,7 @@
 
     python benchmarks/effect_controls.py --control others --from_root effect/seed=0 --data_type test
     python benchmarks/effect_controls.py --control untrained --from_root effect/seed=0 \
-        --data_type test --learning_rate 2e-3 --num_train_epochs 2
+        --data_type test --learning_rate 4e-3 --num_train_epochs 1
 
 `others` writes an augmented file in which every question has the passages, rewrites and pairs of
 another question that shares no passage with it; the stages then run on it as on any other, under

@@ -43,7 +43,7 @@ RANK, ALPHA = 2, 32
 MODELS = ("llama3.2-1b", "qwen2.5-1.5b", "llama3-8b")
 MODEL = ["--model_name", "data/demo/demo-model", "--prompts", "demo"]
 DATA = ["--dataset", "demo", "--data_type", "test"]
-TRAIN = ["--learning_rate", "2e-3", "--num_train_epochs", "2"]
+TRAIN = ["--learning_rate", "4e-3", "--num_train_epochs", "1"]
 METHODS = ("closed_book", "icl", "prag", "combine")
 
 

@@ -10,8 +10,8 @@ sample=${SAMPLE:--1}
 learning_rate=4e-3
 epochs=1
 merge_scale=0.5         # chosen on dev
-warmup_rate=3e-4        # chosen on dev, as is the passages' lower rate after a warm-up
-warm_learning_rate=1e-3
+warmup_rate=1e-3        # chosen on dev
+warm_learning_rate=4e-3
 root="${PRAG_ROOT:-.}"
 
 data="--model_name $model --prompts demo --dataset demo --data_type $split --sample $sample"

@@ -12,8 +12,8 @@ control_seeds=${CONTROL_SEEDS-$seeds}
 controls=${CONTROLS-paper others untrained golden warmup merging topk8 topk1}
 learning_rate=4e-3      # chosen on dev, as are the epochs: see the sweep
 epochs=1
-warmup_rate=3e-4        # as with the model before this one; not tried again on dev
-warm_learning_rate=1e-3
+warmup_rate=1e-3        # chosen on dev, of 1e-4, 3e-4 and 1e-3
+warm_learning_rate=4e-3
 sweep=${SWEEP-3e-4,1 2e-3,1 3e-3,1 4e-3,1 5e-3,1 1e-3,2 1.5e-3,2 2e-3,2 2.5e-3,2 7e-4,4 1e-3,4}
 root="${PRAG_ROOT:-.}/effect"
 

@@ -3,14 +3,14 @@
     python src/adapters.py list
 
     python src/adapters.py verify --model_name data/demo/demo-model --prompts demo --dataset demo \
-        --data_type test --learning_rate 2e-3 --num_train_epochs 2 --remove_bad
+        --data_type test --learning_rate 4e-3 --num_train_epochs 1 --remove_bad
 
     python src/adapters.py export --model_name data/demo/demo-model --prompts demo --dataset demo \
-        --data_type test --learning_rate 2e-3 --num_train_epochs 2 --question_id 0 \
+        --data_type test --learning_rate 4e-3 --num_train_epochs 1 --question_id 0 \
         --output exported/question_0
 
     python src/adapters.py pack --model_name data/demo/demo-model --prompts demo --dataset demo \
-        --data_type test --learning_rate 2e-3 --num_train_epochs 2      # unpack: the same flags
+        --data_type test --learning_rate 4e-3 --num_train_epochs 1      # unpack: the same flags
 
 The flags of `encode.py` and `inference.py` find the same adapters here. `verify` loads every
 adapter, compares it with its passage and ends with code 1 where one is bad, foreign or missing;

@@ -1,7 +1,7 @@
 """Stage 2: every passage becomes an adapter (LoRA on the feed-forward layers).
 
     python src/encode.py --model_name data/demo/demo-model --prompts demo --dataset demo \
-        --data_type test --sample 10 --learning_rate 2e-3 --num_train_epochs 2
+        --data_type test --sample 10 --learning_rate 4e-3 --num_train_epochs 1
 
     python src/encode.py --model_name llama3.2-1b-instruct --dataset 2wikimultihopqa --sample 300 \
         --with_cot --per_device_train_batch_size 1 --num_train_epochs 1 --learning_rate 3e-4 \

@@ -1,7 +1,7 @@
 """Stage 3: answer the questions, in one of five ways.
 
     python src/inference.py --model_name data/demo/demo-model --prompts demo --dataset demo \
-        --data_type test --sample 10 --learning_rate 2e-3 --num_train_epochs 2 \
+        --data_type test --sample 10 --learning_rate 4e-3 --num_train_epochs 1 \
         --max_new_tokens 12 --inference_method prag
 
     python src/inference.py --model_name llama3.2-1b-instruct --dataset 2wikimultihopqa \

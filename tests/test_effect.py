@@ -84,6 +84,17 @@ def test_the_summary_has_means_over_seeds_intervals_and_tests():
     assert "| `prag` | 0.500 [" in text and "†" in text and "0.500 / 0.500" in text
 
 
+def test_with_other_passages_the_reference_is_reading_the_same_ones():
+    scores, questions = made_up()
+    scores["icl, gold passages"] = scores["combine"]
+    scores["prag, gold passages"] = scores["combine"]
+    summary = effect.summary_of(scores, questions)
+    assert summary["prag, gold passages"]["all"]["p_icl"] == 1
+    assert summary["prag, gold passages"]["all"]["p_prag"] < 0.05
+    assert summary["icl, gold passages"]["all"]["p_icl"] == summary["combine"]["all"]["p_icl"] < 1
+    assert all(effect.reference_of(name, "icl") in effect.CONDITIONS for name in effect.CONDITIONS)
+
+
 def test_the_figures_are_drawn(tmp_path):
     effect_plots.plot_conditions(effect.summary_of(*made_up()), tmp_path / "effect.png")
     rows = [

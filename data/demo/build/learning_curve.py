@@ -1,0 +1,137 @@
+"""F1 on dev against the tokens that the demo model was trained on, and the figure of it.
+
+    python data/demo/build/learning_curve.py --work data/demo/build/work --root /tmp/curve \
+        --learning_rate 4e-3 --num_train_epochs 1
+
+Takes the models that `train_model.py --keep_every` left in its work folder, runs the three stages
+on dev with each under `--root`, and writes `docs/demo_results/learning_curve.json` and
+`docs/demo_learning_curve.png`. Only the last model has had the whole fall of the learning rate.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib
+
+sys.path.insert(0, str(Path(__file__).parents[3] / "src"))
+from utils.parsing import new_parser, positive_integer, positive_number
+from utils.paths import run_stage, write_json, writing_file
+from utils.plots import COLOURS, STYLE
+from utils.results import read_runs
+from utils.statistics import bootstrap_interval
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+REPOSITORY = Path(__file__).parents[3]
+METHODS = ("icl", "prag", "combine")
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = new_parser(__doc__)
+    parser.add_argument("--work", type=Path, required=True, help="work folder of train_model.py")
+    parser.add_argument("--root", type=Path, required=True, help="folder that the stages work in")
+    parser.add_argument(
+        "--steps", type=positive_integer, nargs="*", help="models to take (not set: all)"
+    )
+    parser.add_argument(
+        "--tokens_per_step",
+        type=positive_integer,
+        default=14600,
+        help="tokens of a training step, from its log",
+    )
+    parser.add_argument(
+        "--learning_rate", type=positive_number, required=True, help="of the adapters"
+    )
+    parser.add_argument(
+        "--num_train_epochs", type=positive_integer, required=True, help="of the adapters"
+    )
+    return parser.parse_args()
+
+
+def run_stages(model: Path, options: argparse.Namespace) -> None:
+    """Augment, encode and answer the dev questions with `model`."""
+    environment = {**os.environ, "PRAG_ROOT": str(options.root)}
+    common = ["--model_name", str(model), "--prompts", "demo", "--dataset", "demo"]
+    common += ["--data_type", "dev"]
+    train = ["--learning_rate", str(options.learning_rate)]
+    train += ["--num_train_epochs", str(options.num_train_epochs)]
+    augment = ["--data_path", "data/demo/questions.json", "--index_name", "demo"]
+    augment += ["--max_new_tokens", "200", "--temperature", "0.3", "--batch_size", "64"]
+    commands = [["src/augment.py", *common, *augment], ["src/encode.py", *common, *train]]
+    answer = ["src/inference.py", *common, *train, "--max_new_tokens", "12"]
+    commands += [[*answer, "--inference_method", method] for method in METHODS]
+    if not (options.root / "index/demo").exists():
+        index = ["prep_elastic.py", "--data_path", "data/demo/corpus.tsv", "--index_name", "demo"]
+        commands.insert(0, index)
+    for command in commands:
+        subprocess.run([sys.executable, *command], check=True, cwd=REPOSITORY, env=environment)
+
+
+def plot(rows: list[dict], path: Path) -> None:
+    """F1 with its interval against tokens, a line per method."""
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(3.4, 2.6))
+        for method in METHODS:
+            line = [row for row in rows if row["method"] == method]
+            tokens = [row["tokens"] / 1e6 for row in line]
+            axis.plot(tokens, [r["f1"] for r in line], "o-", ms=3, color=COLOURS[method])
+            axis.fill_between(
+                tokens,
+                [row["low"] for row in line],
+                [row["high"] for row in line],
+                color=COLOURS[method],
+                alpha=0.15,
+                lw=0,
+            )
+            axis.annotate(
+                method,
+                (tokens[-1], line[-1]["f1"]),
+                (4, {"combine": -7}.get(method, 0)),
+                textcoords="offset points",
+                color=COLOURS[method],
+                fontsize=7,
+            )
+        axis.set(ylim=(0, 1), xlabel="training tokens, millions", ylabel="F1 on dev")
+        axis.set_xlim(0, axis.get_xlim()[1] * 1.12)
+        figure.tight_layout()
+        with writing_file(path) as temporary:
+            figure.savefig(temporary, format="png")
+        plt.close(figure)
+
+
+def main() -> None:
+    """Run the stages with every model, then write results and figure."""
+    options = parse_arguments()
+    options.root = options.root.resolve()
+    models = {int(f.name.removeprefix("model_")): f for f in options.work.glob("model_*")}
+    steps = sorted(options.steps or models)
+    for step in steps:
+        for name in TOKENIZER:
+            shutil.copy(REPOSITORY / "data/demo/demo-model" / name, models[step])
+        run_stages(models[step].resolve(), options)
+    rows = []
+    for run in read_runs(options.root / "output", dataset="demo")[0]:
+        step = int(re.search(r"model_(\d+)$", run.config["model_name"])[1])
+        if step in steps:
+            low, high = bootstrap_interval(run.scores["f1"])
+            f1 = float(run.scores["f1"].mean())
+            numbers = {"f1": f1, "low": low, "high": high}
+            place = {"step": step, "tokens": step * options.tokens_per_step, "method": run.method}
+            rows.append({**place, **{name: round(value, 4) for name, value in numbers.items()}})
+    rows.sort(key=lambda row: (row["step"], METHODS.index(row["method"])))
+    docs = REPOSITORY / "docs"
+    settings = {"learning_rate": options.learning_rate, "epochs": options.num_train_epochs}
+    write_json(docs / "demo_results/learning_curve.json", {**settings, "rows": rows})
+    plot(rows, docs / "demo_learning_curve.png")
+
+
+if __name__ == "__main__":
+    run_stage(main)
