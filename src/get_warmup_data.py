@@ -1,7 +1,6 @@
 """Training data for the warm-up, from the latter part of each data set: none of it is evaluated.
 
-    python src/get_warmup_data.py --dataset demo --data_path data/demo/questions.json \
-        --data_type dev --sample 60
+    python src/get_warmup_data.py --dataset demo --data_path data/demo/warmup.json --sample 0
 
     python src/get_warmup_data.py --model_name llama3.2-1b-instruct
 

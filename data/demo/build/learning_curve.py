@@ -10,7 +10,6 @@ on dev with each under `--root`, and writes `docs/demo_results/learning_curve.js
 
 import argparse
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -56,9 +55,12 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def run_stages(model: Path, options: argparse.Namespace) -> None:
-    """Augment, encode and answer the dev questions with `model`."""
-    environment = {**os.environ, "PRAG_ROOT": str(options.root)}
+def run_stages(model: Path, root: Path, options: argparse.Namespace) -> None:
+    """Augment, encode and answer the dev questions with `model` in a root of its own.
+
+    A passage whose list is never valid is dropped for all models that share a root.
+    """
+    environment = {**os.environ, "PRAG_ROOT": str(root)}
     common = ["--model_name", str(model), "--prompts", "demo", "--dataset", "demo"]
     common += ["--data_type", "dev"]
     train = ["--learning_rate", str(options.learning_rate)]
@@ -68,7 +70,7 @@ def run_stages(model: Path, options: argparse.Namespace) -> None:
     commands = [["src/augment.py", *common, *augment], ["src/encode.py", *common, *train]]
     answer = ["src/inference.py", *common, *train, "--max_new_tokens", "12"]
     commands += [[*answer, "--inference_method", method] for method in METHODS]
-    if not (options.root / "index/demo").exists():
+    if not (root / "index/demo").exists():
         index = ["prep_elastic.py", "--data_path", "data/demo/corpus.tsv", "--index_name", "demo"]
         commands.insert(0, index)
     for command in commands:
@@ -113,14 +115,13 @@ def main() -> None:
     options.root = options.root.resolve()
     models = {int(f.name.removeprefix("model_")): f for f in options.work.glob("model_*")}
     steps = sorted(options.steps or models)
+    rows = []
     for step in steps:
         for name in TOKENIZER:
             shutil.copy(REPOSITORY / "data/demo/demo-model" / name, models[step])
-        run_stages(models[step].resolve(), options)
-    rows = []
-    for run in read_runs(options.root / "output", dataset="demo")[0]:
-        step = int(re.search(r"model_(\d+)$", run.config["model_name"])[1])
-        if step in steps:
+        own = options.root / models[step].name
+        run_stages(models[step].resolve(), own, options)
+        for run in read_runs(own / "output", dataset="demo")[0]:
             low, high = bootstrap_interval(run.scores["f1"])
             f1 = float(run.scores["f1"].mean())
             numbers = {"f1": f1, "low": low, "high": high}
