@@ -247,7 +247,8 @@ def documents_of_step(step: int, part: int, seed: int) -> list[tuple[str, str]]:
     """(task, document) for one training step; a function of its arguments alone."""
     rng = random.Random(f"{seed} {step} {part}")
     start, counts, own, known_numbers = [stage for stage in CURRICULUM if step >= stage[0]][-1]
-    known, contested = known_entities(*known_numbers), start >= 1000
+    known = known_entities(*known_numbers)
+    contested = start == CURRICULUM[-1][0]  # harder contexts once all kinds are learnt
 
     def pair() -> Pair:
         return new_pair(rng.choice(KINDS[1:]), "train", rng)
