@@ -3,8 +3,8 @@
     python data/demo/build/learning_curve.py --work data/demo/build/work --root /tmp/curve \
         --learning_rate 4e-3 --num_train_epochs 1
 
-Takes the models that `train_model.py --keep_every` left in its work folder, runs the three stages
-on dev with each under `--root`, and writes `docs/demo_results/learning_curve.json` and
+Takes the models that `train_model.py --keep_every 100` left in its work folder, runs the three
+stages on dev with each under `--root`, and writes `docs/demo_results/learning_curve.json` and
 `docs/demo_learning_curve.png`. Only the last model has had the whole fall of the learning rate.
 """
 

@@ -106,23 +106,23 @@ def stranger_of(entity: Entity, rng: random.Random) -> Entity:
 
 
 def choose_context(
-    pair: Pair, count: int, rng: random.Random, shares: tuple[float, float] = (0.4, 0.2)
+    pair: Pair, count: int, rng: random.Random, contested: bool = False
 ) -> list[tuple[Entity, Passage]]:
     """`count` passages as a search for one of the pair returns them, in random order.
 
-    `shares`: of contexts with the other one of the pair, and of those with two strangers.
+    With `contested` fewer are about the pair alone, more have one stranger among them.
     """
     thing, person = pair
     topic = rng.choice(pair)
     own = [(topic, passage) for passage in topic.passages]
     rng.shuffle(own)
-    kind = rng.random()
-    if kind < shares[0]:  # the other one of the pair fills what the own article leaves open
+    kind, related = rng.random(), 0.3 if contested else 0.4
+    if kind < related:  # the other one of the pair fills what the own article leaves open
         other = person if topic is thing else thing
         rest = [(other, p) for p in other.passages]
         rest.sort(key=lambda item: (not item[1].has_link, rng.random()))
         context = own[: count if rng.random() < 0.5 else max(1, count - 1)] + rest
-    elif kind < shares[0] + shares[1]:
+    elif kind < related + 0.2:
         strangers = [stranger_of(topic, rng) for _ in range(2)]
         context = own[:1] + [(s, rng.choice(s.passages)) for s in strangers]
     else:  # most of the own article and another entity of its kind: the hits that are read worst
@@ -143,7 +143,7 @@ def document_from_context(
     With `contested` more contexts hold a stranger, and every second document begins with the
     questions that a stranger's passage answers too, and wrongly.
     """
-    context = choose_context(pair, count, rng, (0.3, 0.2) if contested else (0.4, 0.2))
+    context = choose_context(pair, count, rng, contested)
     asked = []
     for entity, passage in context:
         in_context = {id(e) for e, _ in context}
