@@ -61,6 +61,7 @@ CONDITIONS = {
     "prag, adapters of other passages": ("others", "plain", "prag"),
     "icl, eight passages": ("topk=8", "plain", "icl"),
     "combine, eight passages, adapters of the first three": ("topk=8", "plain", "combine_topk=3"),
+    "combine, eight passages, first passage's adapter": ("topk=8", "plain", "combine_topk=1"),
     "icl, one retrieved passage": ("topk=1", "plain", "icl"),
     "prag, one retrieved passage": ("topk=1", "plain", "prag"),
     "combine, one retrieved passage": ("topk=1", "plain", "combine"),

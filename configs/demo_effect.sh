@@ -101,12 +101,14 @@ topk1() {  # one retrieved passage
     python src/encode.py $data $plain --seed $seed
     answer "icl prag combine" $data $plain --seed $seed
 }
-topk8() {  # more passages than the model was trained to read, the adapters of the first three
+topk8() {  # more passages than the model was trained to read, the adapters of the first three or one
     in_folder "$own/topk=8"
     augment $data --seed $seed --topk 8
     python src/encode.py $data $plain --seed $seed
     answer icl $data $plain --seed $seed
-    answer combine $data $plain --seed $seed --merge_topk 3
+    for adapters in 3 1; do
+        answer combine $data $plain --seed $seed --merge_topk $adapters
+    done
 }
 for control in $controls; do
     for seed in $control_seeds; do
