@@ -4,8 +4,9 @@ import json
 import threading
 import time
 from functools import cache
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
+from fake_server import QuietServer
 from stage_runs import MODEL
 
 from utils.models import generate, load_model, load_tokenizer
@@ -65,14 +66,7 @@ class FakeOpenAI:
             def log_message(self, *_):
                 pass
 
-        class Server(ThreadingHTTPServer):
-            request_queue_size = 128
-
-            def handle_error(self, *_):  # a client that was killed
-                pass
-
-        self.server = Server(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
+        self.server = QuietServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}{self.base}"
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
         return self

@@ -1,11 +1,13 @@
 """F1 on dev against the tokens that the demo model was trained on, and the figure of it.
 
-    python data/demo/build/learning_curve.py --work data/demo/build/work --root /tmp/curve \
+    python data/demo/build/learning_curve.py --root /tmp/curve \
+        --work data/demo/build/work/narrow data/demo/build/work/wide \
         --learning_rate 4e-3 --num_train_epochs 1
 
-Takes the models that `train_model.py --keep_every 100` left in its work folder, runs the three
+Takes the models that `train_model.py --keep_every 100` left in its work folders, runs the three
 stages on dev with each under `--root`, and writes `docs/demo_results/learning_curve.json` and
-`docs/demo_learning_curve.png`. Only the last model has had the whole fall of the learning rate.
+`docs/demo_learning_curve.png`. Only the last model of each folder has had the whole fall of the
+learning rate.
 """
 
 import argparse
@@ -35,7 +37,9 @@ TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = new_parser(__doc__)
-    parser.add_argument("--work", type=Path, required=True, help="work folder of train_model.py")
+    parser.add_argument(
+        "--work", type=Path, nargs="+", required=True, help="work folders of train_model.py"
+    )
     parser.add_argument("--root", type=Path, required=True, help="folder that the stages work in")
     parser.add_argument(
         "--steps", type=positive_integer, nargs="*", help="models to take (not set: all)"
@@ -113,7 +117,8 @@ def main() -> None:
     """Run the stages with every model, then write results and figure."""
     options = parse_arguments()
     options.root = options.root.resolve()
-    models = {int(f.name.removeprefix("model_")): f for f in options.work.glob("model_*")}
+    found = [folder for work in options.work for folder in work.glob("model_*")]
+    models = {int(folder.name.removeprefix("model_")): folder for folder in found}
     steps = sorted(options.steps or models)
     rows = []
     for step in steps:

@@ -23,8 +23,9 @@ sys.path.insert(0, str(Path(__file__).parents[3] / "src"))
 from utils.augmented import parse_pairs
 from utils.models import generate, load_model, load_tokenizer
 from utils.parsing import new_parser, positive_integer
-from utils.paths import run_stage
+from utils.paths import run_stage, write_json
 from utils.prompting import PromptEncoder, load_prompts
+from utils.provenance import provenance
 
 NAME = "(?P<subject>.+?)"
 
@@ -41,6 +42,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--batch_size", type=positive_integer, default=64, help="texts generated side by side"
     )
+    parser.add_argument("--output", type=Path, help="JSON file for the result (not set: none)")
     return parser.parse_args()
 
 
@@ -155,7 +157,10 @@ def main() -> None:
         for (entity, passage), rewrite, pairs in zip(batch, *texts, strict=True):
             count(counts, entity, passage, rewrite.strip(), parse_pairs(pairs))
     shares = {name: round(value, 4) for name, value in counts.shares().items()}
-    print(json.dumps({**vars(counts), **shares}, indent=1))
+    result = {**vars(counts), **shares}
+    if options.output:
+        write_json(options.output, {**result, **provenance()})
+    print(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":
