@@ -40,15 +40,10 @@ prompts: setup             ## write all_prompt.md anew after a change in src/pro
 demo-world: setup          ## the demo's corpus and questions, from their seed
 	$(BIN)/python data/demo/build/make_world.py
 
-TRAIN := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=10000000000 OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 \
-	$(BIN)/torchrun --nproc_per_node 2 data/demo/build/train_model.py
-WORK := data/demo/build/work
-
-demo-model: demo-world     ## the demo's tokenizer and model, from their seed: three hours on 2 cores with AMX
+demo-model: demo-world     ## the demo's tokenizer and model, from their seed: about 105 minutes on 2 cores with AMX
 	$(BIN)/python data/demo/build/make_tokenizer.py
-	$(TRAIN) --work $(WORK)/narrow --output $(WORK)/narrow/model
-	$(TRAIN) --grow_from $(WORK)/narrow/model --hidden_size 384 --heads 6 --intermediate_size 960 \
-		--first_step 4600 --steps 7000 --decay 0.45 --work $(WORK)/wide
+	MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=10000000000 OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 \
+	$(BIN)/torchrun --nproc_per_node 2 data/demo/build/train_model.py
 
 clean-demo:                ## forget the demo's results, so that `make demo` starts from nothing
 	rm -rf index/demo data_aug/demo offline/demo-model output/demo-model output/report effect

@@ -27,8 +27,12 @@ for table in $tables; do
     warmup)     # the table of the warm-up: every passage starts from a trained adapter
         for model in $models; do
             python src/get_warmup_data.py --model_name $model --sample 300
-            python src/warmup_lora.py --model_name $model
-            python src/warmup_lora.py --model_name $model --with_cot
+            case "$datasets" in *popqa* | *complexwebquestions*)
+                python src/warmup_lora.py --model_name $model ;;
+            esac
+            case "$datasets" in *2wikimultihopqa* | *hotpotqa*)
+                python src/warmup_lora.py --model_name $model --with_cot ;;
+            esac
         done
         INIT_ADAPTER=warmup METHODS="prag combine" experiments ;;
     parts)      # figure 3: without rewrites, without question-answer pairs, without both

@@ -22,8 +22,8 @@ from utils.arguments import add_data_flags, add_model_flags, model_of, shared_fl
 from utils.augmented_files import AugmentedFiles
 from utils.elastic import add_elasticsearch_flags, connection_of
 from utils.journal import Journal
-from utils.models import context_length, load_tokenizer
-from utils.parsing import new_parser, positive_integer
+from utils.models import context_length, dtype_name, load_tokenizer, model_identity
+from utils.parsing import new_parser, positive_integer, seed_number
 from utils.paths import InputError, relative, run_stage
 from utils.processes import Processes, add_shard_flag, start_processes
 from utils.prompting import PromptEncoder, PromptSet, load_prompts, room_for_prompt
@@ -70,7 +70,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         default=5,
         help="tries at a valid list of questions before a passage is dropped",
     )
-    writing.add_argument("--seed", type=int, default=0, help="seed of the sampling")
+    writing.add_argument("--seed", type=seed_number, default=0, help="seed of the sampling")
     writing.add_argument(
         "--write_per_question",
         action="store_true",
@@ -188,7 +188,8 @@ def main() -> None:
     retriever = open_engine(options, questions, processes)
     server = Server(options, prompts, processes.say) if options.api_base else None
     settings = {
-        "model": options.model_name,
+        "model": options.model_name if server else model_identity(options.model_name),
+        "dtype": None if server else dtype_name(options.dtype),
         "api_model": server.model if server else None,
         "prompts": prompts.fingerprint,
         "engine": options.engine,

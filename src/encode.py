@@ -43,13 +43,21 @@ from utils.base_adapters import make_base_again
 from utils.journal import refuse_difference
 from utils.lora import Adapter, LoraBank
 from utils.memory import adapters_that_fit
-from utils.models import load_tokenizer, pick_device, pick_dtype, resolve_model
+from utils.models import dtype_name, load_tokenizer, pick_device, pick_dtype, resolve_model
 from utils.parsing import new_parser, positive_integer
-from utils.paths import hash_json, passage_folder, rank_folder, relative, run_stage
+from utils.paths import (
+    hash_json,
+    passage_folder,
+    rank_folder,
+    relative,
+    remove_folder,
+    run_stage,
+)
 from utils.processes import add_shard_flag, start_processes
 from utils.prompting import PromptEncoder, load_prompts
 from utils.sharing import Shared, share_standing
 from utils.training import group_by_cost, train_as_fits
+from utils.warmup import refuse_trained_questions
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -118,13 +126,15 @@ def main() -> None:
     augment_model = options.augment_model or options.model_name
     base_model = resolve_model(options.model_name)
     base_folder = init_folder(options)
+    prompts = load_prompts(options.prompts, options.dataset, options.with_cot)
+    records = read_sample(options.dataset, options.data_type, augment_model, options.sample)
     if base_folder:
         check_init_adapter(base_folder, options.lora_rank, options.lora_alpha)
+        asked = [record["question"] for of_type in records.values() for record in of_type]
+        refuse_trained_questions(base_folder, asked)
     else:
         rank = rank_folder(options.model_name, options.lora_rank, options.lora_alpha)
         base_folder = rank / "base_weight"
-    prompts = load_prompts(options.prompts, options.dataset, options.with_cot)
-    records = read_sample(options.dataset, options.data_type, augment_model, options.sample)
     tokenizer = load_tokenizer(options.model_name, options.trust_remote_code)
     encoder = PromptEncoder(tokenizer, prompts, options.with_cot, options.max_length)
     works = collect_work(records, encoder, options)
@@ -132,10 +142,9 @@ def main() -> None:
         processes.say(
             f"{encoder.shortened} prompts were longer than --max_length: passages shortened"
         )
-    dtype = pick_dtype(options.dtype, pick_device())
     settings = {
         **training_settings(options, prompts),
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": dtype_name(options.dtype),
         "save_dtype": options.save_dtype,
     }
     missing = {folder for work in works for folder in work.folders}
@@ -191,6 +200,8 @@ def main() -> None:
         groups = processes.share(group_by_cost([work.prompts for work in works], group_size))
         mine = {folder for group in groups for i in group for folder in works[i].folders}
         bar = processes.bar("encode", "passage", len(mine), len(mine & missing))
+        for folder in sorted(mine & missing) if options.overwrite else ():
+            remove_folder(folder)  # now, so that an interrupted run goes on without --overwrite
 
         def save(members: list[Work], adapters: list[Adapter]) -> None:
             nonlocal trained

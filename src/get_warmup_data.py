@@ -26,13 +26,12 @@ from utils.arguments import add_model_flags, model_of
 from utils.journal import Journal, refuse_difference, remove_journal
 from utils.models import (
     context_length,
+    dtype_name,
     generate,
     load_tokenizer,
     model_identity,
-    pick_device,
-    pick_dtype,
 )
-from utils.parsing import new_parser, positive_integer
+from utils.parsing import new_parser, positive_integer, seed_number, whole_number
 from utils.paths import InputError, hash_json, read_object, relative, run_stage, write_json
 from utils.processes import refuse_launcher
 from utils.prompting import PromptEncoder, load_prompts, room_for_prompt
@@ -72,22 +71,26 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     data.add_argument(
         "--sample",
-        type=count,
+        type=whole_number,
         default=300,
         help="first N questions of each data type that the stages evaluate (0, for one's own "
         "file: none of --data_type)",
     )
     data.add_argument(
         "--skip",
-        type=count,
+        type=whole_number,
         help="records left out at the head of a direct data set, and past the last evaluated one "
         "of a CoT data set (not set: 1000, for one's own file 0)",
     )
     data.add_argument(
-        "--direct_records", type=count, default=1000, help="direct records of each data set"
+        "--direct_records", type=whole_number, default=1000, help="direct records of each data set"
     )
-    data.add_argument("--cot_records", type=count, default=300, help="CoT records of each data set")
-    data.add_argument("--seed", type=int, default=0, help="seed of the choice and of the order")
+    data.add_argument(
+        "--cot_records", type=whole_number, default=300, help="CoT records of each data set"
+    )
+    data.add_argument(
+        "--seed", type=seed_number, default=0, help="seed of the choice and of the order"
+    )
     writing = parser.add_argument_group("writing the reasoning")
     writing.add_argument(
         "--max_new_tokens", type=positive_integer, default=128, help="tokens of a reasoning at most"
@@ -107,13 +110,6 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         own = options.dataset and options.dataset not in TYPES
         options.skip = 0 if own else PAPER_SKIP
     return options
-
-
-def count(text: str) -> int:
-    """An integer that is not negative, for argparse."""
-    if (value := int(text)) < 0:
-        raise argparse.ArgumentTypeError(f"{text} is below 0")
-    return value
 
 
 def open_sources(options: argparse.Namespace) -> list[Source]:
@@ -303,7 +299,7 @@ def main() -> None:
     if cot:
         cot_settings |= {
             "model": model_identity(options.model_name),
-            "dtype": str(pick_dtype(options.dtype, pick_device())).removeprefix("torch."),
+            "dtype": dtype_name(options.dtype),
             "prompts": hash_json([prompts[name].fingerprint for name in sorted(prompts)]),
             "max_new_tokens": options.max_new_tokens,
             "max_candidates": options.max_candidates,

@@ -25,6 +25,8 @@ from pathlib import Path
 
 from utils.adapter_files import check_init_adapter
 from utils.arguments import (
+    IN_PARAMETERS,
+    METHODS,
     adapters_of,
     add_data_flags,
     add_merging_flags,
@@ -46,10 +48,9 @@ from utils.models import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     context_length,
+    dtype_name,
     generate,
     load_tokenizer,
-    pick_device,
-    pick_dtype,
 )
 from utils.parsing import new_parser, positive_integer
 from utils.paths import (
@@ -68,9 +69,7 @@ from utils.provenance import PROVENANCE, provenance
 from utils.warmup import refuse_trained_questions
 
 IN_CONTEXT = ("icl", "da_icl", "combine")
-IN_PARAMETERS = ("prag", "combine")
 JOURNAL = ".predict.journal"
-METHODS = ("closed_book", "icl", "da_icl", "prag", "combine")
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -167,7 +166,7 @@ def check_result(
     """
     if options.overwrite and processes.is_main:
         remove_journal(leaf / JOURNAL)
-        for name in ("config.json", "predict.json", "result.txt"):
+        for name in ("result.txt", "predict.json", "config.json"):
             (leaf / name).unlink(missing_ok=True)
     processes.wait()
     if (leaf / "result.txt").exists() and processes.is_main:  # killed just before its removal
@@ -237,7 +236,7 @@ def main() -> None:
         "merge_scale": options.merge_scale,
         "answer_cut": options.answer_cut,
         "max_new_tokens": options.max_new_tokens,
-        "dtype": str(pick_dtype(options.dtype, pick_device())).removeprefix("torch."),
+        "dtype": dtype_name(options.dtype),
         "batch_size": options.batch_size,
         "sample": options.sample,
     }
@@ -315,7 +314,13 @@ def main() -> None:
             processes.wait()
             if processes.is_main and not processes.is_shard:
                 journal.reread()
-                save_result(leaf, config, journal.items, prompts, tokenizer)
+                named = {
+                    "model_name": options.model_name,
+                    "prompt_set": options.prompts,
+                    "dataset": options.dataset,
+                    "data_type": data_type,
+                }
+                save_result(leaf, config, named, journal.items, prompts, tokenizer)
                 journal.remove()
     if waiting and encoder.shortened:
         processes.say(
@@ -337,11 +342,15 @@ def main() -> None:
 def save_result(
     leaf: Path,
     config: dict,
+    named: dict[str, str],
     items: list[dict],
     prompts: list[list[int]],
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
-    """Write `predict.json`, `config.json` and `result.txt` from the journal's `items`."""
+    """Write `predict.json`, `config.json` and `result.txt` from the journal's `items`.
+
+    `named` are the arguments that `config` holds as hashes or not at all.
+    """
     by_question = {
         did: row
         for item in items
@@ -352,18 +361,20 @@ def save_result(
         "seconds": round(sum(item["seconds"] for item in items), 3),
         "questions": len(predictions),
         "prompt_tokens": sum(map(len, prompts)),
-        "generated_tokens": sum(len(tokenizer(row["text"]).input_ids) for row in predictions),
+        "generated_tokens": sum(
+            len(tokenizer(row["text"], add_special_tokens=False).input_ids) for row in predictions
+        ),
     }
     write_json(leaf / "predict.json", predictions)
     write_json(leaf / "config.json", {**config, PROVENANCE: provenance(), "measured": measured})
-    write_text(leaf / "result.txt", result_text(predictions, config))
+    write_text(leaf / "result.txt", result_text(predictions, {**named, **config}))
 
 
-def result_text(predictions: list[dict], config: dict) -> str:
-    """`result.txt`: one line per metric, a blank line, the run's settings."""
+def result_text(predictions: list[dict], arguments: dict) -> str:
+    """`result.txt`: one line per metric, a blank line, the run's arguments."""
     means = mean_scores(predictions)
     lines = [f"{metric}\t{means[metric]:.4f}" for metric in METRICS]
-    return "\n".join(lines) + "\n\n" + json.dumps(config, ensure_ascii=False, indent=2) + "\n"
+    return "\n".join(lines) + "\n\n" + json.dumps(arguments, ensure_ascii=False, indent=2) + "\n"
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from pathlib import Path
 import pandas as pd
 
 from root_dir_path import ROOT_DIR
-from utils.parsing import new_parser, positive_integer
+from utils.parsing import new_parser, positive_integer, seed_number
 from utils.paths import InputError, folder_name, hash_json, relative, run_stage, write_text
 from utils.plots import plot_f1_against_seconds, plot_f1_by_method
 from utils.results import (
@@ -60,7 +60,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         default=SAMPLES,
         help="resamples of the questions for an interval, and random sign flips for a test",
     )
-    statistics.add_argument("--seed", type=int, default=0, help="seed of both, 0 or more")
+    statistics.add_argument("--seed", type=seed_number, default=0, help="seed of both, 0 or more")
     return parser.parse_args(arguments)
 
 

@@ -31,19 +31,19 @@ from utils.arguments import add_model_flags, model_of
 from utils.journal import refuse_difference
 from utils.lora import Adapter, LoraBank
 from utils.models import (
+    dtype_name,
     load_tokenizer,
     model_identity,
-    pick_device,
-    pick_dtype,
     resolve_model,
 )
-from utils.parsing import new_parser, positive_integer, positive_number
+from utils.parsing import new_parser, positive_integer, positive_number, seed_number
 from utils.paths import (
     InputError,
     folder_name,
     hash_json,
     rank_folder,
     relative,
+    remove_folder,
     run_stage,
     warmup_folder,
     write_json,
@@ -101,7 +101,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--lora_alpha", type=positive_number, default=32, help="the adapter counts alpha / rank"
     )
     training.add_argument(
-        "--seed", type=int, default=0, help="seed of base_weight and of the records' order"
+        "--seed", type=seed_number, default=0, help="seed of base_weight and of the records' order"
     )
     running = parser.add_argument_group("running")
     running.add_argument(
@@ -279,7 +279,7 @@ def main() -> None:
         "per_device_train_batch_size": options.per_device_train_batch_size,
         "block_size": options.block_size,
         "seed": options.seed,
-        "dtype": str(pick_dtype(options.dtype, pick_device())).removeprefix("torch."),
+        "dtype": dtype_name(options.dtype),
         "datasets": sorted({str(record.get("dataset")) for record in records}),
         "records": len(records),
         "data_file": hash_json(records),
@@ -289,9 +289,7 @@ def main() -> None:
         options.model_name, options.lora_rank, options.lora_alpha, options.with_cot
     )
     checkpoint_file = folder.with_name(f".{folder.name}.checkpoint.safetensors")
-    if options.overwrite:
-        checkpoint_file.unlink(missing_ok=True)
-    elif (made_with := read_training(folder)) is not None:
+    if not options.overwrite and (made_with := read_training(folder)) is not None:
         refuse_difference(
             f"the adapter {relative(folder)}",
             {name: made_with.get(name) for name in settings},
@@ -310,6 +308,9 @@ def main() -> None:
     settings["base"] = fingerprint(base)
 
     # 3. Train
+    if options.overwrite:  # remove what stands, so that a stopped run goes on without --overwrite
+        checkpoint_file.unlink(missing_ok=True)
+        remove_folder(folder)
     steps = steps_of(
         len(encoded), options.num_train_epochs, options.per_device_train_batch_size, options.seed
     )

@@ -19,7 +19,7 @@ import adapters
 import encode
 import inference
 from adapters import exported_alpha, padded_rank
-from utils.adapter_files import load_adapter, stored_adapters
+from utils.adapter_files import check_init_adapter, load_adapter, stored_adapters
 from utils.lora import LoraBank, merge, pad
 from utils.paths import InputError
 from utils.prompting import PromptEncoder, load_prompts
@@ -278,6 +278,15 @@ def test_verify_never_removes_an_adapter_that_passages_start_from(copy, monkeypa
         command("verify", *flags, "--remove_bad", monkeypatch=monkeypatch)
     assert "warmup_direct" in capsys.readouterr().out
     assert (start / WEIGHTS).exists()
+
+
+@pytest.mark.parametrize(("name", "value"), [("use_rslora", True), ("alpha_pattern", {"up": 1})])
+def test_a_start_whose_weights_mean_something_else_is_refused(copy, name, value):
+    check_init_adapter(copy / BASE, 2, 32)
+    path = copy / BASE / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
+    with pytest.raises(InputError, match=f"adapter_config.json has {name} = .* needs null"):
+        check_init_adapter(copy / BASE, 2, 32)
 
 
 def test_verify_as_a_program_ends_with_code_1_and_without_a_traceback(copy):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from argparse import Namespace
 
 import pytest
 from conftest import REPOSITORY
@@ -24,6 +25,7 @@ import encode
 import inference
 import prep_elastic
 from utils import augmented_files, writing
+from utils.augmented import read_augmented
 from utils.paths import InputError
 from utils.retrieval import open_retriever
 
@@ -113,6 +115,54 @@ def test_a_second_model_adds_its_texts_beside_the_first_ones(copy, monkeypatch):
     answer("combine", "--augment_model", str(other), monkeypatch=monkeypatch)
     leaf = copy / RESULTS.replace("aug_model=demo-model", "aug_model=other-model") / "combine/dev"
     assert len(json.loads((leaf / "predict.json").read_text())) == 4
+
+
+def texts_about(*passages: str, answer: str = "Vessland") -> list[dict]:
+    """One record of a quiz, as `records_of` makes it."""
+    pairs = json.loads(PAIRS)
+    augment = [
+        {"pid": pid, "passage": passage, "rewrite": passage.upper(), "qa": pairs}
+        for pid, passage in enumerate(passages)
+    ]
+    record = {"test_id": 0, "question": "Where?", "answer": answer}
+    return [{**record, "passages": list(passages), "augment": augment}]
+
+
+def save_texts(model: str, records: list[dict], overwrite: bool = False) -> None:
+    options = Namespace(
+        model_name=model, dataset="quiz", overwrite=overwrite, write_per_question=False
+    )
+    files = augmented_files.AugmentedFiles(options, {"quiz": records}, {"seed": 0})
+    files.save("quiz", records)
+
+
+def passages_of(model: str) -> list[tuple[int, str]]:
+    (record,) = read_augmented("quiz", "quiz", model)
+    return [(entry["pid"], entry["passage"]) for entry in record["augment"]]
+
+
+def test_each_model_reads_its_passages_in_the_order_in_which_they_were_found(root):
+    """Though one model dropped the second passage, the other one the third."""
+    save_texts("first", texts_about("p0", "p2", "p3"))
+    save_texts("second", texts_about("p0", "p1", "p3"))
+    assert passages_of("first") == [
+        (0, "p0"),
+        (1, "p2"),
+        (2, "p3"),
+    ]  # pids stay: adapters have them
+    assert passages_of("second") == [(0, "p0"), (3, "p1"), (2, "p3")]
+    save_texts("second", texts_about("p1", "p2"), overwrite=True)
+    assert passages_of("second") == [(3, "p1"), (1, "p2")]
+    with pytest.raises(InputError, match=r"record 0: another model's passages.*another order"):
+        save_texts("third", texts_about("p3", "p0"))
+
+
+def test_overwriting_leaves_nothing_of_the_old_passages_and_answers(root):
+    save_texts("first", texts_about("p0", "p1"))
+    save_texts("first", texts_about("p5", "p0", answer="Corrected"), overwrite=True)
+    assert passages_of("first") == [(0, "p5"), (1, "p0")]
+    (record,) = json.loads((root / "data_aug/quiz/quiz.json").read_text())
+    assert record["answer"] == "Corrected" and record["passages"] == ["p5", "p0"]
 
 
 def test_data_of_ones_own_goes_through_all_stages(copy, monkeypatch):

@@ -4,8 +4,6 @@ import csv
 import json
 import random
 import sys
-from argparse import Namespace
-from pathlib import Path
 
 import make_world
 import pytest
@@ -15,7 +13,7 @@ import training_data
 from conftest import REPOSITORY
 from safetensors.torch import load_file
 from training_data import documents_of_step, known_entities
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from world import KINDS, new_pair, rewrite, split_of
 
 DEMO = REPOSITORY / "data/demo"
@@ -138,37 +136,3 @@ def test_training_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
         train("stopped", 4)
     resumed = train("stopped", 4)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-
-
-def small_model(folder: Path, hidden_size: int = 64, layers: int = 2) -> LlamaForCausalLM:
-    sizes = {"hidden_size": hidden_size, "layers": layers, "heads": hidden_size // 32}
-    arguments = Namespace(**sizes, intermediate_size=3 * hidden_size // 2, seed=1)
-    model = train_model.build_model(arguments, vocabulary_size=50)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    train_model.save_model(model, folder)
-    return model.to(torch.bfloat16).float()
-
-
-def test_a_grown_model_answers_as_the_narrower_one(tmp_path):
-    narrow, wide = small_model(tmp_path / "narrow"), small_model(tmp_path / "wide", 128)
-    ids = torch.arange(40).view(2, 20)  # [texts, tokens]
-    expected = narrow(ids).logits
-    assert (wide(ids).logits - expected).abs().max() > 0.1
-    train_model.grow_from(wide, tmp_path / "narrow")
-    torch.testing.assert_close(wide(ids).logits, expected, rtol=1e-3, atol=1e-3)
-
-    wide(ids, labels=ids).loss.backward()  # and what is new can learn
-    corner = dict(narrow.named_parameters())
-    for name, parameter in wide.named_parameters():
-        if "embed" in name or "o_proj" in name or "down_proj" in name:
-            assert parameter.grad[:, corner[name].shape[1] :].abs().max() > 0, name
-
-
-@pytest.mark.parametrize(("hidden_size", "layers"), [(32, 2), (64, 1)])
-def test_a_model_that_the_narrower_one_does_not_fit_is_refused(tmp_path, hidden_size, layers):
-    small_model(tmp_path / "narrow")
-    wide = small_model(tmp_path / "other", hidden_size, layers)
-    with pytest.raises(SystemExit, match="narrow"):
-        train_model.grow_from(wide, tmp_path / "narrow")

@@ -132,7 +132,9 @@ def test_an_answer_ends_in_one_full_stop(tokenizer, answer):
     assert text.endswith("<|assistant|>The answer is x.")
 
 
-@pytest.mark.parametrize("question", ["Who is it", "Who is it?", " Who is it ??\n", "Who is it ?"])
+@pytest.mark.parametrize(
+    "question", ["Who is it", "Who is it?", " Who is it ??\n", "Who is it ? ?"]
+)
 def test_a_question_ends_in_exactly_one_question_mark(question):
     assert tidy_question(question) == "Who is it?"
 

@@ -133,6 +133,22 @@ def test_a_stopped_encoding_goes_on_and_ends_with_the_same_bytes(finished, copy,
     assert tree(copy / "offline") == whole
 
 
+def test_stopped_overwriting_of_adapters_goes_on_without_the_flag(copy, monkeypatch, capsys):
+    flags = [*COMMON, *DEV, *TRAIN, "--adapters_per_batch", "3", "--save_dtype", "bfloat16"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encode, "save_adapter", stop_after(5, encode.save_adapter))
+        with pytest.raises(KeyboardInterrupt):
+            run(encode, *flags, "--overwrite", monkeypatch=patch)
+    kept = len(list((copy / ADAPTERS).glob("*/*")))
+    assert kept >= 4
+    capsys.readouterr()
+    run(encode, *flags, monkeypatch=monkeypatch)
+    assert f"; {kept} adapters stand already\n" in capsys.readouterr().out
+    resumed = tree(copy / "offline")
+    run(encode, *flags, "--overwrite", monkeypatch=monkeypatch)
+    assert tree(copy / "offline") == resumed
+
+
 def test_stopped_answering_goes_on_and_ends_with_the_same_bytes(copy, monkeypatch):
     flags = ("combine", "--batch_size", "1")
     answer(*flags, "--overwrite", monkeypatch=monkeypatch)

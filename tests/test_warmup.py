@@ -478,6 +478,9 @@ def test_killed_while_training_it_goes_on_and_ends_with_the_same_bytes(
     assert not (root / WARM).exists()
     run(warmup_lora, *flags, monkeypatch=monkeypatch)
     assert (root / WARM / "loss.png").exists()
+    killed_at(13, warmup_lora, "mean_loss", warmup_lora, *flags, "--overwrite")
+    run(warmup_lora, *flags, monkeypatch=monkeypatch)  # without --overwrite
+    assert tree(root) == whole
 
 
 @pytest.mark.parametrize(

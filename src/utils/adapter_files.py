@@ -313,6 +313,10 @@ def open_base_adapter(bank: LoraBank, folder: Path, base_model: str, seed: int) 
     return load_adapter(folder, bank.shapes(bank.rank))
 
 
+# settings of peft with which the same weights mean something else than alpha / rank times B A
+OTHER_KINDS = ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "modules_to_save")
+
+
 def check_config(folder: Path, rank: int, alpha: float, what: str, remedy: str) -> None:
     """Refuse the adapter in `folder` unless it is LoRA of this rank and alpha on the right layers.
 
@@ -328,8 +332,9 @@ def check_config(folder: Path, rank: int, alpha: float, what: str, remedy: str) 
         raise InputError(f"{relative(path)} holds no object; {remedy}")
     wanted = {"peft_type": "LORA", "r": rank, "lora_alpha": alpha}
     wanted["target_modules"] = sorted(TARGET_MODULES)
+    wanted |= dict.fromkeys(OTHER_KINDS)
     for name, value in wanted.items():
-        found = config.get(name)
+        found = config.get(name) or None  # of OTHER_KINDS any empty value says no
         found = sorted(found) if isinstance(found, list) else found
         if found != value:
             raise InputError(

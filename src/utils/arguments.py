@@ -7,10 +7,12 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from utils.models import DTYPES, load_model, model_identity
-from utils.parsing import new_parser, positive_integer, positive_number
+from utils.parsing import new_parser, positive_integer, positive_number, seed_number
 from utils.paths import experiment_folder, folder_name, training_name, warmup_folder
 from utils.prompting import PromptSet
 
+METHODS = ("closed_book", "icl", "da_icl", "prag", "combine")
+IN_PARAMETERS = ("prag", "combine")  # of these
 SAVE_DTYPES = ("float32", "bfloat16", "float16")
 AUGMENT_PARTS = ("rewrite", "qa")
 
@@ -100,7 +102,10 @@ def add_training_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGro
         help="tokens of a training prompt; a longer one has its passage shortened",
     )
     group.add_argument(
-        "--seed", type=int, default=0, help="seed of the base adapter that all passages start from"
+        "--seed",
+        type=seed_number,
+        default=0,
+        help="seed of the base adapter that all passages start from",
     )
     group.add_argument(
         "--init_adapter",

@@ -165,27 +165,46 @@ class AugmentedFiles:
             journal.remove()
 
     def save(self, data_type: str, records: list[dict]) -> None:
-        """Write `records` (see `utils.writing.records_of`) beside what other models wrote."""
+        """Write `records` (see `utils.writing.records_of`) beside what other models wrote.
+
+        Passages stand in the order in which they were retrieved: `pid` only names their adapters.
+        Raises `InputError` where another model's passages stand in another order.
+        """
         path, existing = self.path(data_type), self._existing_records(data_type)
         merged = []
         for index, record in enumerate(records):
-            old = existing[index] if existing else {**record, "augment": []}
-            entries = [
-                {k: v for k, v in entry.items() if k not in (self.rewrite_key, self.pairs_key)}
-                for entry in old["augment"]
-            ]
-            by_passage = {entry["passage"]: entry for entry in entries}
-            for new in record["augment"]:
-                entry = by_passage.get(new["passage"])
-                if entry is None:
-                    entry = {"pid": len(entries), "passage": new["passage"]}
-                    entries.append(entry)
-                entry |= {self.rewrite_key: new["rewrite"], self.pairs_key: new["qa"]}
-            merged.append({**old, "augment": entries, "passages": [e["passage"] for e in entries]})
+            old = existing[index]["augment"] if existing else []
+            entries = self._merge(old, record["augment"], f"{relative(path)}, record {index}")
+            passages = [entry["passage"] for entry in entries]
+            merged.append({**record, "passages": passages, "augment": entries})
         settings_path, asked = self._settings_path(path), self._asked(data_type)
         write_json(settings_path, {**asked, UNFINISHED: True})
         write_json(path, merged)
         write_json(settings_path, asked)
+
+    def _merge(self, old: list[dict], new: list[dict], where: str) -> list[dict]:
+        """The passages of a record: those of other models in `old`, and this model's in `new`."""
+        own = (self.rewrite_key, self.pairs_key)
+        others = [{k: v for k, v in entry.items() if k not in own} for entry in old]
+        others = [entry for entry in others if len(entry) > 2]  # has more than pid and passage
+        entries: list[dict] = []
+        next_pid = max((entry["pid"] for entry in others), default=-1) + 1
+        for written in new:
+            passage = written["passage"]
+            place = next((i for i, e in enumerate(others) if e["passage"] == passage), None)
+            if place is not None:
+                entries += others[: place + 1]
+                del others[: place + 1]
+            elif all(entry["passage"] != passage for entry in entries):
+                entries.append({"pid": next_pid, "passage": passage})
+                next_pid += 1
+            else:
+                raise InputError(
+                    f"{where}: another model's passages were retrieved in another order; use the "
+                    "same index for all models, or move the file away"
+                )
+            entries[-1] |= {self.rewrite_key: written["rewrite"], self.pairs_key: written["qa"]}
+        return entries + others
 
 
 def _read(path: Path) -> list[dict]:

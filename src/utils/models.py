@@ -78,6 +78,11 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     return getattr(torch, name)
 
 
+def dtype_name(name: str) -> str:
+    """The name of what `--dtype` stands for on this machine, for the settings of a run."""
+    return str(pick_dtype(name, pick_device())).removeprefix("torch.")
+
+
 def load_tokenizer(name: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer of `--model_name`, with a padding token.
 

@@ -37,6 +37,17 @@ def whole_number(text: str) -> int:
     return value
 
 
+def seed_number(text: str) -> int:
+    """A seed that every random number generator takes, for argparse."""
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
+    if not 0 <= value < 2**63:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 2**63 - 1")
+    return value
+
+
 def positive_number(text: str) -> float:
     """A finite number above 0, for argparse."""
     try:

@@ -354,10 +354,12 @@ def _lives(process: int) -> bool:
 
 @cache
 def _machine() -> str:
-    """What tells machines that share a disk apart, a restart of one of them included."""
-    start = Path("/proc/sys/kernel/random/boot_id")
+    """What tells machines that share a disk apart, containers and a machine's restart included."""
+    start, space = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
     started = start.read_text() if start.is_file() else ""
-    return hashlib.sha256(f"{platform.node()} {started}".encode()).hexdigest()[:8]
+    processes = os.readlink(space) if space.is_symlink() else ""
+    name = f"{platform.node()} {started} {processes}"
+    return hashlib.sha256(name.encode()).hexdigest()[:8]
 
 
 def write_text(path: Path, text: str) -> None:

@@ -55,7 +55,7 @@ def room_for_prompt(context_length: int, max_new_tokens: int) -> int:
 
 def tidy_question(question: str) -> str:
     """The question stripped and ending in exactly one "?"."""
-    return question.strip().rstrip("?").rstrip() + "?"
+    return question.strip().rstrip("? \t\n") + "?"
 
 
 class PromptSet:

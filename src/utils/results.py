@@ -14,14 +14,12 @@ from typing import Any
 
 import pandas as pd
 
-from utils.metrics import score
+from utils.arguments import IN_PARAMETERS, METHODS
+from utils.metrics import COMPARED, score
 from utils.models import SHORT_NAMES
 from utils.paths import InputError, augmented_file, folder_name, hash_json, read_json, relative
 from utils.qa_data import TYPES, read_records
 
-METHODS = ("closed_book", "icl", "da_icl", "prag", "combine")
-ADAPTER_METHODS = ("prag", "combine")
-METRICS = ("em", "f1", "prec", "recall")  # in every prediction; it may have others
 MEASURED = ("seconds", "questions", "prompt_tokens", "generated_tokens")
 LEVELS = 7  # folders between output/ and a run's files
 MOST_QUESTION_TYPES = 8  # more are no types but remarks, and not shown
@@ -168,7 +166,7 @@ def _problem(predictions: Any) -> str | None:
     for index, row in enumerate(predictions):
         if not isinstance(row, dict) or not {"test_id", "question", "answer"} <= row.keys():
             return f'prediction {index} has no "test_id", "question" and "answer"'
-        for metric in METRICS:
+        for metric in COMPARED:
             if not _is_score(row.get(metric)) or row[metric] > 1:
                 return f"prediction {index} has no {metric} from 0 to 1"
         if wrong := _wrong_score(row):
@@ -193,12 +191,12 @@ def _wrong_score(row: dict) -> str | None:
 def _scores(predictions: list[dict], types: dict[str, str]) -> pd.DataFrame:
     """The frame of `Run.scores`, in an order that depends on the questions alone."""
     first = predictions[0]
-    more = [name for name in first if name not in ("test_id", *METRICS) and _is_score(first[name])]
+    more = [name for name in first if name not in ("test_id", *COMPARED) and _is_score(first[name])]
     rows = [
         {
             "identity": hash_json([row["test_id"], row["question"], row["answer"]]),
             "type": types.get(str(row["question"])),
-            **{metric: row[metric] for metric in METRICS},
+            **{metric: row[metric] for metric in COMPARED},
             **{name: row[name] if _is_score(row.get(name)) else None for name in more},
         }
         for row in predictions
@@ -246,7 +244,7 @@ def published_f1(run: Run) -> float | None:
     and merging, in what they were trained on, or in the scoring.
     """
     figures = "f1"
-    if run.base_method in ADAPTER_METHODS:
+    if run.base_method in IN_PARAMETERS:
         if not run.has(PAPER | {"augment_model": run.model}):
             return None
         if not run.has_plain_adapters:

@@ -1,8 +1,7 @@
 """F1 on dev against the tokens that the demo model was trained on, and the figure of it.
 
     python data/demo/build/learning_curve.py --root /tmp/curve \
-        --work data/demo/build/work/narrow data/demo/build/work/wide \
-        --learning_rate 4e-3 --num_train_epochs 1
+        --work data/demo/build/work --learning_rate 4e-3 --num_train_epochs 1
 
 Takes the models that `train_model.py --keep_every 100` left in its work folders, runs the three
 stages on dev with each under `--root`, and writes `docs/demo_results/learning_curve.json` and
@@ -18,6 +17,7 @@ import sys
 from pathlib import Path
 
 import matplotlib
+from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "src"))
 from utils.parsing import new_parser, positive_integer, positive_number
@@ -81,30 +81,36 @@ def run_stages(model: Path, root: Path, options: argparse.Namespace) -> None:
         subprocess.run([sys.executable, *command], check=True, cwd=REPOSITORY, env=environment)
 
 
+def size_of(model: Path) -> int:
+    """The number of parameters in a model's folder."""
+    return sum(tensor.numel() for tensor in load_file(model / "model.safetensors").values())
+
+
 def plot(rows: list[dict], path: Path) -> None:
-    """F1 with its interval against tokens, a line per method."""
+    """F1 with its interval against tokens: a line per method, broken for a second size."""
+    sizes = sorted({row["parameters"] for row in rows})
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(3.4, 2.6))
         for method in METHODS:
-            line = [row for row in rows if row["method"] == method]
-            tokens = [row["tokens"] / 1e6 for row in line]
-            axis.plot(tokens, [r["f1"] for r in line], "o-", ms=3, color=COLOURS[method])
-            axis.fill_between(
-                tokens,
-                [row["low"] for row in line],
-                [row["high"] for row in line],
-                color=COLOURS[method],
-                alpha=0.15,
-                lw=0,
-            )
+            for size in sizes:
+                line = [r for r in rows if r["method"] == method and r["parameters"] == size]
+                tokens, color = [r["tokens"] / 1e6 for r in line], COLOURS[method]
+                style = "o-" if size == sizes[0] else "s--"
+                axis.plot(tokens, [r["f1"] for r in line], style, ms=3, color=color)
+                low, high = ([row[name] for row in line] for name in ("low", "high"))
+                axis.fill_between(tokens, low, high, color=color, alpha=0.15, lw=0)
             axis.annotate(
                 method,
                 (tokens[-1], line[-1]["f1"]),
                 (4, {"combine": -7}.get(method, 0)),
                 textcoords="offset points",
-                color=COLOURS[method],
+                color=color,
                 fontsize=7,
             )
+        for size, style in zip(sizes, ("o-", "s--"), strict=False):
+            label = f"{size / 1e6:.1f}M parameters"
+            axis.plot([], [], style, ms=3, color="0.4", label=label)
+        axis.legend(fontsize=6, frameon=False, loc="lower right")
         axis.set(ylim=(0, 1), xlabel="training tokens, millions", ylabel="F1 on dev")
         axis.set_xlim(0, axis.get_xlim()[1] * 1.12)
         figure.tight_layout()
@@ -130,7 +136,8 @@ def main() -> None:
             low, high = bootstrap_interval(run.scores["f1"])
             f1 = float(run.scores["f1"].mean())
             numbers = {"f1": f1, "low": low, "high": high}
-            place = {"step": step, "tokens": step * options.tokens_per_step, "method": run.method}
+            place = {"parameters": size_of(models[step]), "step": step}
+            place |= {"tokens": step * options.tokens_per_step, "method": run.method}
             rows.append({**place, **{name: round(value, 4) for name, value in numbers.items()}})
     rows.sort(key=lambda row: (row["step"], METHODS.index(row["method"])))
     docs = REPOSITORY / "docs"

@@ -42,8 +42,7 @@ def parse_arguments() -> argparse.Namespace:
     size.add_argument("--heads", type=int, default=5)
     size.add_argument("--intermediate_size", type=int, default=896)
     training = parser.add_argument_group("training")
-    training.add_argument("--steps", type=int, default=4600, help="last step (default 4600)")
-    training.add_argument("--first_step", type=int, default=0, help="where --grow_from goes on")
+    training.add_argument("--steps", type=int, default=4600, help="optimiser steps (default 4600)")
     training.add_argument(
         "--decay", type=float, default=0.4, help="share of steps with falling rate (default 0.4)"
     )
@@ -54,7 +53,6 @@ def parse_arguments() -> argparse.Namespace:
     training.add_argument("--seed", type=int, default=5)
     training.add_argument("--no_compile", action="store_true", help="do without torch.compile")
     files = parser.add_argument_group("files")
-    files.add_argument("--grow_from", type=Path, help="folder of a narrower model to begin with")
     files.add_argument("--work", type=Path, default=Path(__file__).parent / "work")
     files.add_argument("--output", type=Path, default=MODEL_FOLDER)
     files.add_argument("--save_every", type=int, default=100, help="steps between checkpoints")
@@ -96,30 +94,6 @@ def build_model(arguments: argparse.Namespace, vocabulary_size: int) -> LlamaFor
             attention.o_proj.weight.copy_(0.15 * attention.v_proj.weight.T)
             attention.k_proj.weight.mul_(0.5).add_(0.5 * attention.q_proj.weight)
     return model
-
-
-def grow_from(model: LlamaForCausalLM, folder: Path) -> None:
-    """Put a narrower model's weights into `model`, which then answers as that one does.
-
-    What is new reads at random but writes nothing yet, as in "Net2Net" (arXiv:1511.05641): the new
-    columns of the embedding, of `o_proj` and of `down_proj` are zero. Needs the same tokenizer,
-    number of layers and size of a head; rows of the old heads and neurons come first.
-    """
-    old = load_file(folder / "model.safetensors")
-    parameters = dict(model.named_parameters())
-    if missing := parameters.keys() ^ old.keys():
-        raise SystemExit(f"{folder} has other tensors than the model to train: {sorted(missing)}")
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            values = old[name].float()
-            if any(size > room for size, room in zip(values.shape, parameter.shape, strict=True)):
-                raise SystemExit(f"{name} of {folder} does not fit: {list(values.shape)}")
-            if any(writer in name for writer in ("embed_tokens", "o_proj", "down_proj")):
-                parameter.zero_()
-            if values.dim() == 1:  # a norm divides by the mean square of more, zero, numbers
-                values = values * math.sqrt(len(values) / len(parameter))
-                parameter.fill_(values.mean())
-            parameter[tuple(slice(size) for size in values.shape)] = values
 
 
 def save_checkpoint(path: Path, step: int, model: torch.nn.Module, optimizers: list) -> None:
@@ -193,19 +167,16 @@ def main() -> None:
         torch.optim.AdamW(others, lr=rates[1], betas=(0.9, 0.98), weight_decay=0.0),
     ]
     arguments.work.mkdir(parents=True, exist_ok=True)
-    checkpoint, first = arguments.work / "checkpoint.safetensors", arguments.first_step
-    if arguments.grow_from:
-        grow_from(model, arguments.grow_from)
+    checkpoint, first = arguments.work / "checkpoint.safetensors", 0
     if checkpoint.exists():
         first = load_checkpoint(checkpoint, model, optimizers)
     forward = final_hidden_states if arguments.no_compile else torch.compile(final_hidden_states)
     tables = rotary_tables(arguments.length, model.config.head_dim, 10000.0)
 
     log = torch.zeros(len(TASKS), 3)  # of each task's answer tokens: number, loss, right
-    steps = arguments.steps - arguments.first_step
     tokens, started = 0, time.time()
     for step in range(first, arguments.steps):
-        scale = rate_at(step - arguments.first_step, steps, arguments.decay)
+        scale = rate_at(step, arguments.steps, arguments.decay)
         for optimizer, rate in zip(optimizers, rates, strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = rate * scale

@@ -217,7 +217,22 @@ def plain_document(known: Known, rng: random.Random) -> str:
     return f"<|bos|>{passage_worded_anew(rng.choice(known.entities()), rng).text}<|eot|>"
 
 
-# Documents of each task in a step; what a stage of the curriculum gives replaces these numbers.
+# The curriculum, from which step on: passages in a context (drawn from these), documents of each
+# task, (pairs of each kind, people) that are known. Recall of a few entities forms soon and then
+# carries over to many; asked for 576 of them at once it did not form at all.
+CURRICULUM = (
+    (0, (1,), {"context": 19}, (64, 192)),
+    (300, (1, 2, 2), {"context": 14}, (64, 192)),
+    (400, (1, 2, 2), {"context": 14}, (24, 48)),
+    (600, (1, 2, 3, 3, 3, 3), {"context": 12}, (24, 48)),
+    (700, (1, 2, 3, 3, 3, 3), {"context": 12}, (64, 192)),
+    (
+        1000,
+        (1, 2, 3, 3, 3, 3, 3, 3),
+        {"closed_book": 26, "reading": 9, "plain": 9, "rewrite": 9, "question_list": 6},
+        (64, 800),
+    ),
+)
 DOCUMENTS = {
     "context": 12,
     "closed_book": 33,
@@ -226,33 +241,14 @@ DOCUMENTS = {
     "rewrite": 8,
     "question_list": 7,
 }
-MORE_READING = {"reading": 9, "plain": 9, "rewrite": 9, "question_list": 6}
-# The curriculum, from which step on: passages in a context (drawn from these), documents of each
-# task, (pairs of each kind, people) that are known. Recall of a few entities forms soon and then
-# carries over to many; asked for 576 of them at once it did not form at all. From step 4600 on
-# the model is wider (`grow_from` in train_model.py) and knows all facts: fewer questions do.
-CURRICULUM = (
-    (0, (1,), {"context": 19}, (64, 192)),
-    (300, (1, 2, 2), {"context": 14}, (64, 192)),
-    (400, (1, 2, 2), {"context": 14}, (24, 48)),
-    (600, (1, 2, 3, 3, 3, 3), {"context": 12}, (24, 48)),
-    (700, (1, 2, 3, 3, 3, 3), {"context": 12}, (64, 192)),
-    (1000, (1, 2, 3, 3, 3, 3, 3, 3), {"closed_book": 26} | MORE_READING, (64, 800)),
-    (
-        4600,
-        (1, 2, 3, 3, 3, 3, 3, 3),
-        {"context": 14, "closed_book": 18} | MORE_READING,
-        (64, 800),
-    ),
-)
 
 
 def documents_of_step(step: int, part: int, seed: int) -> list[tuple[str, str]]:
     """(task, document) for one training step; a function of its arguments alone."""
     rng = random.Random(f"{seed} {step} {part}")
-    _, counts, own, known_numbers = [stage for stage in CURRICULUM if step >= stage[0]][-1]
+    start, counts, own, known_numbers = [stage for stage in CURRICULUM if step >= stage[0]][-1]
     known = known_entities(*known_numbers)
-    contested = known_numbers == CURRICULUM[-1][-1]  # harder contexts once all are to be known
+    contested = start == CURRICULUM[-1][0]  # harder contexts once all kinds are learnt
 
     def pair() -> Pair:
         return new_pair(rng.choice(KINDS[1:]), "train", rng)
