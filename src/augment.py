@@ -188,9 +188,9 @@ def main() -> None:
     retriever = open_engine(options, questions, processes)
     server = Server(options, prompts, processes.say) if options.api_base else None
     settings = {
+        "api_model": server.model if server else None,
         "model": options.model_name if server else model_identity(options.model_name),
         "dtype": None if server else dtype_name(options.dtype),
-        "api_model": server.model if server else None,
         "prompts": prompts.fingerprint,
         "engine": options.engine,
         "index": {"name": options.index_name, **retriever.identity} if retriever else None,

@@ -307,8 +307,6 @@ def write_csv(figures: pd.DataFrame, path: Path) -> None:
 def main() -> None:
     """Read, compare, write, print."""
     options = parse_arguments()
-    if options.seed < 0:
-        raise InputError(f"--seed {options.seed} is below 0; give 0 or more")
 
     # 1. Read
     output = ROOT_DIR / "output"

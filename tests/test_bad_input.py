@@ -213,7 +213,10 @@ BAD = {
     ),
     "no results of that data set": ("report", ["--dataset", "none"], None, "no result of none"),
     "no resamples": ("report", ["--bootstrap_samples", "0"], None, "0"),
-    "a seed below 0": ("report", ["--seed", "-1"], None, "--seed -1"),
+    "a seed below 0": ("report", ["--seed", "-1"], None, "--seed: -1 is not between"),
+    "a seed that torch does not take": (
+        "encode", [*ENCODE, "--seed", "9" * 20], None, "--seed: 9+ is not between",
+    ),
     "prompts of an unknown set": ("show_prompts", ["--prompts", "none"], None, "none"),
 }  # fmt: skip
 
