@@ -37,10 +37,11 @@ from utils.statistics import LEVEL, SAMPLES, bootstrap_interval, paired_test
 
 REFERENCES = {"icl": "†", "prag": "‡"}  # every other method is tested against these
 OTHER_QUESTIONS = "§"
+OTHER_CONDITIONS = "¶"
 ROW = ["model", "settings", "method"]
 INTERNAL = ["run", "scores", "questions", "label", "column"]
 # what answers from passages in the context depend on: nothing that makes adapters
-CONTEXT_SETTINGS = ("model", "prompts", "with_cot", "max_new_tokens")
+CONTEXT_SETTINGS = ("model", "dtype", "prompts", "with_cot", "max_new_tokens")
 ADAPTER_SETTINGS = (
     *("augment_model", "lora_rank", "lora_alpha", "learning_rate", "num_train_epochs"),
     *("per_device_train_batch_size", "max_length", "seed"),
@@ -73,8 +74,9 @@ def figures_of(runs: list[Run], samples: int, seed: int) -> pd.DataFrame:
 
     Means of all metrics, the interval of F1 (`f1_low`, `f1_high`), the p-values of `paired_test`
     on F1 (`p_icl`, `p_prag`; missing without a counterpart on the same questions), the paper's
-    figures, `column`: the number of its data type and question type in the order of a table, and
-    `same_questions`: whether the row has the questions of most rows of its column, `column_n`.
+    figures, `column`: the number of its data type and question type in the order of a table,
+    `same_questions`: whether the row has the questions of most rows of its column, `column_n`, and
+    `same_conditions`: whether it can be compared with the `icl` and `prag` of its setting.
     """
     labels = setting_labels(runs)
     frame = pd.DataFrame([row for run in runs for row in _rows_of(run, labels)])
@@ -91,12 +93,15 @@ def figures_of(runs: list[Run], samples: int, seed: int) -> pd.DataFrame:
     frame[["f1_low", "f1_high"]] = intervals
     for method in REFERENCES:
         frame[f"p_{method}"] = float("nan")
+    frame["same_conditions"] = True
     for _, group in frame.groupby(["column", "model", "questions"]):
         f1_of = {run.folder: s["f1"] for run, s in zip(group["run"], group["scores"], strict=True)}
         for method, (index, run) in product(REFERENCES, group["run"].items()):
             if other := _reference(run, method, list(group["run"])):
                 p = paired_test(f1_of[run.folder], f1_of[other.folder], samples, seed)
                 frame.loc[index, f"p_{method}"] = p
+        for index, run in group["run"].items():
+            frame.loc[index, "same_conditions"] = not _conflicts(run, list(group["run"]))
     return frame
 
 
@@ -133,27 +138,51 @@ def _usual(asked: pd.Series) -> tuple[int, str]:
     return max(counts.index, key=lambda questions: (counts[questions], questions))
 
 
+def _same_conditions(run: Run, other: Run) -> bool:
+    """Whether the two answered with the same model and prompts and, where it is known, passages.
+
+    The hash of the data covers the passages and what one augmentation model wrote about them.
+    """
+    names = CONTEXT_SETTINGS
+    return run.agrees(other, names) and (
+        run.agrees(other, ("data",)) or not run.agrees(other, ("augment_model",))
+    )
+
+
+def _conflicts(run: Run, runs: list[Run]) -> bool:
+    """Whether `run` cannot be compared with a reference of its own setting."""
+    return any(
+        other.base_method in REFERENCES
+        and other.has(PLAIN_MERGE)
+        and (other.setting, other.cut) == (run.setting, run.cut)
+        and not _same_conditions(run, other)
+        for other in runs
+    )
+
+
 def _reference(run: Run, method: str, runs: list[Run]) -> Run | None:
     """The run of `method` among `runs` (same model, same questions) that `run` is tested against.
 
-    It is the plain one with the same settings. Where those have no `icl`, another setting's will
-    do that answers from the same prompts. A `prag` with adapters of another start or of fewer parts
-    of the augmentation is tested against the `prag` that is otherwise like it.
+    It answered under the same conditions and is the plain one with the same settings. Where those
+    have no `icl`, another setting's will do. A `prag` with adapters of another start or of fewer
+    parts of the augmentation is tested against the `prag` that is otherwise like it.
     """
     candidates = [
         other
         for other in runs
-        if other.base_method == method and other.has(PLAIN_MERGE) and other.cut == run.cut
+        if other.base_method == method
+        and other.has(PLAIN_MERGE)
+        and other.cut == run.cut
+        and _same_conditions(run, other)
     ]
     own = [other for other in candidates if other.setting == run.setting]
     if own and own[0] is not run:
         return own[0]
-    others = [other for other in candidates if other.agrees(run, CONTEXT_SETTINGS)]
     if method == "icl":
-        return others[0] if others and not own else None
+        return candidates[0] if candidates and not own else None
     if run.has_plain_adapters or not own:
         return None
-    plain = [o for o in others if o.has_plain_adapters and o.agrees(run, ADAPTER_SETTINGS)]
+    plain = [o for o in candidates if o.has_plain_adapters and o.agrees(run, ADAPTER_SETTINGS)]
     return plain[0] if plain else None
 
 
@@ -162,9 +191,10 @@ def _reference(run: Run, method: str, runs: list[Run]) -> Run | None:
 
 
 def marks_of(row: pd.Series) -> str:
-    """The marks of a row: of the tests, and of other questions than the rest of its column."""
+    """The marks of a row: of the tests, and of what keeps it from being compared."""
     marks = [mark for method, mark in REFERENCES.items() if row[f"p_{method}"] < 1 - LEVEL]
-    return "".join(marks + ([] if row["same_questions"] else [OTHER_QUESTIONS]))
+    marks += [] if row["same_questions"] else [OTHER_QUESTIONS]
+    return "".join(marks + ([] if row["same_conditions"] else [OTHER_CONDITIONS]))
 
 
 def column_label(row: pd.Series) -> str:
@@ -269,6 +299,13 @@ def caption(figures: pd.DataFrame, samples: int, seed: int) -> str:
             "§ answered other questions than most of its column: not comparable with the others, "
             "and not tested against them."
         )
+    if not figures["same_conditions"].all():
+        text.append(
+            "¶ differs from the `icl` or `prag` of its setting in the passages, what was written "
+            "about them, the prompts, the model, its dtype or the length of answers: not "
+            "comparable with it, and not tested against it. Their `config.json` say in what; "
+            "answer both with the same (`inference.py --overwrite`)."
+        )
     if (figures["data_type"] == "total").any() and figures["data_type"].nunique() > 1:
         text.append(
             "`total` is a run of its own on the first questions of the data set in its own order, "
@@ -341,6 +378,8 @@ def main() -> None:
     # 4. Print
     print(terminal_table(figures))
     print("\np < 0.05: † against icl, ‡ against prag; §: other questions than the rest")
+    if not figures["same_conditions"].all():
+        print("¶: other passages, prompts, model or answer length than its icl or prag")
     names = ["table.md", "table.csv", "f1_by_method.png"]
     names += ["f1_against_seconds.png"] if timed else []
     print(f"{', '.join(names)} in\n{relative(report)}")

@@ -119,6 +119,33 @@ def test_runs_with_other_questions_are_marked_and_not_tested(here):
                and line["method"] != "closed_book")  # fmt: skip
 
 
+@pytest.mark.parametrize("other", [{"data": "b"}, {"prompts": "b"}, {"dtype": "b"}])
+def test_runs_under_other_conditions_are_marked_and_not_tested(here, other, capsys):
+    """Results that stand from before new passages or prompts came."""
+    same = {"data": "a", "prompts": "a", "dtype": "a"}
+    add(here, "closed_book", BAD, **same)
+    add(here, "icl", BAD, **same)
+    add(here, "prag", GOOD, **{**same, **other})
+    add(here, "combine", GOOD, **same)
+    table, lines = made(here)
+    marks = {row[1]: row[2].partition("]")[2].partition("(")[0].strip() for row in cells_of(table)}
+    # combine can be compared with icl, but not with prag
+    assert [marks[name] for name in ("icl", "prag", "combine")] == ["¶", "¶", "†¶"]
+    assert "¶ differs from" in table and "¶: other passages" in capsys.readouterr().out
+    rows = by_row(lines, "method")
+    assert rows[("prag",)]["p_icl"] == rows[("icl",)]["p_prag"] == ""
+    assert rows[("prag",)]["same_conditions"] == "False"
+
+
+def test_another_augmentation_of_the_same_passages_is_compared(here):
+    """Its hash of the data differs; `icl` is in the other augmentation model's setting."""
+    add(here, "icl", BAD, data="a")
+    leaf = add(here, "prag", GOOD, data="b", augment_model="writer", training="lr=1_epoch=1")
+    leaf.parents[1].rename(leaf.parents[1].with_name("aug_model=writer"))
+    table, lines = made(here)
+    assert float(by_row(lines, "method")[("prag",)]["p_icl"]) < 0.05 and "¶" not in table
+
+
 def read(leaf):
     return (leaf / "predict.json").read_text()
 
