@@ -1,4 +1,4 @@
-"""Stage 2: every passage becomes an adapter (LoRA on the feed-forward layers).
+r"""Stage 2: every passage becomes an adapter (LoRA on the feed-forward layers).
 
     python src/encode.py --model_name data/demo/demo-model --prompts demo --dataset demo \
         --data_type test --sample 10 --learning_rate 4e-3 --num_train_epochs 1
@@ -23,6 +23,7 @@ from utils.adapter_files import (
     fingerprint,
     load_adapter,
     open_base_adapter,
+    provenance_of,
     read_training,
     save_adapter,
     stored_fingerprint,
@@ -38,7 +39,7 @@ from utils.arguments import (
     shared_flags,
     training_settings,
 )
-from utils.augmented import read_sample
+from utils.augmented import fewer_than_asked, read_sample
 from utils.base_adapters import make_base_again
 from utils.journal import refuse_difference
 from utils.lora import Adapter, LoraBank
@@ -55,6 +56,7 @@ from utils.paths import (
 )
 from utils.processes import add_shard_flag, start_processes
 from utils.prompting import PromptEncoder, load_prompts
+from utils.provenance import TRAINING_CODE, changed_code
 from utils.sharing import Shared, share_standing
 from utils.training import group_by_cost, train_as_fits
 from utils.warmup import refuse_trained_questions
@@ -128,6 +130,8 @@ def main() -> None:
     base_folder = init_folder(options)
     prompts = load_prompts(options.prompts, options.dataset, options.with_cot)
     records = read_sample(options.dataset, options.data_type, augment_model, options.sample)
+    if short := fewer_than_asked(records, options.sample):
+        processes.say(short)
     if base_folder:
         check_init_adapter(base_folder, options.lora_rank, options.lora_alpha)
         asked = [record["question"] for of_type in records.values() for record in of_type]
@@ -148,7 +152,7 @@ def main() -> None:
         "save_dtype": options.save_dtype,
     }
     missing = {folder for work in works for folder in work.folders}
-    bases = set()
+    bases, changed = set(), set()
     for work in works if not options.overwrite else ():
         for folder in work.folders:
             if (made_with := read_training(folder)) is not None:
@@ -159,6 +163,7 @@ def main() -> None:
                     {**settings, "data": work.data},
                     "use the settings it was made with, or --overwrite to train anew",
                 )
+                changed |= changed_code(provenance_of(folder), TRAINING_CODE)
                 missing.discard(folder)
     stands = stored_fingerprint(base_folder)
     if bases and not stands and not init_folder(options):
@@ -170,6 +175,11 @@ def main() -> None:
         f"{total} passages, {len(works)} with different training data; "
         f"{total - len(missing)} adapters stand already"
     )
+    if changed:
+        processes.say(
+            f"warning: {', '.join(sorted(changed))} changed since adapters that stand were "
+            "trained; where that changes the method, --overwrite trains all anew"
+        )
     trained, shared = 0, Shared()
     if missing and stands and not options.overwrite:
         wanted = {work.data: work.folders for work in works}

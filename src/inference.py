@@ -1,4 +1,4 @@
-"""Stage 3: answer the questions, in one of five ways.
+r"""Stage 3: answer the questions, in one of five ways.
 
     python src/inference.py --model_name data/demo/demo-model --prompts demo --dataset demo \
         --data_type test --sample 10 --learning_rate 4e-3 --num_train_epochs 1 \
@@ -38,7 +38,7 @@ from utils.arguments import (
     results_of,
     training_settings,
 )
-from utils.augmented import read_sample
+from utils.augmented import fewer_than_asked, read_sample
 from utils.journal import Journal, refuse_difference, remove_journal
 from utils.lora import LoraBank
 from utils.memory import in_halves, prompts_that_fit
@@ -65,7 +65,7 @@ from utils.paths import (
 )
 from utils.processes import Processes, add_shard_flag, start_processes
 from utils.prompting import PromptEncoder, load_prompts
-from utils.provenance import PROVENANCE, provenance
+from utils.provenance import ANSWERING_CODE, PROVENANCE, changed_code, provenance
 from utils.warmup import refuse_trained_questions
 
 IN_CONTEXT = ("icl", "da_icl", "combine")
@@ -120,7 +120,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def merging_label(options: argparse.Namespace) -> str:
     """What the flags of the group "merging" append to a result's folder: "" for their defaults."""
     label = f"_topk={options.merge_topk}" if options.merge_topk else ""
-    label += "_base_once" if options.merge == "base_once" else ""
+    label += f"_{options.merge}" if options.merge != "sum" else ""
     return label + (f"_scale={options.merge_scale:g}" if options.merge_scale != 1 else "")
 
 
@@ -162,7 +162,8 @@ def check_result(
 ) -> None:
     """Refuse a result at `leaf` that was made with other settings; `--overwrite` removes it.
 
-    Raises `InputError` where it was made with others.
+    Code that has changed since is no reason to refuse, but for a warning. Raises `InputError` where
+    it was made with others.
     """
     if options.overwrite and processes.is_main:
         remove_journal(leaf / JOURNAL)
@@ -179,6 +180,11 @@ def check_result(
             config,
             "use the same settings, or --overwrite to answer anew",
         )
+        if changed := changed_code(made_with.get(PROVENANCE, {}), ANSWERING_CODE):
+            processes.say(
+                f"warning: {', '.join(sorted(changed))} changed since {relative(leaf)} was begun; "
+                "where that changes the method, --overwrite answers anew"
+            )
 
 
 def answer_batches(
@@ -225,6 +231,8 @@ def main() -> None:
     augment_model = options.augment_model or options.model_name
     prompt_set = load_prompts(options.prompts, options.dataset, options.with_cot)
     records = read_sample(options.dataset, options.data_type, augment_model, options.sample)
+    if short := fewer_than_asked(records, options.sample):
+        processes.say(short)
     tokenizer = load_tokenizer(options.model_name, options.trust_remote_code)
     adapter_settings = training_settings(options, prompt_set)
     training = PromptEncoder(tokenizer, prompt_set, options.with_cot, options.max_length)

@@ -5,6 +5,7 @@ import shutil
 
 import peft
 import pytest
+import torch
 from conftest import REPOSITORY
 from safetensors.torch import load_file
 from stage_runs import (
@@ -20,11 +21,13 @@ from stage_runs import (
     stop_after,
     tree,
 )
+from test_lora import train_with_peft
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import augment
 import encode
 import inference
+from utils import provenance
 from utils.metrics import METRICS
 
 
@@ -77,6 +80,35 @@ def test_every_saved_adapter_loads_in_peft_and_changes_the_logits(finished):
         assert (wrapped(ids).logits - plain).abs().max() > 1e-3
 
 
+def test_a_saved_adapter_is_what_peft_learns_from_all_tokens_of_its_prompts(finished):
+    """The prompts are put together here once more, as the contract says, and learnt by peft."""
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    texts = json.loads((REPOSITORY / "src/prompts/demo.json").read_text())["direct"]
+    entry = json.loads((finished / "data_aug/demo/dev.json").read_text())[1]["augment"][2]
+
+    def prompt(pair, passage=None):
+        user = texts["with_passages" if passage else "without_passages"]
+        user = user.replace("{passages}", f"Passage 1: {passage}\n")
+        message = [{"role": "user", "content": user.replace("{question}", pair["question"])}]
+        text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+        answer = pair["answer"].rstrip(".") + "."
+        return tokenizer(f"{text}The answer is {answer}", add_special_tokens=False)["input_ids"]
+
+    first, second, third = entry["demo-model_qa"]
+    contexts = (entry["passage"], entry["demo-model_rewrite"])
+    prompts = [prompt(pair, context) for pair in (first, second) for context in contexts]
+    base = finished / ADAPTERS.split("/demo/")[0] / "base_weight"
+    model = AutoModelForCausalLM.from_pretrained(MODEL, dtype="float32")
+    oracle = train_with_peft(model, base, [*prompts, prompt(third)], 4e-3, 2, 1)
+    saved = load_file(finished / ADAPTERS / "data_1/passage_2/adapter_model.safetensors")
+    assert saved.keys() == oracle.keys()
+    differences = torch.cat([(saved[key] - oracle[key]).abs().flatten() for key in saved])
+    # rounding, ten steps at 13 times the paper's rate: test_lora.py has the contract's bounds
+    assert differences.max() < 5e-4 and (differences < 1e-5).float().mean() > 0.999
+    start = load_file(base / "adapter_model.safetensors")
+    assert max((saved[key] - start[key]).abs().max() for key in saved) > 0.03
+
+
 def test_prag_answers_from_all_passages_of_every_question(finished):
     """peft, one question at a time, gives the answers that the batched bank gave."""
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
@@ -116,6 +148,31 @@ def test_a_second_run_changes_nothing(copy, monkeypatch):
     run(encode, *COMMON, *DEV, *TRAIN, monkeypatch=monkeypatch)
     answer("prag", monkeypatch=monkeypatch)
     assert tree(copy) == before
+
+
+def test_work_that_other_code_made_is_named_once(copy, monkeypatch, capsys):
+    """It stays: whether the method changed is for the user to say."""
+    stood = tree(copy)
+    real = provenance._code_hash
+
+    def edited(name):
+        return "edited" if name in ("utils/training.py", "utils/merging.py") else real(name)
+
+    monkeypatch.setattr(provenance, "_code_hash", edited)
+    run(encode, *COMMON, *DEV, *TRAIN, monkeypatch=monkeypatch)
+    said = capsys.readouterr().out
+    assert said.count("warning: utils/training.py changed since adapters") == 1
+    answer("prag", monkeypatch=monkeypatch)
+    assert "warning: utils/merging.py changed since " in capsys.readouterr().out
+    assert tree(copy) == stood
+    run(encode, *COMMON, *DEV, *TRAIN, "--overwrite", monkeypatch=monkeypatch)
+    run(encode, *COMMON, *DEV, *TRAIN, monkeypatch=monkeypatch)
+    assert "warning" not in capsys.readouterr().out
+
+
+def test_a_sample_larger_than_the_data_is_said(copy, monkeypatch, capsys):
+    run(encode, *COMMON, *DEV, *TRAIN, "--sample", "9", monkeypatch=monkeypatch)
+    assert "fewer questions than --sample 9: dev has 4\n" in capsys.readouterr().out
 
 
 def test_a_stopped_encoding_goes_on_and_ends_with_the_same_bytes(finished, copy, monkeypatch):

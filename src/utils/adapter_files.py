@@ -293,6 +293,11 @@ def read_training(folder: Path) -> dict | None:
     return {name: training[name] for name in training if name not in (WEIGHTS_HASH, PROVENANCE)}
 
 
+def provenance_of(folder: Path) -> dict:
+    """Who made the adapter that stands in `folder`; {} where nothing says it."""
+    return (_record(folder) or {}).get(PROVENANCE, {})
+
+
 def open_base_adapter(bank: LoraBank, folder: Path, base_model: str, seed: int) -> Adapter:
     """The base adapter in `folder`, made and saved there where it does not exist yet.
 

@@ -1,10 +1,11 @@
 """Who made a result: date, program, libraries and machine, kept beside the settings.
 
-It stands under `PROVENANCE` in every `config.json` and `training_config.json`. It says how work was
-made, not what the work is: two runs that differ in it alone give the same numbers on one machine,
-so no stage refuses to go on because of it.
+It stands under `PROVENANCE` in every `config.json` and `training_config.json`. No stage refuses to
+go on because of it. It holds a hash of the code that decides the numbers, so that a stage can say
+that what stands there was made before that was changed.
 """
 
+import ast
 import platform
 import re
 import shlex
@@ -17,20 +18,45 @@ from pathlib import Path
 
 import torch
 
+from utils.paths import hash_json
+
 PROVENANCE = "provenance"
 SECRETS = ("--es_password", "--es_api_key")
+# below src/: what decides the numbers of an adapter, and those of an answer
+TRAINING_CODE = ("encode.py", *(f"utils/{n}.py" for n in ("lora", "loss", "prompting", "training")))
+ANSWERING_CODE = (
+    "inference.py",
+    *(f"utils/{n}.py" for n in ("lora", "merging", "metrics", "models", "prompting")),
+)
 PACKAGES = ("torch", "transformers", "peft", "tokenizers", "safetensors")
 
 
 def provenance() -> dict:
-    """The date (UTC), command, git commit, versions and device of this run."""
+    """The date (UTC), command, git commit, code, versions and device of this run."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": _command(),
         "git_commit": _git_commit(),
+        "code": {name: _code_hash(name) for name in sorted({*TRAINING_CODE, *ANSWERING_CODE})},
         "versions": dict(_versions()),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
     }
+
+
+def changed_code(made_by: dict, names: tuple[str, ...]) -> set[str]:
+    """The files of `names` that are not as they were for the run whose provenance is `made_by`.
+
+    A file that it says nothing of counts as unchanged.
+    """
+    before = made_by.get("code", {})
+    return {name for name in names if before.get(name, _code_hash(name)) != _code_hash(name)}
+
+
+@cache
+def _code_hash(name: str) -> str:
+    """A hash of the file `name` below src/, which comments and layout do not change."""
+    text = (Path(__file__).parents[1] / name).read_text(encoding="utf-8")
+    return hash_json(ast.unparse(ast.parse(text)))
 
 
 @cache  # reading them takes longer than saving an adapter
