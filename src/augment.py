@@ -1,4 +1,4 @@
-"""Stage 1: retrieve passages for each question, rewrite each and write questions about it.
+r"""Stage 1: retrieve passages for each question, rewrite each and write questions about it.
 
     python prep_elastic.py --data_path data/demo/corpus.tsv --index_name demo
     python src/augment.py --model_name data/demo/demo-model --prompts demo --dataset demo \
@@ -170,6 +170,21 @@ def load_author(options: argparse.Namespace, prompts: PromptSet) -> LocalModel:
     return LocalModel(model, tokenizer, encoder, options)
 
 
+def refuse_nothing_taken(
+    results: dict[str, dict], journal: Journal, options: argparse.Namespace
+) -> None:
+    """Raise `InputError` where every passage was dropped, and forget that they were."""
+    if any(result["qa"] is not None for result in results.values()):
+        return
+    journal.remove()
+    raise InputError(
+        f"none of {len(results)} passages got a valid list of three question-answer pairs, so "
+        f"nothing was saved; does {options.model_name} know the prompts of --prompts "
+        f"{options.prompts} (the demo model needs --prompts demo)? Else raise --max_new_tokens "
+        f"(now {options.max_new_tokens}), or use a stronger model"
+    )
+
+
 def main() -> None:
     """Check, load, retrieve, write wave by wave, save."""
     options = parse_arguments()
@@ -243,6 +258,7 @@ def main() -> None:
             return
 
         # 5. Save
+        refuse_nothing_taken(results, journal, options)
         for data_type, rows in waiting.items():
             records = records_of(rows, candidates[data_type], results, options.topk)
             files.save(data_type, records)

@@ -268,6 +268,75 @@ def test_texts_of_another_data_type_with_the_same_settings_are_used_again(
     assert set(written) == two  # other settings
 
 
+def test_a_larger_sample_goes_on_from_a_smaller_one(copy, monkeypatch, capsys):
+    """And ends with the bytes of a run that asked for it at once."""
+    instantly(monkeypatch)
+    shutil.rmtree(copy / "data_aug")
+    run(augment, *AUGMENT, "--sample", "9", monkeypatch=monkeypatch)
+    at_once = tree(copy / "data_aug")
+    shutil.rmtree(copy / "data_aug")
+    run(augment, *AUGMENT, "--sample", "5", monkeypatch=monkeypatch)
+    five = {passage for record in records_at(copy, "dev") for passage in record["passages"]}
+    written = passages_written(monkeypatch)
+    with pytest.MonkeyPatch.context() as patch:  # a stop on the way loses nothing
+        patch.setattr(augment.AugmentedFiles, "save", stop_after(1, None))
+        with pytest.raises(KeyboardInterrupt):
+            run(augment, *AUGMENT, "--sample", "9", monkeypatch=patch)
+    assert len(records_at(copy, "dev")) == 5
+    run(augment, *AUGMENT, "--sample", "9", monkeypatch=monkeypatch)
+    assert tree(copy / "data_aug") == at_once
+    assert written and not five & set(written)
+    capsys.readouterr()
+    written.clear()
+    run(augment, *AUGMENT, "--sample", "5", monkeypatch=monkeypatch)
+    assert tree(copy / "data_aug") == at_once and not written
+    assert "stand already" in capsys.readouterr().out
+    for sample in ("5", "12"):
+        with pytest.raises(InputError, match="topk = 3, but this run has topk = 2"):
+            flags = ("--sample", sample, "--topk", "2")
+            run(augment, *AUGMENT, *flags, monkeypatch=monkeypatch)
+    assert tree(copy / "data_aug") == at_once
+
+
+def test_a_sample_does_not_grow_past_another_models_work_or_other_answers(copy, monkeypatch):
+    instantly(monkeypatch)
+    questions = json.loads((REPOSITORY / "data/demo/questions.json").read_text())
+    path = copy / "questions.json"
+    questions["dev"][1]["answer"] = "another answer"
+    path.write_text(json.dumps(questions))
+    before = tree(copy / "data_aug")
+    for sample in ("2", "9"):
+        flags = (*AUGMENT, "--sample", sample)
+        with pytest.raises(InputError, match="holds 4 questions, not the"):
+            run(augment, *flags, "--data_path", str(path), monkeypatch=monkeypatch)
+    shutil.copytree(MODEL, copy / "other-model")
+    other = ("--model_name", str(copy / "other-model"))
+    for sample in ("2", "9"):
+        with pytest.raises(InputError, match="holds 4 questions, not the"):
+            run(augment, *AUGMENT, *other, "--sample", sample, monkeypatch=monkeypatch)
+    assert tree(copy / "data_aug") == before
+    run(augment, *AUGMENT, *other, monkeypatch=monkeypatch)
+    before = tree(copy / "data_aug")
+    with pytest.raises(InputError, match="holds 4 questions, not the 9"):
+        run(augment, *AUGMENT, "--sample", "9", monkeypatch=monkeypatch)
+    run(augment, *AUGMENT, "--sample", "2", monkeypatch=monkeypatch)
+    assert tree(copy / "data_aug") == before
+
+
+def test_where_every_passage_is_dropped_nothing_is_saved(copy, monkeypatch):
+    """With the prompts of another model, say: the right ones go on without --overwrite."""
+    shutil.rmtree(copy / "data_aug")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writing, "parse_pairs", lambda text: None)
+        with pytest.raises(
+            InputError, match=r"none of \d+ passages .* --prompts demo .*max_new_tokens"
+        ):
+            flags = ("--sample", "3", "--max_attempts", "1")
+            run(augment, *AUGMENT, *flags, monkeypatch=patch)
+    assert not [p for p in (copy / "data_aug").rglob("*") if p.is_file()]
+    run(augment, *AUGMENT, "--sample", "3", monkeypatch=monkeypatch)
+
+
 def test_each_question_can_get_texts_of_its_own(copy, monkeypatch, capsys):
     """As the published software has it."""
     shutil.rmtree(copy / "data_aug")

@@ -65,6 +65,12 @@ def read_sample(
     )
 
 
+def fewer_than_asked(records: dict[str, list[dict]], sample: int) -> str:
+    """A sentence where a data type in `records` has fewer questions than `--sample`, else ""."""
+    short = [f"{name} has {len(rows)}" for name, rows in records.items() if len(rows) < sample]
+    return f"fewer questions than --sample {sample}: {', '.join(short)}" if short else ""
+
+
 def read_augmented(dataset: str, data_type: str, augment_model: str) -> list[dict]:
     """The records of one data type, with the passages that `augment_model` has worked on.
 

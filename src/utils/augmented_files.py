@@ -31,6 +31,9 @@ class AugmentedFiles:
     wrote into files that stand with the same settings (see `utils.writing`), by work key. The files
     of other data types count too: a passage that was written about for one of these is done.
 
+    A larger `--sample` goes on from a smaller one where no other model wrote into the file; the
+    work of a smaller one stands in the file of a larger.
+
     Raises `InputError` where a file is about other questions, was made with other settings or by
     something else. With `--overwrite` this model's texts do not count, and other questions are
     refused only where another model has written about them.
@@ -48,11 +51,10 @@ class AugmentedFiles:
         self.results: dict[str, dict] = {}
         for data_type in questions:
             self._existing_records(data_type)
-        for data_type in questions:
-            results = None if options.overwrite else self._standing_results(data_type)
-            if results:
-                self.results |= results
-            else:
+        for data_type, asked in questions.items():
+            results, count = ({}, 0) if options.overwrite else self._standing_results(data_type)
+            self.results |= results
+            if not results or count < len(asked):
                 self.waiting.append(data_type)
         if not options.overwrite:
             self.results |= self._results_of_other_types(folder)
@@ -77,13 +79,24 @@ class AugmentedFiles:
             return records
         keys = {key for r in records for entry in r["augment"] for key in entry}
         others = any(key.endswith("_qa") and key != self.pairs_key for key in keys)
-        if self.options.overwrite and not others:
+        more, fewer = len(records) < len(questions), len(records) > len(questions)
+        begins_alike = all(map(_is_same_question, records, questions))
+        if not others and (self.options.overwrite or (begins_alike and more)):
             return []
+        own = self.pairs_key in keys and self._is_finished(path)
+        if begins_alike and fewer and own:
+            return records
         raise InputError(
             f"{relative(path)} holds {len(records)} questions, not the {len(questions)} of this "
             "run; use the same --data_path and --sample, --overwrite if no other model wrote into "
             "it, or move the file away"
         )
+
+    def _is_finished(self, path: Path) -> bool:
+        """Whether this model's texts in the file at `path` count, and none is to be written."""
+        settings_path = self._settings_path(path)
+        finished = settings_path.exists() and not self.options.overwrite
+        return finished and not read_object(settings_path, "the settings file").get(UNFINISHED)
 
     def _results_in(self, path: Path) -> dict[str, dict]:
         """What this model wrote into the file at `path`, by work key."""
@@ -98,12 +111,12 @@ class AugmentedFiles:
             if self.rewrite_key in entry and self.pairs_key in entry
         }
 
-    def _standing_results(self, data_type: str) -> dict[str, dict]:
-        """What this model wrote into the file of `data_type` with the same settings."""
+    def _standing_results(self, data_type: str) -> tuple[dict[str, dict], int]:
+        """What this model wrote into the file of `data_type`, and for how many questions."""
         path = self.path(data_type)
         results = self._results_in(path) if path.exists() else {}
         if not results:
-            return {}
+            return {}, 0
         settings_path = self._settings_path(path)
         if not settings_path.exists():
             raise InputError(
@@ -112,14 +125,14 @@ class AugmentedFiles:
             )
         made_with = read_object(settings_path, "the settings file")
         if made_with.get(UNFINISHED):
-            return {}
+            return {}, 0
+        asked, count = self._asked(data_type), len(_read(path))
+        if count != len(self.questions[data_type]):  # those of both were compared one by one
+            asked["questions"] = made_with.get("questions")
         refuse_difference(
-            relative(path),
-            made_with,
-            self._asked(data_type),
-            "use the same settings, or --overwrite to start anew",
+            relative(path), made_with, asked, "use the same settings, or --overwrite to start anew"
         )
-        return results
+        return results, count
 
     def _results_of_other_types(self, folder: Path) -> dict[str, dict]:
         """What this model wrote with the same settings for data types that are not in this run."""
@@ -205,6 +218,10 @@ class AugmentedFiles:
                 )
             entries[-1] |= {self.rewrite_key: written["rewrite"], self.pairs_key: written["qa"]}
         return entries + others
+
+
+def _is_same_question(record: dict, question: dict) -> bool:
+    return all(record.get(name) == question[name] for name in ("question", "answer"))
 
 
 def _read(path: Path) -> list[dict]:
