@@ -1,4 +1,4 @@
-"""Build the BM25 index that `src/augment.py` retrieves passages from.
+r"""Build the BM25 index that `src/augment.py` retrieves passages from.
 
 The corpus is a TSV `id<TAB>text<TAB>title` with that header, plain or `.gz`. The embedded engine
 needs no server and writes to `index/{index_name}`:

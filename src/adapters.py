@@ -1,4 +1,4 @@
-"""Look after the adapters that `encode.py` made: count, check, hand over, pack.
+r"""Look after the adapters that `encode.py` made: count, check, hand over, pack.
 
     python src/adapters.py list
 

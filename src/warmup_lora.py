@@ -1,4 +1,4 @@
-"""The warm-up: train a base adapter on questions and answers, from which passages can start.
+r"""The warm-up: train a base adapter on questions and answers, from which passages can start.
 
     python src/warmup_lora.py --model_name data/demo/demo-model --prompts demo \
         --data data_aug/warmup/demo/direct.json --learning_rate 2e-3

@@ -92,7 +92,20 @@ def test_with_other_passages_the_reference_is_reading_the_same_ones():
     assert summary["prag, gold passages"]["all"]["p_icl"] == 1
     assert summary["prag, gold passages"]["all"]["p_prag"] < 0.05
     assert summary["icl, gold passages"]["all"]["p_icl"] == summary["combine"]["all"]["p_icl"] < 1
+    assert summary["icl, gold passages"]["all"]["p_prag"] == 1
     assert all(effect.reference_of(name, "icl") in effect.CONDITIONS for name in effect.CONDITIONS)
+    scores["icl, eight passages"] = scores["combine"]
+    assert "p_prag" not in effect.summary_of(scores, questions)["icl, eight passages"]["all"]
+
+
+def test_coverage_counts_single_hop_questions_by_what_the_pairs_ask_for():
+    scores, questions = made_up()
+    kinds = pd.Series(["asked in context"] * 20 + ["not asked"] * 20, index=questions.index)
+    coverage = {0: kinds, 1: kinds.replace("not asked", "asked without context")}
+    summary = effect.coverage_summary(scores["prag"], coverage, questions["type"])
+    counts = {kind: entry["n"] for kind, entry in summary.items()}
+    assert counts == {"asked without context": 10, "asked in context": 20, "not asked": 10}
+    assert summary["not asked"]["f1"] == pytest.approx(scores["prag"][0].iloc[20:30].mean())
 
 
 def test_the_figures_are_drawn(tmp_path):

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -205,3 +207,21 @@ def test_a_folder_in_which_a_thread_still_writes_is_removed(tmp_path):
         raise RuntimeError
     thread.join()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_output_that_is_cut_by_its_reader_ends_without_a_word():
+    """As `python src/adapters.py list | head -1` does."""
+    program = "from utils.paths import run_stage; run_stage(lambda: print('line\\n' * 100_000))"
+    command = f'"{sys.executable}" -c "{program}" | head -1; exit ${{PIPESTATUS[0]}}'
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=paths.__file__.rsplit("/", 2)[0], capture_output=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (141, b"line\n", b"")
+
+
+def test_a_misspelt_flag_is_named_beside_the_one_that_is_missing(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["encode.py", "--modle_name=x", "--dataset", "D"])
+    with pytest.raises(SystemExit) as end:
+        encode.parse_arguments()
+    assert end.value.code == 2
+    assert "required: --model_name; there is no --modle_name\n" in capsys.readouterr().err

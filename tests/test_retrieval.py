@@ -250,7 +250,7 @@ def test_an_index_of_another_content_has_another_identity(tmp_path):
 
 def test_a_missing_index_is_told_with_the_command_that_builds_it(tmp_path, monkeypatch):
     monkeypatch.setattr(retrieval, "ROOT_DIR", tmp_path)
-    command = "python prep_elastic.py --data_path data/dpr/psgs_w100.tsv --index_name wiki"
+    command = "python prep_elastic.py --data_path data/dpr/psgs_w100.tsv.gz --index_name wiki"
     with pytest.raises(InputError, match=f"{command}$"):
         open_retriever("embedded", "wiki")
     with pytest.raises(InputError, match="--engine embedded"):

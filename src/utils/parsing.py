@@ -1,6 +1,7 @@
 """Parsers of the command line; nothing heavy is imported, so that `--help` comes at once."""
 
 import argparse
+import sys
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -12,11 +13,21 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
         return super()._get_help_string(action)
 
 
+class Parser(argparse.ArgumentParser):
+    """Where a required flag is missing, names the flags that are none: it may be misspelt."""
+
+    def error(self, message: str) -> None:
+        """Print usage and `message`, and end with exit code 2."""
+        if "are required" in message:
+            words = [word.partition("=")[0] for word in sys.argv[1:]]
+            unknown = [w for w in words if w[:2] == "--" and w not in self._option_string_actions]
+            message += f"; there is no {', '.join(unknown)}" if unknown else ""
+        super().error(message)
+
+
 def new_parser(description: str) -> argparse.ArgumentParser:
     """A parser whose `--help` begins with the stage's docstring."""
-    return argparse.ArgumentParser(
-        description=description, formatter_class=HelpFormatter, allow_abbrev=False
-    )
+    return Parser(description=description, formatter_class=HelpFormatter, allow_abbrev=False)
 
 
 def positive_integer(text: str) -> int:

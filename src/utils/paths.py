@@ -40,11 +40,13 @@ def run_stage(main: Callable[[], None]) -> None:
     """Run a script's `main`; what the user can mend becomes one sentence on stderr.
 
     Exit code 1 for an `InputError`, a failing disk and lack of memory; for an interruption that of
-    a shell, 128 + the signal's number: 130 after Ctrl-C, 143 after SIGTERM.
+    a shell, 128 + the signal's number: 130 after Ctrl-C, 143 after SIGTERM, 141 where what reads
+    the output has ended.
     """
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         main()
+        sys.stdout.flush()
     except InputError as error:
         _close_progress_bars(error)
         sys.exit(f"error: {error}")
@@ -57,6 +59,9 @@ def run_stage(main: Callable[[], None]) -> None:
             file=sys.stderr,
         )
         sys.exit(128 + int((interruption.args or (signal.SIGINT,))[0]))
+    except BrokenPipeError:  # what read the output has ended, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end
+        sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         _close_progress_bars(error)
         named = f"{error.filename}: " if error.filename else ""
@@ -420,7 +425,7 @@ def parse_json(text: str, where: str) -> Any:
     except json.JSONDecodeError as error:
         raise InputError(
             f"{where} is no valid JSON: {error.msg} in line {error.lineno}, "
-            f"column {error.colno}; it is damaged or cut off: mend it, or remove it and start again"
+            f"column {error.colno}; mend it there, or make a stage's file anew that was cut off"
         ) from None
     except UnicodeEncodeError:
         raise InputError(

@@ -55,7 +55,7 @@ WRITER_BYTES = 256_000_000
 ROWS_PER_TASK = 1000
 # Starting worker processes takes longer than analysing a smaller corpus.
 BYTES_WORTH_WORKERS = 5_000_000
-KNOWN_CORPORA = {"wiki": "data/dpr/psgs_w100.tsv", "demo": "data/demo/corpus.tsv"}
+KNOWN_CORPORA = {"wiki": "data/dpr/psgs_w100.tsv.gz", "demo": "data/demo/corpus.tsv"}
 
 Row = tuple[str, str, str]  # id, text, title
 
