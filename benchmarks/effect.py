@@ -7,8 +7,8 @@ Reads `{root}/seed=N/` (with `others/`, `topk=8/`, `topk=1/`, `golden/` below it
 `{root}/sweep/`. Writes `effect.csv` (F1 of every question, condition and seed), `effect.json`
 (summary, machine, versions) and `effect.md` (the table) into `--output`, and the figures
 `demo_effect.png` and `demo_sweep.png` into its parent folder. An interval is over questions, of
-their means over the seeds that a condition has; it is tested against the same seeds of `prag` and
-of `icl` with the same passages.
+their means over the seeds that a condition has; it is tested against the same seeds of `icl` and
+`prag` with the same passages.
 """
 
 import argparse
@@ -39,7 +39,7 @@ from utils.statistics import LEVEL, bootstrap_interval, paired_test
 
 QUESTIONS = Path(__file__).parents[1] / "data/demo/questions.json"
 REFERENCES = {"icl": "†", "prag": "‡"}
-# where the passages are others, `icl` with these passages is what prag and combine are tested with
+# where the passages are others, what answers from the same ones is what a condition is tested with
 OTHER_PASSAGES = ("eight passages", "one retrieved passage", "gold passages")
 # condition -> (folder below that of the seed, training, method's folder)
 CONDITIONS = {
@@ -76,6 +76,7 @@ COVERAGE = {
     "not asked": "none: the fact stands in passage and rewrite alone",
     "not retrieved": "the passage is not among those retrieved",
 }
+SINGLE_HOP = "single_hop"  # two-hop questions need more than one fact
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -191,10 +192,10 @@ def summary_of(
 
 def reference_of(name: str, method: str) -> str:
     """The condition that `name` is tested against for `method`, "icl" or "prag"."""
-    if method == "icl" and not name.startswith("icl"):
+    if not name.startswith(method):
         for passages in OTHER_PASSAGES:
             if passages in name:
-                return f"icl, {passages}"
+                return f"{method}, {passages}"
     return method
 
 
@@ -209,8 +210,14 @@ def describe(values: pd.Series) -> dict:
     }
 
 
-def coverage_summary(prag: dict[int, pd.Series], coverage: dict[int, pd.Series]) -> dict[str, dict]:
-    """F1 of prag by what the question-answer pairs cover, over all seeds."""
+def coverage_summary(
+    prag: dict[int, pd.Series], coverage: dict[int, pd.Series], types: pd.Series
+) -> dict[str, dict]:
+    """F1 of prag by what the question-answer pairs cover: single-hop questions, all seeds.
+
+    A question counts once for each kind that it has with one of the seeds.
+    """
+    prag = {seed: f1[types.reindex(f1.index) == SINGLE_HOP] for seed, f1 in prag.items()}
     result = {}
     for kind in COVERAGE:
         chosen = {seed: f1[coverage[seed].reindex(f1.index) == kind] for seed, f1 in prag.items()}
@@ -243,7 +250,8 @@ def table_of(summary: dict, coverage: dict) -> str:
         each = " / ".join(f"{value:.3f}" for value in row["all"]["seeds"].values())
         lines.append([f"`{method}`" + (f",{rest}" if rest else ""), *cells, each])
     text = ["| " + " | ".join(line) + " |" for line in lines]
-    text += ["", "| the question's fact is in | questions | F1 of `prag` |", "| --- | --- | --- |"]
+    text += ["", "| the question's fact is in | single-hop questions | F1 of `prag` |"]
+    text.append("| --- | --- | --- |")
     for kind, row in coverage.items():
         text.append(f"| {COVERAGE[kind]} | {row['n']} | {_cell(row)} |")
     return "\n".join(text) + "\n"
@@ -276,7 +284,7 @@ def main() -> None:
     scores = {name: of_seed for name, of_seed in scores.items() if of_seed}
     answered = questions.loc[questions.index.isin(scores["prag"][next(iter(folders))].index)]
     summary = summary_of(scores, answered)
-    covered = coverage_summary(scores["prag"], coverage)
+    covered = coverage_summary(scores["prag"], coverage, questions["type"])
     sweep = sweep_of(options.root / "sweep")
 
     columns = {"qid": answered["qid"], "type": answered["type"]}

@@ -39,6 +39,7 @@ SHOWN = {
     "icl, gold passages": "icl, gold passages",
     "gap 4": None,
     "icl, eight passages": "icl, eight passages",
+    "combine, eight passages, first passage's adapter": "combine, eight, first adapter",
     "combine, eight passages, adapters of the first three": "combine, eight, three adapters",
 }
 
@@ -124,7 +125,7 @@ def plot_sweep(rows: list[dict], chosen: tuple[float, int], path: Path) -> None:
                 axis.axhline(context[0]["f1"], color=COLOURS["icl"], lw=0.9, ls="--")
                 side = max(row["learning_rate"] for row in rows)
                 name = {"ha": "right", "color": COLOURS["icl"], "fontsize": 7}
-                axis.text(side, context[0]["f1"] + 0.015, "icl", **name)
+                axis.text(side, context[0]["f1"] + 0.07, "icl", **name)  # above the error bars
             axis.set_xscale("log")
             axis.set_xticks([3e-4, 1e-3, 3e-3], ["3e-4", "1e-3", "3e-3"])
             axis.set_xticks(sorted({row["learning_rate"] for row in rows}), minor=True)
