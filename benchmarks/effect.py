@@ -8,7 +8,7 @@ Reads `{root}/seed=N/` (with `others/`, `topk=8/`, `topk=1/`, `golden/` below it
 (summary, machine, versions) and `effect.md` (the table) into `--output`, and the figures
 `demo_effect.png` and `demo_sweep.png` into its parent folder. An interval is over questions, of
 their means over the seeds that a condition has; it is tested against the same seeds of `icl` and
-`prag` with the same passages.
+`prag` with the same passages, and an `icl` or `prag` from others against the plain one.
 """
 
 import argparse

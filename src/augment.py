@@ -30,7 +30,14 @@ from utils.prompting import PromptEncoder, PromptSet, load_prompts, room_for_pro
 from utils.qa_data import load_questions, take_sample
 from utils.retrieval import Retriever, open_retriever
 from utils.server import Server, add_server_flags
-from utils.writing import LocalModel, records_of, summary, work_key, write_in_waves
+from utils.writing import (
+    LocalModel,
+    records_of,
+    results_in,
+    summary,
+    work_key,
+    write_in_waves,
+)
 
 SPARE_PASSAGES = 10  # retrieved beyond topk, to take the place of passages that are dropped
 SEARCHES = 100  # questions in one block
@@ -173,10 +180,14 @@ def load_author(options: argparse.Namespace, prompts: PromptSet) -> LocalModel:
 def refuse_nothing_taken(
     results: dict[str, dict], journal: Journal, options: argparse.Namespace
 ) -> None:
-    """Raise `InputError` where every passage was dropped, and forget that they were."""
+    """Raise `InputError` where every passage was dropped, and forget that they were.
+
+    The journal stays where it holds texts of a stopped run of other questions.
+    """
     if any(result["qa"] is not None for result in results.values()):
         return
-    journal.remove()
+    if all(result["qa"] is None for result in results_in(journal).values()):
+        journal.remove()
     raise InputError(
         f"none of {len(results)} passages got a valid list of three question-answer pairs, so "
         f"nothing was saved; does {options.model_name} know the prompts of --prompts "
@@ -239,6 +250,7 @@ def main() -> None:
     if processes.is_main or processes.is_shard:
         found = find_candidates(waiting, retriever, options)
     candidates = processes.agree(found)
+    candidates = {name: files.keep_passages(name, rows) for name, rows in candidates.items()}
     of_all = [passages for rows in candidates.values() for passages in rows]
     if not any(of_all):
         raise InputError(
@@ -259,6 +271,9 @@ def main() -> None:
 
         # 5. Save
         refuse_nothing_taken(results, journal, options)
+        if files.replaced:  # until the larger file stands, so that a stop loses nothing
+            again = {key: {**result, "attempts": 1} for key, result in files.replaced.items()}
+            journal.add({"results": again, "shortened": 0})
         for data_type, rows in waiting.items():
             records = records_of(rows, candidates[data_type], results, options.topk)
             files.save(data_type, records)

@@ -23,8 +23,7 @@ from utils.adapter_files import (
     fingerprint,
     load_adapter,
     open_base_adapter,
-    provenance_of,
-    read_training,
+    read_training_and_code,
     save_adapter,
     stored_fingerprint,
 )
@@ -56,7 +55,6 @@ from utils.paths import (
 )
 from utils.processes import add_shard_flag, start_processes
 from utils.prompting import PromptEncoder, load_prompts
-from utils.provenance import TRAINING_CODE, changed_code
 from utils.sharing import Shared, share_standing
 from utils.training import group_by_cost, train_as_fits
 from utils.warmup import refuse_trained_questions
@@ -155,7 +153,8 @@ def main() -> None:
     bases, changed = set(), set()
     for work in works if not options.overwrite else ():
         for folder in work.folders:
-            if (made_with := read_training(folder)) is not None:
+            made_with, changes = read_training_and_code(folder)
+            if made_with is not None:
                 bases.add(made_with.pop("base", None))
                 refuse_difference(
                     f"the adapter {relative(folder)}",
@@ -163,7 +162,7 @@ def main() -> None:
                     {**settings, "data": work.data},
                     "use the settings it was made with, or --overwrite to train anew",
                 )
-                changed |= changed_code(provenance_of(folder), TRAINING_CODE)
+                changed |= changes
                 missing.discard(folder)
     stands = stored_fingerprint(base_folder)
     if bases and not stands and not init_folder(options):

@@ -287,7 +287,7 @@ def main() -> None:
             encoder.question(record["question"], context_of(record, method, encoder))
             for record in of_type
         ]
-        if processes.is_main or processes.is_shard:
+        if (processes.is_main or processes.is_shard) and not (leaf / "config.json").exists():
             write_json(leaf / "config.json", {**config, PROVENANCE: provenance()})
         with Journal(leaf / JOURNAL, config, processes.index, processes.count > 1) as journal:
             done = {did for item in journal.items for did in item["questions"]}
@@ -373,8 +373,11 @@ def save_result(
             len(tokenizer(row["text"], add_special_tokens=False).input_ids) for row in predictions
         ),
     }
+    made_by, begun_by = provenance(), read_object(leaf / "config.json", "the settings file")
+    if isinstance(begun_by.get(PROVENANCE), dict):  # a stopped run may have begun with other code
+        made_by["code"] = begun_by[PROVENANCE].get("code")
     write_json(leaf / "predict.json", predictions)
-    write_json(leaf / "config.json", {**config, PROVENANCE: provenance(), "measured": measured})
+    write_json(leaf / "config.json", {**config, PROVENANCE: made_by, "measured": measured})
     write_text(leaf / "result.txt", result_text(predictions, {**named, **config}))
 
 

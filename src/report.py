@@ -139,14 +139,17 @@ def _usual(asked: pd.Series) -> tuple[int, str]:
 
 
 def _same_conditions(run: Run, other: Run) -> bool:
-    """Whether the two answered with the same model and prompts and, where it is known, passages.
+    """Whether the two answered with the same model, prompts and passages.
 
-    The hash of the data covers the passages and what one augmentation model wrote about them.
+    The hash of the data covers the passages and what one augmentation model wrote about them, so
+    it says nothing about those of another one; `closed_book` uses none.
     """
-    names = CONTEXT_SETTINGS
-    return run.agrees(other, names) and (
-        run.agrees(other, ("data",)) or not run.agrees(other, ("augment_model",))
+    comparable = (
+        "closed_book" in (run.base_method, other.base_method)
+        or not run.agrees(other, ("augment_model",))
+        or run.agrees(other, ("data",))
     )
+    return comparable and run.agrees(other, CONTEXT_SETTINGS)
 
 
 def _conflicts(run: Run, runs: list[Run]) -> bool:
@@ -290,9 +293,9 @@ def caption(figures: pd.DataFrame, samples: int, seed: int) -> str:
         f"resamples, seed {seed}); n is the number of questions.",
         "† differs from `icl`, ‡ from `prag`, of the same model, settings and questions: p < 0.05 "
         f"in a two-sided paired randomisation test on F1 ({samples} random sign flips), not "
-        "corrected for the number of tests. Where a setting has no `icl` of its own, which uses "
-        "no adapter, it is another setting's with the same prompts; a `prag` with a warm start or "
-        "with parts of the augmentation is tested against the `prag` without.",
+        "corrected for the number of tests. Where a setting has no `icl` of its own under the "
+        "same conditions, it is another setting's, as `icl` uses no adapter; a `prag` with a warm "
+        "start or with parts of the augmentation is tested against the `prag` without.",
     ]
     if not figures["same_questions"].all():
         text.append(

@@ -117,6 +117,20 @@ def test_a_second_model_adds_its_texts_beside_the_first_ones(copy, monkeypatch):
     assert len(json.loads((leaf / "predict.json").read_text())) == 4
 
 
+def test_what_another_model_adds_leaves_a_models_records_as_they_are(copy, monkeypatch):
+    """Also where it drops a passage and takes another one: results that stand, stand."""
+    mine = read_augmented("demo", "dev", "demo-model")
+    shutil.copytree(MODEL, copy / "other-model")
+    instantly(monkeypatch, {mine[0]["passages"][1]})
+    other = ("--model_name", str(copy / "other-model"), "--max_attempts", "1")
+    run(augment, *AUGMENT, *other, monkeypatch=monkeypatch)
+    assert len(records_at(copy)[0]["passages"]) == 4
+    assert read_augmented("demo", "dev", "demo-model") == mine
+    before = tree(copy)
+    answer("icl", monkeypatch=monkeypatch)
+    assert tree(copy) == before
+
+
 def texts_about(*passages: str, answer: str = "Vessland") -> list[dict]:
     """One record of a quiz, as `records_of` makes it."""
     pairs = json.loads(PAIRS)
@@ -298,6 +312,41 @@ def test_a_larger_sample_goes_on_from_a_smaller_one(copy, monkeypatch, capsys):
     assert tree(copy / "data_aug") == at_once
 
 
+@pytest.mark.parametrize("writes", [1, 2, 3])
+def test_a_stop_while_a_larger_sample_is_saved_loses_nothing(copy, monkeypatch, writes):
+    """Of settings, file, settings: what the smaller sample had is not written again."""
+    questions = json.loads((REPOSITORY / "data/demo/questions.json").read_text())["dev"]
+    bad = {open_retriever("embedded", "demo").search([questions[0]["question"]], 2)[0][1]["text"]}
+    instantly(monkeypatch, bad)
+    shutil.rmtree(copy / "data_aug")
+    flags = (*AUGMENT, "--max_attempts", "1")
+    run(augment, *flags, "--sample", "9", monkeypatch=monkeypatch)
+    at_once = tree(copy / "data_aug")
+    shutil.rmtree(copy / "data_aug")
+    run(augment, *flags, "--sample", "5", monkeypatch=monkeypatch)
+    first = {passage for record in records_at(copy) for passage in record["passages"]}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(augmented_files, "write_json", stop_after(writes, augmented_files.write_json))
+        written = passages_written(patch)
+        with pytest.raises(KeyboardInterrupt):
+            run(augment, *flags, "--sample", "9", monkeypatch=patch)
+        assert written and not bad & set(written)  # a dropped passage is not tried again
+    written = passages_written(monkeypatch)
+    run(augment, *flags, "--sample", "9", monkeypatch=monkeypatch)
+    assert not first & set(written) and tree(copy / "data_aug") == at_once
+
+
+def test_a_stopped_overwriting_with_a_smaller_sample_goes_on(copy, monkeypatch):
+    instantly(monkeypatch)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writing, "write_chunk", stop_after(1, None))
+        with pytest.raises(KeyboardInterrupt):
+            run(augment, *AUGMENT, "--sample", "2", "--overwrite", monkeypatch=patch)
+    assert len(records_at(copy)) == 4
+    run(augment, *AUGMENT, "--sample", "2", monkeypatch=monkeypatch)
+    assert len(records_at(copy)) == 2
+
+
 def test_a_sample_does_not_grow_past_another_models_work_or_other_answers(copy, monkeypatch):
     instantly(monkeypatch)
     questions = json.loads((REPOSITORY / "data/demo/questions.json").read_text())
@@ -335,6 +384,28 @@ def test_where_every_passage_is_dropped_nothing_is_saved(copy, monkeypatch):
             run(augment, *AUGMENT, *flags, monkeypatch=patch)
     assert not [p for p in (copy / "data_aug").rglob("*") if p.is_file()]
     run(augment, *AUGMENT, "--sample", "3", monkeypatch=monkeypatch)
+
+
+def test_dropped_passages_leave_the_work_of_a_stopped_run(copy, monkeypatch):
+    instantly(monkeypatch)
+    shutil.rmtree(copy / "data_aug")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(augment.AugmentedFiles, "save", stop_after(1, None))
+        with pytest.raises(KeyboardInterrupt):
+            run(augment, *AUGMENT, monkeypatch=patch)
+    journal = copy / "data_aug/demo/.demo-model.journal.0"
+    held = len(journal.read_text().splitlines())
+    records = json.loads((REPOSITORY / "data/demo/questions.json").read_text())["test"][:1]
+    (copy / "one.json").write_text(json.dumps({"one": records}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writing, "parse_pairs", lambda text: None)
+        with pytest.raises(InputError, match="none of"):
+            flags = ("--data_path", str(copy / "one.json"), "--data_type", "one")
+            run(augment, *AUGMENT, *flags, monkeypatch=patch)
+    assert len(journal.read_text().splitlines()) > held
+    written = passages_written(monkeypatch)
+    run(augment, *AUGMENT, monkeypatch=monkeypatch)
+    assert written == []
 
 
 def test_each_question_can_get_texts_of_its_own(copy, monkeypatch, capsys):

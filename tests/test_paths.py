@@ -219,6 +219,16 @@ def test_output_that_is_cut_by_its_reader_ends_without_a_word():
     assert (done.returncode, done.stdout, done.stderr) == (141, b"line\n", b"")
 
 
+def test_a_closed_output_is_no_error():
+    program = "from utils.paths import run_stage; run_stage(lambda: None)"
+    done = subprocess.run(
+        ["bash", "-c", f'"{sys.executable}" -c "{program}" >&-'],
+        cwd=paths.__file__.rsplit("/", 2)[0],
+        capture_output=True,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_a_misspelt_flag_is_named_beside_the_one_that_is_missing(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["encode.py", "--modle_name=x", "--dataset", "D"])
     with pytest.raises(SystemExit) as end:

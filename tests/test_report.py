@@ -131,6 +131,8 @@ def test_runs_under_other_conditions_are_marked_and_not_tested(here, other, caps
     marks = {row[1]: row[2].partition("]")[2].partition("(")[0].strip() for row in cells_of(table)}
     # combine can be compared with icl, but not with prag
     assert [marks[name] for name in ("icl", "prag", "combine")] == ["¶", "¶", "†¶"]
+    # closed_book uses no passages, but prompts and a dtype
+    assert ("¶" in marks["closed_book"]) == ("data" not in other)
     assert "¶ differs from" in table and "¶: other passages" in capsys.readouterr().out
     rows = by_row(lines, "method")
     assert rows[("prag",)]["p_icl"] == rows[("icl",)]["p_prag"] == ""

@@ -170,6 +170,42 @@ def test_work_that_other_code_made_is_named_once(copy, monkeypatch, capsys):
     assert "warning" not in capsys.readouterr().out
 
 
+def test_adapters_of_other_code_are_not_shared(copy, monkeypatch, capsys):
+    records = (copy / "data_aug/demo/dev.json").read_bytes()
+    (copy / "data_aug/demo/two.json").write_bytes(records)
+    two = [*COMMON, "--dataset", "demo", "--data_type", "two", *TRAIN]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(provenance, "_code_hash", lambda name: "edited")
+        run(encode, *two, monkeypatch=patch)
+    assert "12 adapters trained, 0 linked" in capsys.readouterr().out
+    shutil.rmtree(copy / ADAPTERS.replace("/dev", "/two"))
+    run(encode, *two, monkeypatch=monkeypatch)
+    assert "0 adapters trained, 12 linked" in capsys.readouterr().out
+
+
+def test_a_result_that_other_code_began_says_so_when_it_is_whole(copy, monkeypatch, capsys):
+    flags = ("combine", "--batch_size", "1")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(provenance, "_code_hash", lambda name: "edited")
+        patch.setattr(inference, "generate", stop_after(3, inference.generate))
+        with pytest.raises(KeyboardInterrupt):
+            answer(*flags, "--overwrite", monkeypatch=patch)
+    answer(*flags, monkeypatch=monkeypatch)
+    capsys.readouterr()
+    answer(*flags, monkeypatch=monkeypatch)
+    assert "warning: inference.py, utils/lora.py" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("damaged", [None, "x", [], {"code": None}, {"code": "abc"}])
+def test_a_provenance_that_says_nothing_is_no_obstacle(copy, monkeypatch, damaged):
+    files = [copy / ADAPTERS / "data_0/passage_0/training_config.json"]
+    files.append(copy / RESULTS / "prag/dev/config.json")
+    for path in files:
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"provenance": damaged}))
+    run(encode, *COMMON, *DEV, *TRAIN, monkeypatch=monkeypatch)
+    answer("prag", monkeypatch=monkeypatch)
+
+
 def test_a_sample_larger_than_the_data_is_said(copy, monkeypatch, capsys):
     run(encode, *COMMON, *DEV, *TRAIN, "--sample", "9", monkeypatch=monkeypatch)
     assert "fewer questions than --sample 9: dev has 4\n" in capsys.readouterr().out

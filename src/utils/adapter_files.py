@@ -34,7 +34,7 @@ from utils.paths import (
     relative,
     writing_folder,
 )
-from utils.provenance import PROVENANCE, provenance
+from utils.provenance import PROVENANCE, TRAINING_CODE, changed_code, provenance
 
 WEIGHTS_HASH = "weights_hash"  # in the training file, so that a damaged adapter never passes
 
@@ -288,14 +288,16 @@ def read_training(folder: Path) -> dict | None:
     Its hash and who made it when are left out: they are no settings. Raises `InputError` where
     the record is damaged.
     """
+    return read_training_and_code(folder)[0]
+
+
+def read_training_and_code(folder: Path) -> tuple[dict | None, set[str]]:
+    """`read_training`, and the files of the training's code that have changed since."""
     if (training := _record(folder)) is None:
-        return None
-    return {name: training[name] for name in training if name not in (WEIGHTS_HASH, PROVENANCE)}
-
-
-def provenance_of(folder: Path) -> dict:
-    """Who made the adapter that stands in `folder`; {} where nothing says it."""
-    return (_record(folder) or {}).get(PROVENANCE, {})
+        return None, set()
+    changed = changed_code(training.pop(PROVENANCE, None), TRAINING_CODE)
+    training.pop(WEIGHTS_HASH, None)
+    return training, changed
 
 
 def open_base_adapter(bank: LoraBank, folder: Path, base_model: str, seed: int) -> Adapter:

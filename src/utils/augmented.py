@@ -77,7 +77,8 @@ def read_augmented(dataset: str, data_type: str, augment_model: str) -> list[dic
     They stand in `data_aug/{dataset}/{data_type}.json` or, as the released archive has them, in
     `data_aug/{dataset}/{model}/{data_type}.json`. Each entry of a record's "augment" has `pid`,
     `passage`, `rewrite` (text) and `qa` (a list of `{"question", "answer", "full_answer"}`);
-    it is an empty list where the model has not come to that record yet.
+    it is an empty list where the model has not come to that record yet. "passages" are those of
+    this model, whatever others have added.
     Raises `InputError` where there is no file, no work of this model, or a broken record.
     """
     model = folder_name(augment_model)
@@ -88,7 +89,7 @@ def read_augmented(dataset: str, data_type: str, augment_model: str) -> list[dic
         records = _read_augmented_file(file)
         keys = {k for record in records for entry in record["augment"] for k in entry}
         present |= {key.removesuffix("_qa") for key in keys if key.endswith("_qa")}
-        chosen = [{**r, "augment": _entries_of(r["augment"], model)} for r in records]
+        chosen = [_of_model(record, model) for record in records]
         if any(record["augment"] for record in chosen):
             return chosen
     if files:
@@ -107,15 +108,16 @@ def _augment_command(dataset: str, augment_model: str | None) -> str:
     return f"python src/augment.py --model_name {model} --dataset {dataset} --data_path PATH"
 
 
-def _entries_of(augment: list[dict], model: str) -> list[dict]:
-    """The passages that `model` has finished, without its name in the keys."""
+def _of_model(record: dict, model: str) -> dict:
+    """`record` with the passages that `model` has finished, without its name in the keys."""
     rewrite_key, pairs_key = model_keys(model)
-    return [
+    entries = [
         {"pid": entry["pid"], "passage": entry["passage"]}
         | {"rewrite": entry[rewrite_key], "qa": entry[pairs_key]}
-        for entry in augment
+        for entry in record["augment"]
         if rewrite_key in entry and pairs_key in entry
     ]
+    return {**record, "passages": [entry["passage"] for entry in entries], "augment": entries}
 
 
 def _read_augmented_file(path: Path) -> list[dict]:

@@ -49,6 +49,8 @@ class AugmentedFiles:
         self.journal = folder / f".{self.model}.journal"
         self.waiting: list[str] = []
         self.results: dict[str, dict] = {}
+        self.replaced: dict[str, dict] = {}  # those in a smaller sample's file that is written anew
+        self.kept: dict[str, list[dict]] = {}  # the records of such a file
         for data_type in questions:
             self._existing_records(data_type)
         for data_type, asked in questions.items():
@@ -56,6 +58,9 @@ class AugmentedFiles:
             self.results |= results
             if not results or count < len(asked):
                 self.waiting.append(data_type)
+            if results and count < len(asked):
+                self.replaced |= results
+                self.kept[data_type] = _read(self.path(data_type))
         if not options.overwrite:
             self.results |= self._results_of_other_types(folder)
 
@@ -83,9 +88,10 @@ class AugmentedFiles:
         begins_alike = all(map(_is_same_question, records, questions))
         if not others and (self.options.overwrite or (begins_alike and more)):
             return []
-        own = self.pairs_key in keys and self._is_finished(path)
-        if begins_alike and fewer and own:
+        if begins_alike and fewer and self.pairs_key in keys and self._is_finished(path):
             return records
+        if begins_alike and not others and self._is_forgotten(path):
+            return []  # a stopped --overwrite goes on
         raise InputError(
             f"{relative(path)} holds {len(records)} questions, not the {len(questions)} of this "
             "run; use the same --data_path and --sample, --overwrite if no other model wrote into "
@@ -97,6 +103,24 @@ class AugmentedFiles:
         settings_path = self._settings_path(path)
         finished = settings_path.exists() and not self.options.overwrite
         return finished and not read_object(settings_path, "the settings file").get(UNFINISHED)
+
+    def _is_forgotten(self, path: Path) -> bool:
+        """Whether an `--overwrite` began to replace what stands in the file at `path`."""
+        settings_path = self._settings_path(path)
+        return settings_path.exists() and read_object(settings_path, "the settings file") == {
+            UNFINISHED: True
+        }
+
+    def keep_passages(
+        self, data_type: str, candidates: list[dict[str, str]]
+    ) -> list[dict[str, str]]:
+        """`candidates` where a smaller sample has chosen among them: its questions keep theirs."""
+        kept = []
+        for record in self.kept.get(data_type, []):
+            own = (data_type, record) if self.options.write_per_question else None
+            passages = [entry["passage"] for entry in record["augment"]]
+            kept.append({work_key(passage, own): passage for passage in passages})
+        return kept + candidates[len(kept) :]
 
     def _results_in(self, path: Path) -> dict[str, dict]:
         """What this model wrote into the file at `path`, by work key."""

@@ -12,6 +12,7 @@ import os
 import platform
 import re
 import secrets
+import select
 import shutil
 import signal
 import sys
@@ -46,7 +47,8 @@ def run_stage(main: Callable[[], None]) -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         main()
-        sys.stdout.flush()
+        if sys.stdout:
+            sys.stdout.flush()
     except InputError as error:
         _close_progress_bars(error)
         sys.exit(f"error: {error}")
@@ -59,11 +61,10 @@ def run_stage(main: Callable[[], None]) -> None:
             file=sys.stderr,
         )
         sys.exit(128 + int((interruption.args or (signal.SIGINT,))[0]))
-    except BrokenPipeError:  # what read the output has ended, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end
-        sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         _close_progress_bars(error)
+        if isinstance(error, BrokenPipeError) and _reader_has_gone():
+            sys.exit(128 + signal.SIGPIPE)
         named = f"{error.filename}: " if error.filename else ""
         sys.exit(
             f"error: {named}{error.strerror or error}; check that name, its disk and your rights, "
@@ -81,6 +82,16 @@ def run_stage(main: Callable[[], None]) -> None:
         )
     else:
         _ignore_interruptions()
+
+
+def _reader_has_gone() -> bool:
+    """Whether what read the standard output has ended, as `head` does; what follows is dropped."""
+    output = select.poll()
+    output.register(sys.stdout.fileno(), 0)
+    gone = any(events & select.POLLERR for _, events in output.poll(0))
+    if gone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end
+    return gone
 
 
 def _ignore_interruptions() -> None:

@@ -5,12 +5,13 @@ go on because of it. It holds a hash of the code that decides the numbers, so th
 that what stands there was made before that was changed.
 """
 
-import ast
+import io
 import platform
 import re
 import shlex
 import subprocess
 import sys
+import tokenize
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
@@ -48,15 +49,22 @@ def changed_code(made_by: dict, names: tuple[str, ...]) -> set[str]:
 
     A file that it says nothing of counts as unchanged.
     """
-    before = made_by.get("code", {})
+    before = made_by.get("code") if isinstance(made_by, dict) else None
+    if not isinstance(before, dict):
+        return set()
     return {name for name in names if before.get(name, _code_hash(name)) != _code_hash(name)}
 
 
 @cache
 def _code_hash(name: str) -> str:
-    """A hash of the file `name` below src/, which comments and layout do not change."""
+    """A hash of the file `name` below src/, which comments and empty lines do not change."""
     text = (Path(__file__).parents[1] / name).read_text(encoding="utf-8")
-    return hash_json(ast.unparse(ast.parse(text)))
+    lines = text.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column]
+    return hash_json([line.rstrip() for line in lines if line.strip()])
 
 
 @cache  # reading them takes longer than saving an adapter

@@ -11,7 +11,12 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.adapter_files import read_adapter, read_training, stands_unpacked, stored_adapters
+from utils.adapter_files import (
+    read_adapter,
+    read_training_and_code,
+    stands_unpacked,
+    stored_adapters,
+)
 from utils.adapter_packs import ADAPTER_FILES, PACKED
 from utils.paths import InputError, writing_folder
 
@@ -83,7 +88,10 @@ def share_standing(
 
 
 def _equal_adapters(experiment: Path, settings: dict, lacking: set[str]) -> dict[str, Path]:
-    """A sound adapter for each training data of `lacking`, where one stands."""
+    """A sound adapter for each training data of `lacking`, where one stands.
+
+    One that was trained before the code changed is left: a method's adapters are not to be mixed.
+    """
     found: dict[str, Path] = {}
     for adapters in data_types_under(experiment) if lacking else []:
         try:
@@ -94,9 +102,10 @@ def _equal_adapters(experiment: Path, settings: dict, lacking: set[str]) -> dict
             if len(found) == len(lacking):
                 return found
             try:
-                made_with = read_training(folder) or {}
+                made_with, changed = read_training_and_code(folder)
+                made_with = made_with or {}
                 data = made_with.pop("data", None)
-                if data in lacking - found.keys() and made_with == settings:
+                if not changed and data in lacking - found.keys() and made_with == settings:
                     read_adapter(folder)
                     found[data] = folder
             except InputError:  # a damaged one is trained again
