@@ -54,13 +54,12 @@ class AugmentedFiles:
         for data_type in questions:
             self._existing_records(data_type)
         for data_type, asked in questions.items():
-            results, count = ({}, 0) if options.overwrite else self._standing_results(data_type)
+            results, records = ({}, []) if options.overwrite else self._standing(data_type)
             self.results |= results
-            if not results or count < len(asked):
+            if len(records) < len(asked):
                 self.waiting.append(data_type)
-            if results and count < len(asked):
                 self.replaced |= results
-                self.kept[data_type] = _read(self.path(data_type))
+                self.kept[data_type] = records
         if not options.overwrite:
             self.results |= self._results_of_other_types(folder)
 
@@ -88,9 +87,11 @@ class AugmentedFiles:
         begins_alike = all(map(_is_same_question, records, questions))
         if not others and (self.options.overwrite or (begins_alike and more)):
             return []
-        if begins_alike and fewer and self.pairs_key in keys and self._is_finished(path):
+        made_with = self._made_with(path) or {}
+        written_now = self.options.overwrite or made_with.get(UNFINISHED)
+        if begins_alike and fewer and self.pairs_key in keys and not written_now:
             return records
-        if begins_alike and not others and self._is_forgotten(path):
+        if begins_alike and not others and made_with == {UNFINISHED: True}:
             return []  # a stopped --overwrite goes on
         raise InputError(
             f"{relative(path)} holds {len(records)} questions, not the {len(questions)} of this "
@@ -98,18 +99,10 @@ class AugmentedFiles:
             "it, or move the file away"
         )
 
-    def _is_finished(self, path: Path) -> bool:
-        """Whether this model's texts in the file at `path` count, and none is to be written."""
+    def _made_with(self, path: Path) -> dict | None:
+        """The settings with which this model's texts in the file at `path` were made, if known."""
         settings_path = self._settings_path(path)
-        finished = settings_path.exists() and not self.options.overwrite
-        return finished and not read_object(settings_path, "the settings file").get(UNFINISHED)
-
-    def _is_forgotten(self, path: Path) -> bool:
-        """Whether an `--overwrite` began to replace what stands in the file at `path`."""
-        settings_path = self._settings_path(path)
-        return settings_path.exists() and read_object(settings_path, "the settings file") == {
-            UNFINISHED: True
-        }
+        return read_object(settings_path, "the settings file") if settings_path.exists() else None
 
     def keep_passages(
         self, data_type: str, candidates: list[dict[str, str]]
@@ -122,41 +115,43 @@ class AugmentedFiles:
             kept.append({work_key(passage, own): passage for passage in passages})
         return kept + candidates[len(kept) :]
 
-    def _results_in(self, path: Path) -> dict[str, dict]:
-        """What this model wrote into the file at `path`, by work key."""
+    def _results_in(self, path: Path, records: list[dict]) -> dict[str, dict]:
+        """What this model wrote into `records`, those of the file at `path`, by work key."""
         per_question = self.options.write_per_question
         return {
             work_key(entry["passage"], (path.stem, record) if per_question else None): {
                 "rewrite": entry[self.rewrite_key],
                 "qa": entry[self.pairs_key],
             }
-            for record in _read(path)
+            for record in records
             for entry in record["augment"]
             if self.rewrite_key in entry and self.pairs_key in entry
         }
 
-    def _standing_results(self, data_type: str) -> tuple[dict[str, dict], int]:
-        """What this model wrote into the file of `data_type`, and for how many questions."""
+    def _standing(self, data_type: str) -> tuple[dict[str, dict], list[dict]]:
+        """What this model wrote into the file of `data_type`, and the records there.
+
+        Nothing where it wrote nothing, or where that does not count (yet).
+        """
         path = self.path(data_type)
-        results = self._results_in(path) if path.exists() else {}
+        records = _read(path) if path.exists() else []
+        results = self._results_in(path, records)
         if not results:
-            return {}, 0
-        settings_path = self._settings_path(path)
-        if not settings_path.exists():
+            return {}, []
+        if (made_with := self._made_with(path)) is None:
             raise InputError(
                 f"{relative(path)} holds texts of {self.options.model_name} that this stage did "
                 "not write; go on with encode.py, or use --overwrite to replace them"
             )
-        made_with = read_object(settings_path, "the settings file")
         if made_with.get(UNFINISHED):
-            return {}, 0
-        asked, count = self._asked(data_type), len(_read(path))
-        if count != len(self.questions[data_type]):  # those of both were compared one by one
+            return {}, []
+        asked = self._asked(data_type)
+        if len(records) != len(self.questions[data_type]):  # they were compared one by one
             asked["questions"] = made_with.get("questions")
         refuse_difference(
             relative(path), made_with, asked, "use the same settings, or --overwrite to start anew"
         )
-        return results, count
+        return results, records
 
     def _results_of_other_types(self, folder: Path) -> dict[str, dict]:
         """What this model wrote with the same settings for data types that are not in this run."""
@@ -170,7 +165,7 @@ class AugmentedFiles:
                 made_with = read_object(settings_path, "the settings file")
                 made_with.pop("questions", None)
                 refuse_difference(relative(path), made_with, self.settings, "")
-                results |= self._results_in(path)
+                results |= self._results_in(path, _read(path))
             except InputError:  # none of this run's business
                 continue
         return results
