@@ -1,6 +1,7 @@
 """The paper's baselines and ablations with the real scripts: what each changes, and only that."""
 
 import json
+from argparse import Namespace
 
 import pytest
 import torch
@@ -192,3 +193,8 @@ def test_an_uncut_answer_is_scored_to_the_end_of_its_line(copy, finished, monkey
     for short, long in zip(cut, whole, strict=True):
         assert long["eval_predict"] == long["text"].strip().split("\n")[0].strip()
         assert long["eval_predict"].startswith(short["eval_predict"])
+
+
+def test_a_way_of_merging_that_a_user_adds_has_a_folder_of_its_own():
+    options = Namespace(merge_topk=2, merge="mean", merge_scale=1)
+    assert inference.merging_label(options) == "_topk=2_mean"
