@@ -227,6 +227,27 @@ def coverage_summary(
     return result
 
 
+def names_in_wrong_answers(predictions: list[dict], types: pd.Series) -> dict[str, int]:
+    """How many wrong answers to single-hop questions are words of the question's own name.
+
+    Its name: the words of the question with a capital, the first one left out. "name" counts
+    answers of such words alone, "part" those that hold one.
+    """
+    counts = {"wrong": 0, "name": 0, "part": 0}
+    for row, kind in zip(predictions, types, strict=True):
+        if kind != SINGLE_HOP or row["em"] == 1:
+            continue
+        asked = [word.strip("?.,").removesuffix("'s") for word in row["question"].split()[1:]]
+        name, said = (
+            {word for word in asked if word[:1].isupper()},
+            set(row["eval_predict"].split()),
+        )
+        counts["wrong"] += 1
+        counts["name"] += bool(said) and said <= name
+        counts["part"] += bool(said & name) and not said <= name
+    return counts
+
+
 def sweep_of(folder: Path) -> list[dict]:
     """F1 of the sweep's runs on dev: learning rate, epochs, method and interval."""
     rows = []
@@ -287,6 +308,16 @@ def main() -> None:
     covered = coverage_summary(scores["prag"], coverage, questions["type"])
     sweep = sweep_of(options.root / "sweep")
 
+    wrong: dict[str, dict[int, dict[str, int]]] = {}
+    for name in ("prag", "prag, first passage's adapter"):
+        method = CONDITIONS[name][2]
+        for seed in scores.get(name, {}):
+            pattern = f"output/*/*/demo/{trainings['plain']}/*/{method}/{options.data_type}"
+            [leaf] = folders[seed].glob(pattern)
+            predictions = read_json(leaf / "predict.json", "the predictions")
+            counts = names_in_wrong_answers(predictions, answered["type"])
+            wrong.setdefault(name, {})[seed] = counts
+
     columns = {"qid": answered["qid"], "type": answered["type"]}
     for seed in folders:
         columns[f"coverage|{seed}"] = coverage[seed].reindex(answered.index)
@@ -300,6 +331,7 @@ def main() -> None:
         **provenance(),
         "conditions": summary,
         "coverage": covered,
+        "wrong_single_hop_answers_with_the_subjects_name": wrong,
         "sweep_on_dev": sweep,
     }
     write_json(options.output / "effect.json", result)

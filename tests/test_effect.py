@@ -108,6 +108,17 @@ def test_coverage_counts_single_hop_questions_by_what_the_pairs_ask_for():
     assert summary["not asked"]["f1"] == pytest.approx(scores["prag"][0].iloc[20:30].mean())
 
 
+def test_wrong_answers_of_the_subjects_own_name_are_counted():
+    said = {"Ana Berg": 0, "Ana": 0, "Ana Cole": 0, "Dora Cole": 0, "": 0, "red": 1}
+    rows = [
+        {"question": "Who is Ana Berg's son?", "eval_predict": text, "em": em}
+        for text, em in said.items()
+    ]
+    types = pd.Series(["single_hop"] * 6 + ["two_hop"])
+    counts = effect.names_in_wrong_answers([*rows, rows[0]], types)
+    assert counts == {"wrong": 5, "name": 2, "part": 1}
+
+
 def test_the_figures_are_drawn(tmp_path):
     effect_plots.plot_conditions(effect.summary_of(*made_up()), tmp_path / "effect.png")
     rows = [
