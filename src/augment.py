@@ -30,14 +30,7 @@ from utils.prompting import PromptEncoder, PromptSet, load_prompts, room_for_pro
 from utils.qa_data import load_questions, take_sample
 from utils.retrieval import Retriever, open_retriever
 from utils.server import Server, add_server_flags
-from utils.writing import (
-    LocalModel,
-    records_of,
-    results_in,
-    summary,
-    work_key,
-    write_in_waves,
-)
+from utils.writing import LocalModel, records_of, results_in, summary, work_key, write_in_waves
 
 SPARE_PASSAGES = 10  # retrieved beyond topk, to take the place of passages that are dropped
 SEARCHES = 100  # questions in one block
@@ -271,8 +264,8 @@ def main() -> None:
 
         # 5. Save
         refuse_nothing_taken(results, journal, options)
-        if files.replaced:  # until the larger file stands, so that a stop loses nothing
-            again = {key: {**result, "attempts": 1} for key, result in files.replaced.items()}
+        if replaced := files.replaced():  # until the larger file stands: a stop loses nothing
+            again = {key: {**result, "attempts": 1} for key, result in replaced.items()}
             journal.add({"results": again, "shortened": 0})
         for data_type, rows in waiting.items():
             records = records_of(rows, candidates[data_type], results, options.topk)

@@ -54,7 +54,7 @@ BAD = {
         "exists already.*--overwrite",
     ),
     "questions that are missing": ("augment", AUGMENT, None, "does not exist"),
-    "questions that are empty": ("augment", AUGMENT, b"", "no valid JSON.*mend it"),
+    "questions that are empty": ("augment", AUGMENT, b"", "no valid JSON.*damaged"),
     "questions that are cut off": ("augment", AUGMENT, b'[{"question": "Wh', "no valid JSON.*cut"),
     "questions in Latin-1": ("augment", AUGMENT, b'[{"question": "\xe9"}]', "UTF-8.*convert"),
     "questions in UTF-16": ("augment", AUGMENT, "[1]".encode("utf-16"), "UTF-8.*convert"),

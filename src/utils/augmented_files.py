@@ -19,7 +19,7 @@ from utils.paths import (
     write_json,
 )
 from utils.qa_data import raise_problems, read_records
-from utils.writing import work_key
+from utils.writing import results_in, work_key
 
 UNFINISHED = "unfinished"  # in the settings of a file whose texts of this model do not count (yet)
 
@@ -49,8 +49,7 @@ class AugmentedFiles:
         self.journal = folder / f".{self.model}.journal"
         self.waiting: list[str] = []
         self.results: dict[str, dict] = {}
-        self.replaced: dict[str, dict] = {}  # those in a smaller sample's file that is written anew
-        self.kept: dict[str, list[dict]] = {}  # the records of such a file
+        self.kept: dict[str, list[dict]] = {}  # of a smaller sample's file that is written anew
         for data_type in questions:
             self._existing_records(data_type)
         for data_type, asked in questions.items():
@@ -58,7 +57,6 @@ class AugmentedFiles:
             self.results |= results
             if len(records) < len(asked):
                 self.waiting.append(data_type)
-                self.replaced |= results
                 self.kept[data_type] = records
         if not options.overwrite:
             self.results |= self._results_of_other_types(folder)
@@ -108,18 +106,27 @@ class AugmentedFiles:
         self, data_type: str, candidates: list[dict[str, str]]
     ) -> list[dict[str, str]]:
         """`candidates` where a smaller sample has chosen among them: its questions keep theirs."""
-        kept = []
-        for record in self.kept.get(data_type, []):
-            own = (data_type, record) if self.options.write_per_question else None
-            passages = [entry["passage"] for entry in record["augment"]]
-            kept.append({work_key(passage, own): passage for passage in passages})
+        kept = [
+            {self._key(data_type, record, e["passage"]): e["passage"] for e in record["augment"]}
+            for record in self.kept.get(data_type, [])
+        ]
         return kept + candidates[len(kept) :]
+
+    def replaced(self) -> dict[str, dict]:
+        """The results that stand in a smaller sample's file alone, which is written anew."""
+        results = {}
+        for data_type, records in self.kept.items():
+            results |= self._results_in(self.path(data_type), records)
+        return results
+
+    def _key(self, data_type: str, record: dict, passage: str) -> str:
+        own = (data_type, record) if self.options.write_per_question else None
+        return work_key(passage, own)
 
     def _results_in(self, path: Path, records: list[dict]) -> dict[str, dict]:
         """What this model wrote into `records`, those of the file at `path`, by work key."""
-        per_question = self.options.write_per_question
         return {
-            work_key(entry["passage"], (path.stem, record) if per_question else None): {
+            self._key(path.stem, record, entry["passage"]): {
                 "rewrite": entry[self.rewrite_key],
                 "qa": entry[self.pairs_key],
             }
@@ -192,8 +199,8 @@ class AugmentedFiles:
 
         `results` are those that stand in the files.
         """
-        held = {key: result for item in journal.items for key, result in item["results"].items()}
-        if all(key in results for key, result in held.items() if result["qa"] is not None):
+        held = results_in(journal).items()
+        if all(key in results for key, result in held if result["qa"] is not None):
             journal.remove()
 
     def save(self, data_type: str, records: list[dict]) -> None:

@@ -436,7 +436,8 @@ def parse_json(text: str, where: str) -> Any:
     except json.JSONDecodeError as error:
         raise InputError(
             f"{where} is no valid JSON: {error.msg} in line {error.lineno}, "
-            f"column {error.colno}; mend it there, or make a stage's file anew that was cut off"
+            f"column {error.colno}; it is damaged or cut off: mend it there, or make a stage's "
+            "file anew"
         ) from None
     except UnicodeEncodeError:
         raise InputError(
