@@ -19,11 +19,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
 
-from utils.elastic import add_elasticsearch_flags, connection_of
-from utils.elastic_load import load_index
-from utils.parsing import new_parser, positive_integer
-from utils.paths import relative, run_stage
-from utils.retrieval import build_index, index_folder
+from utils.arguments import new_parser, positive_integer
+from utils.files import relative
+from utils.layout import index_folder
+from utils.retrieval.elasticsearch import add_elasticsearch_flags, connection_of
+from utils.retrieval.elasticsearch_load import load_index
+from utils.retrieval.embedded import build_index
+from utils.running import run_stage
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -21,21 +21,14 @@ from effect_plots import plot_conditions, plot_sweep
 from machine import machine
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
+from utils.arguments import new_parser, positive_integer, positive_number
+from utils.files import hash_json, read_json, relative, write_json, write_text
+from utils.layout import training_name
 from utils.metrics import normalize
-from utils.parsing import new_parser, positive_integer, positive_number
-from utils.paths import (
-    InputError,
-    hash_json,
-    read_json,
-    relative,
-    run_stage,
-    training_name,
-    write_json,
-    write_text,
-)
 from utils.provenance import provenance
-from utils.results import read_runs
-from utils.statistics import LEVEL, bootstrap_interval, paired_test
+from utils.reporting.runs import read_runs
+from utils.reporting.statistics import LEVEL, bootstrap_interval, paired_test
+from utils.running import InputError, run_stage
 
 QUESTIONS = Path(__file__).parents[1] / "data/demo/questions.json"
 REFERENCES = {"icl": "†", "prag": "‡"}

@@ -17,22 +17,16 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
-from utils.adapter_files import load_adapter
-from utils.arguments import results_of
-from utils.lora import LoraBank, merge
+from utils.arguments import new_parser, positive_integer, positive_number
+from utils.files import read_json, relative, write_json
+from utils.flags import results_of
+from utils.layout import augmented_file, rank_folder
+from utils.lora.bank import LoraBank, merge
 from utils.metrics import extract_answer, score
 from utils.models import generate, load_model, load_tokenizer
-from utils.parsing import new_parser, positive_integer, positive_number
-from utils.paths import (
-    InputError,
-    augmented_file,
-    rank_folder,
-    read_json,
-    relative,
-    run_stage,
-    write_json,
-)
 from utils.prompting import PromptEncoder, load_prompts
+from utils.running import InputError, run_stage
+from utils.store.folders import load_adapter
 
 RANK, ALPHA = 2, 32  # of the whole demo
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import matplotlib
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
-from utils.paths import writing_file
-from utils.plots import COLOURS, STYLE
+from utils.files import writing_file
+from utils.reporting.plots import COLOURS, STYLE
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -27,8 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from machine import machine
 
-from utils.paths import write_json
-from utils.retrieval import EmbeddedIndex, build_index
+from utils.files import write_json
+from utils.retrieval.embedded import EmbeddedIndex, build_index
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TOPK = 13  # what augment.py asks for: 3 and 10 to spare

@@ -26,9 +26,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 from machine import machine
 from random_work import ARCHITECTURES, random_prompts
 
-from utils.parsing import new_parser, positive_integer, positive_number
-from utils.paths import InputError, read_json, run_stage, write_json
+from utils.arguments import new_parser, positive_integer, positive_number
+from utils.files import read_json, write_json
 from utils.provenance import provenance
+from utils.running import InputError, run_stage
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 WIKIPEDIA = 21_015_324  # passages of 100 words (arXiv:2004.04906)

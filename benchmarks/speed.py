@@ -35,11 +35,13 @@ from published_loop import answer_question, encode_passage
 from random_work import ARCHITECTURES, TokenNumbers, random_model, random_prompts
 from speed_report import add_ratios, agreement, print_tables
 
-from utils.adapter_files import save_adapter
-from utils.augmented import read_sample
-from utils.lora import Adapter, LoraBank
-from utils.memory import adapters_that_fit, prompts_that_fit, training_bytes
-from utils.merging import Merger
+from utils.arguments import new_parser, positive_integer
+from utils.augmentation.records import read_sample
+from utils.files import hash_json, write_json
+from utils.layout import passage_folder
+from utils.lora.bank import Adapter, LoraBank
+from utils.lora.memory import adapters_that_fit, prompts_that_fit, training_bytes
+from utils.lora.training import group_by_cost, train_as_fits
 from utils.models import (
     DTYPES,
     generate,
@@ -49,11 +51,11 @@ from utils.models import (
     pick_dtype,
     resolve_model,
 )
-from utils.parsing import new_parser, positive_integer
-from utils.paths import InputError, hash_json, passage_folder, run_stage, write_json
 from utils.prompting import PromptEncoder, load_prompts
 from utils.provenance import provenance
-from utils.training import group_by_cost, train_as_fits
+from utils.running import InputError, run_stage
+from utils.store.folders import save_adapter
+from utils.store.merging import Merger
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RANK, ALPHA, LEARNING_RATE, TOPK = 2, 32, 3e-4, 3  # the paper's settings

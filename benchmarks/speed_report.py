@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from utils.adapter_files import load_adapter
+from utils.store.folders import load_adapter
 
 # Dense bfloat16 arithmetic per second, by a part of the GPU's name
 PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
@@ -88,7 +88,7 @@ def print_tables(result: dict) -> None:
     print(
         f"ours: {ours['adapters_per_batch']} adapters side by side, "
         f"{ours['peak_bytes'] / 1e9:.2f} GB at most, {ours['expected_bytes'] / 1e9:.2f} GB by the "
-        "formula of training_bytes (utils/memory.py)"
+        "formula of training_bytes (utils/lora/memory.py)"
     )
     print(f"\n{'answer':12}{'s/question':>12}{'x publ.':>12}{'steps':>12}{'peak GB':>12}")
     for name in ("published", "ours", "closed_book"):

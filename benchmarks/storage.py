@@ -28,15 +28,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 from machine import machine
 from random_work import ARCHITECTURES
 
-from utils.adapter_files import load_adapter, save_adapter
-from utils.adapter_packs import PACKED, WEIGHTS_FILE
-from utils.arguments import SAVE_DTYPES
-from utils.lora import Adapter, LoraBank
-from utils.packing import pack
-from utils.parsing import new_parser, positive_integer
-from utils.paths import passage_folder, write_json
+from utils.arguments import new_parser, positive_integer
+from utils.files import write_json
+from utils.flags import SAVE_DTYPES
+from utils.layout import passage_folder
+from utils.lora.bank import Adapter, LoraBank
 from utils.provenance import provenance
-from utils.statistics import bootstrap_interval, paired_test
+from utils.reporting.statistics import bootstrap_interval, paired_test
+from utils.store.adapter_packs import PACKED, WEIGHTS_FILE
+from utils.store.folders import load_adapter, save_adapter
+from utils.store.packing import pack
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RANK, ALPHA = 2, 32

@@ -19,15 +19,16 @@ adapter as a folder that peft and model servers load. `pack` puts a data type's 
 files; all scripts read them there too.
 """
 
-import utils  # noqa: F401  # isort: skip (first: from here on Ctrl-C is one line)
 import argparse
 import json
 from pathlib import Path
 
 import torch
 
-from utils.adapter_files import save_adapter
-from utils.arguments import (
+from utils.arguments import HelpFormatter, new_parser, whole_number
+from utils.augmentation.records import read_sample
+from utils.files import relative
+from utils.flags import (
     SAVE_DTYPES,
     adapters_of,
     add_data_flags,
@@ -38,17 +39,16 @@ from utils.arguments import (
     shared_flags,
     training_settings,
 )
-from utils.augmented import read_sample
-from utils.inventory import print_inventory
-from utils.lora import LoraBank, pad
-from utils.merging import Merger, check_adapters
+from utils.lora.bank import LoraBank, pad
 from utils.models import load_skeleton, load_tokenizer, resolve_model
-from utils.packing import pack, unpack
-from utils.parsing import HelpFormatter, new_parser, whole_number
-from utils.paths import InputError, relative, run_stage
 from utils.prompting import PromptEncoder, load_prompts
-from utils.sharing import data_types_under
-from utils.verifying import verify
+from utils.running import InputError, run_stage
+from utils.store.folders import save_adapter
+from utils.store.inventory import print_inventory
+from utils.store.links import data_types_under
+from utils.store.merging import Merger, check_adapters
+from utils.store.packing import pack, unpack
+from utils.store.verifying import verify
 
 SERVER_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # those of vLLM's --max-lora-rank
 COMMANDS = {

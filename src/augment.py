@@ -18,19 +18,27 @@ import argparse
 
 from tqdm import tqdm
 
-from utils.arguments import add_data_flags, add_model_flags, model_of, shared_flags
-from utils.augmented_files import AugmentedFiles
-from utils.elastic import add_elasticsearch_flags, connection_of
+from utils.arguments import new_parser, positive_integer, seed_number
+from utils.augmentation.files import AugmentedFiles
+from utils.augmentation.server import Server, add_server_flags
+from utils.augmentation.writing import (
+    LocalModel,
+    records_of,
+    results_in,
+    summary,
+    work_key,
+    write_in_waves,
+)
+from utils.files import relative
+from utils.flags import add_data_flags, add_model_flags, model_of, shared_flags
 from utils.journal import Journal
 from utils.models import context_length, dtype_name, load_tokenizer, model_identity
-from utils.parsing import new_parser, positive_integer, seed_number
-from utils.paths import InputError, relative, run_stage
 from utils.processes import Processes, add_shard_flag, start_processes
 from utils.prompting import PromptEncoder, PromptSet, load_prompts, room_for_prompt
-from utils.qa_data import load_questions, take_sample
-from utils.retrieval import Retriever, open_retriever
-from utils.server import Server, add_server_flags
-from utils.writing import LocalModel, records_of, results_in, summary, work_key, write_in_waves
+from utils.questions import load_questions, take_sample
+from utils.retrieval.elasticsearch import add_elasticsearch_flags, connection_of
+from utils.retrieval.embedded import Retriever, open_retriever
+from utils.running import InputError, run_stage
 
 SPARE_PASSAGES = 10  # retrieved beyond topk, to take the place of passages that are dropped
 SEARCHES = 100  # questions in one block

@@ -18,16 +18,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.adapter_files import (
-    check_init_adapter,
-    fingerprint,
-    load_adapter,
-    open_base_adapter,
-    read_training_and_code,
-    save_adapter,
-    stored_fingerprint,
-)
-from utils.arguments import (
+from utils.arguments import new_parser, positive_integer
+from utils.augmentation.records import fewer_than_asked, read_sample
+from utils.files import hash_json, relative, remove_folder
+from utils.flags import (
     SAVE_DTYPES,
     adapters_of,
     add_data_flags,
@@ -38,25 +32,26 @@ from utils.arguments import (
     shared_flags,
     training_settings,
 )
-from utils.augmented import fewer_than_asked, read_sample
-from utils.base_adapters import make_base_again
 from utils.journal import refuse_difference
-from utils.lora import Adapter, LoraBank
-from utils.memory import adapters_that_fit
+from utils.layout import passage_folder, rank_folder
+from utils.lora.bank import Adapter, LoraBank
+from utils.lora.memory import adapters_that_fit
+from utils.lora.training import group_by_cost, train_as_fits
 from utils.models import dtype_name, load_tokenizer, pick_device, pick_dtype, resolve_model
-from utils.parsing import new_parser, positive_integer
-from utils.paths import (
-    hash_json,
-    passage_folder,
-    rank_folder,
-    relative,
-    remove_folder,
-    run_stage,
-)
 from utils.processes import add_shard_flag, start_processes
 from utils.prompting import PromptEncoder, load_prompts
-from utils.sharing import Shared, share_standing
-from utils.training import group_by_cost, train_as_fits
+from utils.running import run_stage
+from utils.store.base import make_base_again
+from utils.store.folders import (
+    check_init_adapter,
+    fingerprint,
+    load_adapter,
+    open_base_adapter,
+    read_training,
+    save_adapter,
+    stored_fingerprint,
+)
+from utils.store.links import Shared, share_standing
 from utils.warmup import refuse_trained_questions
 
 
@@ -150,10 +145,10 @@ def main() -> None:
         "save_dtype": options.save_dtype,
     }
     missing = {folder for work in works for folder in work.folders}
-    bases, changed = set(), set()
+    bases = set()
     for work in works if not options.overwrite else ():
         for folder in work.folders:
-            made_with, changes = read_training_and_code(folder)
+            made_with = read_training(folder)
             if made_with is not None:
                 bases.add(made_with.pop("base", None))
                 refuse_difference(
@@ -162,7 +157,6 @@ def main() -> None:
                     {**settings, "data": work.data},
                     "use the settings it was made with, or --overwrite to train anew",
                 )
-                changed |= changes
                 missing.discard(folder)
     stands = stored_fingerprint(base_folder)
     if bases and not stands and not init_folder(options):
@@ -174,11 +168,6 @@ def main() -> None:
         f"{total} passages, {len(works)} with different training data; "
         f"{total - len(missing)} adapters stand already"
     )
-    if changed:
-        processes.say(
-            f"warning: {', '.join(sorted(changed))} changed since adapters that stand were "
-            "trained; where that changes the method, --overwrite trains all anew"
-        )
     trained, shared = 0, Shared()
     if missing and stands and not options.overwrite:
         wanted = {work.data: work.folders for work in works}

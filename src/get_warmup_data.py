@@ -22,7 +22,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from utils.arguments import add_model_flags, model_of
+from utils.arguments import new_parser, positive_integer, seed_number, whole_number
+from utils.files import hash_json, read_object, relative, write_json
+from utils.flags import add_model_flags, model_of
 from utils.journal import Journal, refuse_difference, remove_journal
 from utils.models import (
     context_length,
@@ -31,11 +33,10 @@ from utils.models import (
     load_tokenizer,
     model_identity,
 )
-from utils.parsing import new_parser, positive_integer, seed_number, whole_number
-from utils.paths import InputError, hash_json, read_object, relative, run_stage, write_json
 from utils.processes import refuse_launcher
 from utils.prompting import PromptEncoder, load_prompts, room_for_prompt
-from utils.qa_data import TYPES
+from utils.questions import TYPES
+from utils.running import InputError, run_stage
 from utils.warmup import (
     COT_DATASETS,
     DIRECT_DATASETS,

@@ -23,8 +23,17 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from utils.adapter_files import check_init_adapter
-from utils.arguments import (
+from utils.arguments import new_parser, positive_integer
+from utils.augmentation.records import fewer_than_asked, read_sample
+from utils.files import (
+    hash_json,
+    read_json,
+    read_object,
+    relative,
+    write_json,
+    write_text,
+)
+from utils.flags import (
     IN_PARAMETERS,
     METHODS,
     adapters_of,
@@ -38,11 +47,9 @@ from utils.arguments import (
     results_of,
     training_settings,
 )
-from utils.augmented import fewer_than_asked, read_sample
 from utils.journal import Journal, refuse_difference, remove_journal
-from utils.lora import LoraBank
-from utils.memory import in_halves, prompts_that_fit
-from utils.merging import Merger, check_adapters
+from utils.lora.bank import LoraBank
+from utils.lora.memory import in_halves, prompts_that_fit
 from utils.metrics import METRICS, answer_presence, extract_answer, mean_scores, score
 from utils.models import (
     PreTrainedModel,
@@ -52,20 +59,12 @@ from utils.models import (
     generate,
     load_tokenizer,
 )
-from utils.parsing import new_parser, positive_integer
-from utils.paths import (
-    InputError,
-    hash_json,
-    read_json,
-    read_object,
-    relative,
-    run_stage,
-    write_json,
-    write_text,
-)
 from utils.processes import Processes, add_shard_flag, start_processes
 from utils.prompting import PromptEncoder, load_prompts
-from utils.provenance import ANSWERING_CODE, PROVENANCE, changed_code, provenance
+from utils.provenance import PROVENANCE, provenance
+from utils.running import InputError, run_stage
+from utils.store.folders import check_init_adapter
+from utils.store.merging import Merger, check_adapters
 from utils.warmup import refuse_trained_questions
 
 IN_CONTEXT = ("icl", "da_icl", "combine")
@@ -162,8 +161,7 @@ def check_result(
 ) -> None:
     """Refuse a result at `leaf` that was made with other settings; `--overwrite` removes it.
 
-    Code that has changed since is no reason to refuse, but for a warning. Raises `InputError` where
-    it was made with others.
+    Raises `InputError` where it was made with others.
     """
     if options.overwrite and processes.is_main:
         remove_journal(leaf / JOURNAL)
@@ -180,11 +178,6 @@ def check_result(
             config,
             "use the same settings, or --overwrite to answer anew",
         )
-        if changed := changed_code(made_with.get(PROVENANCE, {}), ANSWERING_CODE):
-            processes.say(
-                f"warning: {', '.join(sorted(changed))} changed since {relative(leaf)} was begun; "
-                "where that changes the method, --overwrite answers anew"
-            )
 
 
 def answer_batches(
@@ -373,11 +366,8 @@ def save_result(
             len(tokenizer(row["text"], add_special_tokens=False).input_ids) for row in predictions
         ),
     }
-    made_by, begun_by = provenance(), read_object(leaf / "config.json", "the settings file")
-    if isinstance(begun_by.get(PROVENANCE), dict):  # a stopped run may have begun with other code
-        made_by["code"] = begun_by[PROVENANCE].get("code")
     write_json(leaf / "predict.json", predictions)
-    write_json(leaf / "config.json", {**config, PROVENANCE: made_by, "measured": measured})
+    write_json(leaf / "config.json", {**config, PROVENANCE: provenance(), "measured": measured})
     write_text(leaf / "result.txt", result_text(predictions, {**named, **config}))
 
 

@@ -9,7 +9,6 @@ seconds and tokens), `table.csv` (every metric, interval and p-value, one line p
 type), `f1_by_method` and `f1_against_seconds` (each as .png and .pdf). Prints a short table.
 """
 
-import utils  # noqa: F401  # isort: skip (first: from here on Ctrl-C is one line)
 import argparse
 import sys
 from collections.abc import Iterator
@@ -18,11 +17,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from root_dir_path import ROOT_DIR
-from utils.parsing import new_parser, positive_integer, seed_number
-from utils.paths import InputError, folder_name, hash_json, relative, run_stage, write_text
-from utils.plots import plot_f1_against_seconds, plot_f1_by_method
-from utils.results import (
+from utils import layout
+from utils.arguments import new_parser, positive_integer, seed_number
+from utils.files import hash_json, relative, write_text
+from utils.layout import folder_name
+from utils.reporting.plots import plot_f1_against_seconds, plot_f1_by_method
+from utils.reporting.runs import (
     MEASURED,
     PLAIN_MERGE,
     Run,
@@ -33,7 +33,8 @@ from utils.results import (
     read_runs,
     setting_labels,
 )
-from utils.statistics import LEVEL, SAMPLES, bootstrap_interval, paired_test
+from utils.reporting.statistics import LEVEL, SAMPLES, bootstrap_interval, paired_test
+from utils.running import InputError, run_stage
 
 REFERENCES = {"icl": "†", "prag": "‡"}  # every other method is tested against these
 OTHER_QUESTIONS = "§"
@@ -349,7 +350,7 @@ def main() -> None:
     options = parse_arguments()
 
     # 1. Read
-    output = ROOT_DIR / "output"
+    output = layout.ROOT_DIR / "output"
     model = folder_name(options.model_name) if options.model_name else None
     dataset = folder_name(options.dataset) if options.dataset else None
     runs, left_out = read_runs(output, model, dataset)

@@ -6,9 +6,9 @@ python src/show_prompts.py --prompts my_prompts.json       # one's own set
 
 import argparse
 
-from utils.parsing import new_parser
-from utils.paths import run_stage
+from utils.arguments import new_parser
 from utils.prompting import PROMPTS_FOLDER, PromptSet, load_prompts
+from utils.running import run_stage
 from utils.warmup import ReasoningRequest
 
 PASSAGES = [

@@ -13,7 +13,6 @@ with `training_config.json`, `questions.json` (what it was trained on), `loss.js
 Started again after a stop, it goes on from its last checkpoint.
 """
 
-import utils  # noqa: F401  # isort: skip (first: from here on Ctrl-C is one line)
 import argparse
 import json
 import math
@@ -26,32 +25,29 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from utils.adapter_files import fingerprint, open_base_adapter, read_training, save_adapter
-from utils.arguments import add_model_flags, model_of
+from utils.arguments import new_parser, positive_integer, positive_number, seed_number
+from utils.files import (
+    hash_json,
+    relative,
+    remove_folder,
+    write_json,
+    writing_file,
+    writing_folder,
+)
+from utils.flags import add_model_flags, model_of
 from utils.journal import refuse_difference
-from utils.lora import Adapter, LoraBank
+from utils.layout import folder_name, rank_folder, warmup_folder
+from utils.lora.bank import Adapter, LoraBank
 from utils.models import (
     dtype_name,
     load_tokenizer,
     model_identity,
     resolve_model,
 )
-from utils.parsing import new_parser, positive_integer, positive_number, seed_number
-from utils.paths import (
-    InputError,
-    folder_name,
-    hash_json,
-    rank_folder,
-    relative,
-    remove_folder,
-    run_stage,
-    warmup_folder,
-    write_json,
-    writing_file,
-    writing_folder,
-)
 from utils.processes import refuse_launcher
 from utils.prompting import load_prompts
+from utils.running import InputError, run_stage
+from utils.store.folders import fingerprint, open_base_adapter, read_training, save_adapter
 from utils.warmup import (
     QUESTIONS_FILE,
     SMOOTHED_STEPS,

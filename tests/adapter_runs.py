@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from conftest import tiny_model
 
-from utils.adapter_files import read_adapter, save_adapter
-from utils.lora import LoraBank
-from utils.sharing import Shared
+from utils.lora.bank import LoraBank
+from utils.store.folders import read_adapter, save_adapter
+from utils.store.links import Shared
 
 STEPS = ("mkdir", "rename", "replace", "link", "unlink", "rmdir", "fsync", "sync")
 

@@ -43,14 +43,9 @@ def tiny_model(architecture: str = "llama", tied: bool = True, seed: int = 0):
 
 def use_root(folder: Path, monkeypatch) -> None:
     """Make `folder` the `ROOT_DIR` of all code that runs in the test's own process."""
-    import report
-    import root_dir_path
-    import utils.models
-    import utils.paths
-    import utils.retrieval
+    from utils import layout
 
-    for module in (root_dir_path, utils.paths, utils.models, utils.retrieval, report):
-        monkeypatch.setattr(module, "ROOT_DIR", folder)
+    monkeypatch.setattr(layout, "ROOT_DIR", folder)
 
 
 @pytest.fixture

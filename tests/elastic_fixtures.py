@@ -7,8 +7,9 @@ import time
 import pytest
 from fake_elasticsearch import FakeElasticsearch
 
-from utils import elastic, elastic_load
-from utils.elastic import Connection, connected, connection_of
+from utils.retrieval import elasticsearch as elastic
+from utils.retrieval import elasticsearch_load as elastic_load
+from utils.retrieval.elasticsearch import Connection, connected, connection_of
 
 REAL_URL = os.environ.get("ELASTICSEARCH_URL")
 

@@ -1,6 +1,6 @@
 """A fake Elasticsearch 8 for tests: real HTTP, real error shapes, everything kept in memory.
 
-It speaks what `utils.elastic` and `utils.elastic_load` need, checks the headers as 8.x does, and
+It speaks what the Elasticsearch engine needs, checks the headers as 8.x does, and
 fails on demand. Its ranking is textbook BM25 over `english_terms`, written here once more.
 """
 
@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from fake_server import QuietServer
 
-from utils.analysis import english_terms
+from utils.retrieval.english import english_terms
 
 MEDIA_TYPE = re.compile(
     r"application/(?:vnd\.elasticsearch\+(?:json|x-ndjson); ?compatible-with=(\d+)|json|x-ndjson)"

@@ -19,8 +19,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 with atheris.instrument_imports(include=["utils", "json_repair", "json.decoder", "csv"]):
     import tqdm
 
-    from utils import augmented, corpus, journal, metrics, paths, qa_data, warmup
+    from utils import journal, metrics, running, warmup
+    from utils import questions as qa_data
+    from utils.augmentation import records as augmented
     from utils.prompting import load_prompts
+    from utils.retrieval import corpus
 
 FOLDER = Path(tempfile.mkdtemp())
 RAW = ("dev.json", "id_aliases.json", "hotpot_dev_distractor_v1.json", "popQA.tsv")
@@ -56,7 +59,7 @@ def target(data: bytes) -> None:
         else:
             (FOLDER / "own.json.0").write_bytes(data)
             journal.Journal(FOLDER / "own.json", {}).close()
-    except paths.InputError as error:
+    except running.InputError as error:
         assert str(error).strip()
 
 

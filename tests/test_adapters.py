@@ -19,10 +19,10 @@ import adapters
 import encode
 import inference
 from adapters import exported_alpha, padded_rank
-from utils.adapter_files import check_init_adapter, load_adapter, stored_adapters
-from utils.lora import LoraBank, merge, pad
-from utils.paths import InputError
+from utils.lora.bank import LoraBank, merge, pad
 from utils.prompting import PromptEncoder, load_prompts
+from utils.running import InputError
+from utils.store.folders import check_init_adapter, load_adapter, stored_adapters
 
 FLAGS = [*COMMON, *DEV, *TRAIN]
 WEIGHTS = "adapter_model.safetensors"

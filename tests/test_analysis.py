@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.analysis import ANY_WORD, LATIN_TEXT, LATIN_WORD, english_terms
+from utils.retrieval.english import ANY_WORD, LATIN_TEXT, LATIN_WORD, english_terms
 
 LUCENE = json.loads(
     (Path(__file__).parent / "data" / "lucene_english.json").read_text(encoding="utf-8")

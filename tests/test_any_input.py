@@ -9,16 +9,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from utils import paths
-from utils.adapter_files import read_training
-from utils.adapter_packs import ADAPTER_FILES, open_pack
-from utils.augmented import read_augmented
-from utils.corpus import read_corpus
+from utils import files, layout
+from utils.augmentation.records import read_augmented
 from utils.journal import Journal
 from utils.metrics import answer_presence, extract_answer, score
-from utils.paths import InputError
 from utils.prompting import load_prompts
-from utils.qa_data import TYPES, load_questions
+from utils.questions import TYPES, load_questions
+from utils.retrieval.corpus import read_corpus
+from utils.running import InputError
+from utils.store.adapter_packs import ADAPTER_FILES, open_pack
+from utils.store.folders import read_training
 from utils.warmup import read_warmup_data
 
 HEADER = "id\ttext\ttitle\n"
@@ -69,7 +69,7 @@ def test_any_file_is_questions_or_refused(tmp_path_factory, content, dataset):
         assert records
         for record in records:
             assert record["question"].strip() and record["answer"]
-        paths.hash_json(records)
+        files.hash_json(records)
         json.dumps(records, ensure_ascii=False).encode()
 
 
@@ -78,7 +78,7 @@ def test_any_file_is_questions_or_refused(tmp_path_factory, content, dataset):
 def test_any_file_is_an_augmentation_or_refused(tmp_path_factory, content):
     with pytest.MonkeyPatch.context() as patch:
         root = tmp_path_factory.mktemp("root")
-        patch.setattr(paths, "ROOT_DIR", root)
+        patch.setattr(layout, "ROOT_DIR", root)
         (root / "data_aug/d").mkdir(parents=True)
         for name in ("total", "t"):
             (root / f"data_aug/d/{name}.json").write_bytes(content)
@@ -119,15 +119,15 @@ def test_any_corpus_is_rows_or_refused(tmp_path_factory, content):
 @given(st.text(max_size=100), st.text(max_size=100), st.text(max_size=100))
 def test_no_name_leads_a_layout_out_of_its_root(dataset, data_type, model):
     layouts = [
-        (paths.augmented_file, (dataset, data_type)),
-        (paths.rank_folder, (model, 2, 32.0)),
-        (paths.experiment_folder, ("output", model, 2, 32.0, dataset, "lr", data_type)),
-        (paths.warmup_folder, (model, 2, 32.0, True)),
+        (layout.augmented_file, (dataset, data_type)),
+        (layout.rank_folder, (model, 2, 32.0)),
+        (layout.experiment_folder, ("output", model, 2, 32.0, dataset, "lr", data_type)),
+        (layout.warmup_folder, (model, 2, 32.0, True)),
     ]
-    for layout, arguments in layouts:
-        path = never_raises(layout, *arguments)
+    for place, arguments in layouts:
+        path = never_raises(place, *arguments)
         if path is not None:
-            tops = [paths.ROOT_DIR / top for top in ("data_aug", "offline", "output")]
+            tops = [layout.ROOT_DIR / top for top in ("data_aug", "offline", "output")]
             normal = Path(os.path.normpath(path))
             assert normal == path and any(normal.is_relative_to(top) for top in tops)
             assert all(len(part.encode()) < 250 for part in path.parts)

@@ -24,10 +24,11 @@ import augment
 import encode
 import inference
 import prep_elastic
-from utils import augmented_files, writing
-from utils.augmented import read_augmented
-from utils.paths import InputError
-from utils.retrieval import open_retriever
+from utils.augmentation import files as augmented_files
+from utils.augmentation import writing
+from utils.augmentation.records import read_augmented
+from utils.retrieval.embedded import open_retriever
+from utils.running import InputError
 
 DEMO_TYPES = [flag for flag in AUGMENT if flag not in ("--data_type", "dev")]
 PAIRS = json.dumps([{"question": "Q?", "answer": "A", "full_answer": "A."}] * 3)

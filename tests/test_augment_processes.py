@@ -16,7 +16,7 @@ from stage_runs import AUGMENT, run, tree
 from test_server import instant
 
 import augment
-from utils import writing
+from utils.augmentation import writing
 
 # so few tokens that some lists are cut off: passages are dropped, and there are several waves
 WAVES = [flag for flag in AUGMENT if flag not in ("--data_type", "dev")]

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from utils.augmented import data_types_of, model_keys, parse_pairs, read_augmented
-from utils.paths import InputError, write_json
+from utils.augmentation.records import data_types_of, model_keys, parse_pairs, read_augmented
+from utils.files import write_json
+from utils.running import InputError
 
 MODEL = "small-model"
 
@@ -18,7 +19,7 @@ MODEL = "small-model"
 
 @pytest.fixture
 def augmented(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setattr("utils.paths.ROOT_DIR", tmp_path)
+    monkeypatch.setattr("utils.layout.ROOT_DIR", tmp_path)
     return tmp_path / "data_aug" / "tiny"
 
 

@@ -11,9 +11,10 @@ import pytest
 from conftest import REPOSITORY
 from stage_runs import COMMON, DEV, MODEL, TRAIN
 
-from utils import augmented, paths
-from utils.augmented import parse_pairs, read_augmented
-from utils.qa_data import load_questions
+from utils import layout, running
+from utils.augmentation import records as augmented
+from utils.augmentation.records import parse_pairs, read_augmented
+from utils.questions import load_questions
 
 LONG = "x" * 300
 RECORD = {"question": "Who?", "answer": "Orr"}
@@ -243,7 +244,7 @@ def test_bad_input_is_one_sentence_before_a_model_is_loaded(copy, monkeypatch, c
         monkeypatch.setattr(script, "model_of", unwanted)
     monkeypatch.setattr(sys, "argv", [f"{name}.py", *words])
     with pytest.raises(SystemExit) as ended:
-        paths.run_stage(script.main)
+        running.run_stage(script.main)
     said = capsys.readouterr().err
     if ended.value.code == 2:  # argparse shows the usage first
         said = said.strip().splitlines()[-1]
@@ -278,7 +279,7 @@ def test_stray_files_and_strange_names_change_nothing(copy, monkeypatch, capsys)
     (folder / "sub.json").mkdir()
     assert augmented.data_types_of("demo") == ["dev"]
     assert len(read_augmented("demo", "dev", MODEL)) == 4
-    other = copy / "data_aug" / paths.folder_name("my data/./日本 set")
+    other = copy / "data_aug" / layout.folder_name("my data/./日本 set")
     other.mkdir()
     (other / "a b.json").write_bytes((folder / "dev.json").read_bytes())
     assert augmented.data_types_of("my data/./日本 set") == ["a b"]

@@ -9,9 +9,9 @@ from stage_runs import run
 from test_lora import random_adapter
 from transformers import AutoModelForCausalLM
 
-from utils.adapter_files import load_adapter, save_adapter
-from utils.lora import LoraBank, merge
+from utils.lora.bank import LoraBank, merge
 from utils.models import generate
+from utils.store.folders import load_adapter, save_adapter
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")  # of peft
 

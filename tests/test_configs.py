@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 
-from utils.arguments import add_data_flags, add_model_flags, add_training_flags, shared_flags
-from utils.parsing import new_parser
+from utils.arguments import new_parser
+from utils.flags import add_data_flags, add_model_flags, add_training_flags, shared_flags
 
 SCRIPTS = sorted(
     str(path.relative_to(REPOSITORY))

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from conftest import REPOSITORY
 
-from utils.paths import InputError
+from utils.running import InputError
 
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
 import effect

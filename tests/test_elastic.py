@@ -14,17 +14,17 @@ import pytest
 from fake_elasticsearch import FakeElasticsearch, error_body, failed_search
 from test_retrieval import PASSAGES, ids, write_corpus
 
-from utils import elastic_load
-from utils.elastic import (
+from utils.retrieval import elasticsearch_load as elastic_load
+from utils.retrieval.elasticsearch import (
     Connection,
     ElasticsearchIndex,
     add_elasticsearch_flags,
     connected,
     connection_of,
 )
-from utils.elastic_load import load_index
-from utils.paths import InputError
-from utils.retrieval import EmbeddedIndex, build_index, open_retriever
+from utils.retrieval.elasticsearch_load import load_index
+from utils.retrieval.embedded import EmbeddedIndex, build_index, open_retriever
+from utils.running import InputError
 
 pytest_plugins = ["elastic_fixtures"]
 pytestmark = pytest.mark.usefixtures("own_environment")
@@ -340,7 +340,8 @@ def test_the_fake_refuses_the_headers_of_another_major_version(fake, connection)
 
 def test_nothing_of_the_client_is_imported_before_it_is_needed():
     code = (
-        "import sys; sys.path.insert(0, 'src'); import utils.elastic, utils.elastic_load; "
+        "import sys; sys.path.insert(0, 'src'); import utils.retrieval.elasticsearch, "
+        "utils.retrieval.elasticsearch_load; "
         "print([m for m in sys.modules if m.startswith('elastic') or m == 'urllib3'])"
     )
     result = subprocess.run(

@@ -6,9 +6,9 @@ from test_elastic import TITLED, concrete, fake_only, load
 from test_retrieval import ids, write_corpus
 
 from utils import elastic_load
-from utils.elastic import Connection, ElasticsearchIndex, connected
-from utils.elastic_load import load_index
-from utils.paths import InputError
+from utils.retrieval.elasticsearch import Connection, ElasticsearchIndex, connected
+from utils.retrieval.elasticsearch_load import load_index
+from utils.running import InputError
 
 pytest_plugins = ["elastic_fixtures"]
 pytestmark = pytest.mark.usefixtures("own_environment")

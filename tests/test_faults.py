@@ -20,9 +20,10 @@ import inference
 import prep_elastic
 import warmup_lora
 from utils import paths
+from utils.files import write_json, writing_file, writing_folder
 from utils.journal import Journal
-from utils.paths import InputError, write_json, writing_file, writing_folder
-from utils.retrieval import EmbeddedIndex, build_index
+from utils.retrieval.embedded import EmbeddedIndex, build_index
+from utils.running import InputError
 
 pytest_plugins = ["elastic_fixtures"]
 CORPUS = str(REPOSITORY / "data/demo/corpus.tsv")

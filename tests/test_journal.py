@@ -3,7 +3,7 @@
 import pytest
 
 from utils.journal import Journal, refuse_difference
-from utils.paths import InputError
+from utils.running import InputError
 
 SETTINGS = {"seed": 1, "model": "m", "nested": {"a": [1, 2]}}
 

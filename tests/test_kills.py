@@ -20,7 +20,7 @@ import pytest
 from conftest import REPOSITORY, use_root
 from stage_runs import AUGMENT, COMMON, DEV, MODEL, TRAIN, run, tree
 
-from utils.retrieval import BYTES_WORTH_WORKERS, EmbeddedIndex
+from utils.retrieval.embedded import BYTES_WORTH_WORKERS, EmbeddedIndex
 
 SEED = int(os.environ.get("PRAG_SEED", "7"))
 KILLS = float(os.environ.get("PRAG_KILLS", "1"))
@@ -309,7 +309,7 @@ def reason_slowly() -> None:
     from test_warmup import COT, reason
 
     import get_warmup_data
-    from utils.paths import run_stage
+    from utils.running import run_stage
 
     def generate(*arguments):
         time.sleep(0.1)

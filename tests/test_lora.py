@@ -9,10 +9,10 @@ import torch
 from conftest import tiny_model
 from safetensors.torch import load_file, save_file
 
-from utils.adapter_files import load_adapter, open_base_adapter, save_adapter
-from utils.lora import TARGET_MODULES, LoraBank, merge
-from utils.paths import InputError
-from utils.training import group_by_cost, train_adapters
+from utils.lora.bank import TARGET_MODULES, LoraBank, merge
+from utils.lora.training import group_by_cost, train_adapters
+from utils.running import InputError
+from utils.store.folders import load_adapter, open_base_adapter, save_adapter
 
 
 def random_prompts(counts: list[int], seed: int = 3) -> list[list[list[int]]]:

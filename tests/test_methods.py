@@ -13,9 +13,9 @@ import encode
 import get_warmup_data
 import inference
 import warmup_lora
-from utils.adapter_files import load_adapter, read_training, save_adapter, stored_fingerprint
-from utils.lora import LoraBank, merge
-from utils.paths import InputError
+from utils.lora.bank import LoraBank, merge
+from utils.running import InputError
+from utils.store.folders import load_adapter, read_training, save_adapter, stored_fingerprint
 
 
 def predictions(root, method: str) -> list[dict]:

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from utils.metrics import METRICS, answer_presence, extract_answer, mean_scores, normalize, score
-from utils.paths import InputError
+from utils.running import InputError
 
 # few words, so that drawn texts overlap, repeat and carry what normalisation removes
 WORDS = st.sampled_from(

@@ -11,8 +11,8 @@ from transformers import AutoTokenizer, GenerationConfig
 
 from utils import models
 from utils.models import SeededSampling, generate, load_model, load_tokenizer, resolve_model
-from utils.paths import InputError
 from utils.prompting import PromptEncoder, load_prompts
+from utils.running import InputError
 
 DEMO = REPOSITORY / "data" / "demo" / "demo-model"
 PROMPTS = [[1, 5, 9, 30, 7], [1, 44], [1, 8, 8, 60, 23, 17, 90, 3, 41]]

@@ -17,7 +17,9 @@ from adapter_runs import (
 )
 from safetensors import safe_open
 
-from utils.adapter_files import (
+from utils.running import InputError
+from utils.store.adapter_packs import open_pack
+from utils.store.folders import (
     load_adapter,
     read_adapter,
     read_training,
@@ -25,10 +27,8 @@ from utils.adapter_files import (
     save_adapter,
     stored_adapters,
 )
-from utils.adapter_packs import open_pack
-from utils.packing import drop, pack, packing_alone, unpack
-from utils.paths import InputError
-from utils.sharing import Shared
+from utils.store.links import Shared
+from utils.store.packing import drop, pack, packing_alone, unpack
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from stage_runs import ADAPTERS, COMMON, DEV, RESULTS, TRAIN, answer, run, tree
 
 import encode
 import inference
-from utils.paths import InputError
 from utils.processes import Processes, refuse_launcher, shard_of, start_processes
+from utils.running import InputError
 
 ENCODE = [*COMMON, *DEV, *TRAIN, "--adapters_per_batch", "2"]
 COMBINE = ["--inference_method", "combine", "--max_new_tokens", "12", "--batch_size", "1"]

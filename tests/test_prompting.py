@@ -14,8 +14,8 @@ from transformers.utils import chat_template_utils
 
 import show_prompts
 from utils import prompting
-from utils.paths import InputError
 from utils.prompting import PromptEncoder, PromptSet, load_prompts, tidy_question
+from utils.running import InputError
 
 TEXTS = {
     "rewrite": "Rewrite: {passage}",

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from utils.paths import InputError, write_json
-from utils.qa_data import load_questions, load_supporting_sentences, take_sample
+from utils.files import write_json
+from utils.questions import load_questions, load_supporting_sentences, take_sample
+from utils.running import InputError
 
 DATA = Path(__file__).parent / "data"
 

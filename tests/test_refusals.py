@@ -23,8 +23,8 @@ from stage_runs import (
 import augment
 import encode
 import inference
-from utils.adapter_files import read_training
-from utils.paths import InputError
+from utils.running import InputError
+from utils.store.folders import read_training
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from conftest import REPOSITORY
 
 import report
 from utils import plots
-from utils.paths import InputError
-from utils.results import METHODS
+from utils.reporting.runs import METHODS
+from utils.running import InputError
 
 MODEL, DATASET, TRAINING = "llama3.2-1b-instruct", "2wikimultihopqa", "lr=0.0003_epoch=1_cot"
 PAPER = {"lora_rank": 2, "lora_alpha": 32, "learning_rate": 3e-4, "augment_model": MODEL}

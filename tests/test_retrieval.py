@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from utils import retrieval
-from utils.paths import InputError
-from utils.retrieval import EmbeddedIndex, build_index, open_retriever
+from utils.retrieval import embedded as retrieval
+from utils.retrieval.embedded import EmbeddedIndex, build_index, open_retriever
+from utils.running import InputError
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -249,7 +249,7 @@ def test_an_index_of_another_content_has_another_identity(tmp_path):
 
 
 def test_a_missing_index_is_told_with_the_command_that_builds_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(retrieval, "ROOT_DIR", tmp_path)
+    monkeypatch.setattr("utils.layout.ROOT_DIR", tmp_path)
     command = "python prep_elastic.py --data_path data/dpr/psgs_w100.tsv.gz --index_name wiki"
     with pytest.raises(InputError, match=f"{command}$"):
         open_retriever("embedded", "wiki")

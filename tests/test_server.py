@@ -19,7 +19,7 @@ from stage_runs import AUGMENT, MODEL, run, tree
 import augment
 from utils import server
 from utils.journal import Journal
-from utils.paths import InputError
+from utils.running import InputError
 
 KEY = "sk-very+secret"
 PAIRS = json.dumps([{"question": "Q?", "answer": "A", "full_answer": "A."}] * 3)

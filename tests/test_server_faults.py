@@ -8,9 +8,9 @@ import pytest
 from fake_elasticsearch import error_body
 from test_retrieval import PASSAGES, write_corpus
 
-from utils.elastic import Connection, ElasticsearchIndex
-from utils.elastic_load import load_index
-from utils.paths import InputError
+from utils.retrieval.elasticsearch import Connection, ElasticsearchIndex
+from utils.retrieval.elasticsearch_load import load_index
+from utils.running import InputError
 
 pytest_plugins = ["elastic_fixtures"]
 

@@ -11,16 +11,17 @@ from stage_runs import ADAPTERS, COMMON, DEV, RESULTS, TRAIN, answer, run, tree
 
 import encode
 from utils import paths
-from utils.adapter_files import (
+from utils.files import writing_folder
+from utils.running import InputError
+from utils.store.folders import (
     open_base_adapter,
     read_adapter,
     read_training,
     save_adapter,
     stands_unpacked,
 )
-from utils.packing import pack
-from utils.paths import InputError, writing_folder
-from utils.sharing import Shared
+from utils.store.links import Shared
+from utils.store.packing import pack
 
 TOTAL = ADAPTERS.replace("/dev", "/total")
 ALL = [*COMMON, "--dataset", "demo", *TRAIN]

@@ -27,7 +27,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import augment
 import encode
 import inference
-from utils import provenance
 from utils.metrics import METRICS
 
 
@@ -150,53 +149,7 @@ def test_a_second_run_changes_nothing(copy, monkeypatch):
     assert tree(copy) == before
 
 
-def test_work_that_other_code_made_is_named_once(copy, monkeypatch, capsys):
-    """It stays: whether the method changed is for the user to say."""
-    stood = tree(copy)
-    real = provenance._code_hash
-
-    def edited(name):
-        return "edited" if name in ("utils/training.py", "utils/merging.py") else real(name)
-
-    monkeypatch.setattr(provenance, "_code_hash", edited)
-    run(encode, *COMMON, *DEV, *TRAIN, monkeypatch=monkeypatch)
-    said = capsys.readouterr().out
-    assert said.count("warning: utils/training.py changed since adapters") == 1
-    answer("prag", monkeypatch=monkeypatch)
-    assert "warning: utils/merging.py changed since " in capsys.readouterr().out
-    assert tree(copy) == stood
-    run(encode, *COMMON, *DEV, *TRAIN, "--overwrite", monkeypatch=monkeypatch)
-    run(encode, *COMMON, *DEV, *TRAIN, monkeypatch=monkeypatch)
-    assert "warning" not in capsys.readouterr().out
-
-
-def test_adapters_of_other_code_are_not_shared(copy, monkeypatch, capsys):
-    records = (copy / "data_aug/demo/dev.json").read_bytes()
-    (copy / "data_aug/demo/two.json").write_bytes(records)
-    two = [*COMMON, "--dataset", "demo", "--data_type", "two", *TRAIN]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(provenance, "_code_hash", lambda name: "edited")
-        run(encode, *two, monkeypatch=patch)
-    assert "12 adapters trained, 0 linked" in capsys.readouterr().out
-    shutil.rmtree(copy / ADAPTERS.replace("/dev", "/two"))
-    run(encode, *two, monkeypatch=monkeypatch)
-    assert "0 adapters trained, 12 linked" in capsys.readouterr().out
-
-
-def test_a_result_that_other_code_began_says_so_when_it_is_whole(copy, monkeypatch, capsys):
-    flags = ("combine", "--batch_size", "1")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(provenance, "_code_hash", lambda name: "edited")
-        patch.setattr(inference, "generate", stop_after(3, inference.generate))
-        with pytest.raises(KeyboardInterrupt):
-            answer(*flags, "--overwrite", monkeypatch=patch)
-    answer(*flags, monkeypatch=monkeypatch)
-    capsys.readouterr()
-    answer(*flags, monkeypatch=monkeypatch)
-    assert "warning: inference.py, utils/lora.py" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("damaged", [None, "x", [], {"code": None}, {"code": "abc"}])
+@pytest.mark.parametrize("damaged", [None, "x", []])
 def test_a_provenance_that_says_nothing_is_no_obstacle(copy, monkeypatch, damaged):
     files = [copy / ADAPTERS / "data_0/passage_0/training_config.json"]
     files.append(copy / RESULTS / "prag/dev/config.json")

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from utils.statistics import bootstrap_interval, paired_test
+from utils.reporting.statistics import bootstrap_interval, paired_test
 
 F1 = [0.0, 0.0, 0.0, 1.0, 1.0, 2 / 3, 0.5, 0.4, 0.8]
 

@@ -5,12 +5,12 @@ import torch
 import torch.nn.functional as F
 from conftest import tiny_model
 
-from utils import loss, training
-from utils.lora import LoraBank
-from utils.loss import LinearCrossEntropy, has_plain_head
-from utils.memory import bytes_kept, in_halves, training_bytes
-from utils.paths import InputError
-from utils.training import train_adapters, train_as_fits
+from utils.lora import loss, training
+from utils.lora.bank import LoraBank
+from utils.lora.loss import LinearCrossEntropy, has_plain_head
+from utils.lora.memory import bytes_kept, in_halves, training_bytes
+from utils.lora.training import train_adapters, train_as_fits
+from utils.running import InputError
 
 PROMPTS = [[[3, 4, 5, 6], [7, 8, 9]], [[10, 11, 12]], [[13, 14], [15, 16, 17]], [[18, 19, 20, 21]]]
 SETTINGS = (1e-2, 2, 1, 0)  # learning rate, epochs, batch size, padding

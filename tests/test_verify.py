@@ -9,10 +9,10 @@ from stage_runs import ADAPTERS, COMMON, DEV, TRAIN, answer, run, tree
 
 import adapters
 import encode
-from utils.adapter_files import save_adapter, stored_adapters
-from utils.lora import LoraBank
+from utils.lora.bank import LoraBank
 from utils.models import load_skeleton
-from utils.paths import InputError
+from utils.running import InputError
+from utils.store.folders import save_adapter, stored_adapters
 
 FLAGS = [*COMMON, *DEV, *TRAIN]
 WEIGHTS = "adapter_model.safetensors"

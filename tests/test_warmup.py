@@ -21,14 +21,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import get_warmup_data
 import warmup_lora
-from utils.adapter_files import open_base_adapter
+from utils.files import write_json
 from utils.journal import Journal
-from utils.lora import LoraBank
+from utils.lora.bank import LoraBank
 from utils.metrics import normalize
-from utils.paths import InputError, write_json
 from utils.prompting import load_prompts
 from utils.provenance import PROVENANCE
-from utils.qa_data import TYPES, load_questions, take_sample
+from utils.questions import TYPES, load_questions, take_sample
+from utils.running import InputError
+from utils.store.folders import open_base_adapter
 from utils.warmup import (
     ReasoningRequest,
     Source,

@@ -12,7 +12,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from utils.paths import InputError, disk_failures_named, relative
+from utils.files import disk_failures_named, relative
+from utils.running import InputError
 
 
 def refuse_difference(what: str, made_with: dict, asked: dict, remedy: str) -> None:

@@ -5,7 +5,7 @@ import string
 from collections import Counter
 from statistics import fmean
 
-from utils.paths import InputError
+from utils.running import InputError
 
 COMPARED = ("em", "f1", "prec", "recall")  # of the extracted answer
 METRICS = (*COMPARED, "answer_presence")

@@ -19,8 +19,9 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from root_dir_path import ROOT_DIR
-from utils.paths import InputError, read_json
+from utils import layout
+from utils.files import read_json
+from utils.running import InputError
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 SHORT_NAMES = Path(__file__).parents[2] / "configs" / "models.json"
@@ -34,7 +35,7 @@ def resolve_model(name: str) -> str:
     known = read_json(SHORT_NAMES, "the list of models")
     if name in known:
         return known[name]
-    for folder in (Path(name), ROOT_DIR / name):
+    for folder in (Path(name), layout.ROOT_DIR / name):
         if folder.is_dir():
             if not (folder / "config.json").is_file():
                 raise InputError(f"--model_name {name}: the folder holds no config.json")

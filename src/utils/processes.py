@@ -20,7 +20,7 @@ import torch
 import torch.distributed as distributed
 from tqdm import tqdm
 
-from utils.paths import InputError
+from utils.running import InputError
 
 Item = TypeVar("Item")
 MEETING = timedelta(minutes=10)  # for all processes of a launch to start

@@ -12,7 +12,9 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from utils.paths import InputError, folder_name, hash_json, read_json, relative
+from utils.files import hash_json, read_json, relative
+from utils.layout import folder_name
+from utils.running import InputError
 
 PROMPTS_FOLDER = Path(__file__).parents[1] / "prompts"
 TEMPLATE_DATE = "26 Jul 2024"

@@ -11,10 +11,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from utils.files import read_json, relative
+from utils.layout import augmented_file, folder_name
 from utils.metrics import extract_answer, normalize, score
-from utils.paths import InputError, augmented_file, folder_name, read_json, relative
 from utils.prompting import PromptEncoder, PromptSet, fill, tidy_question
-from utils.qa_data import (
+from utils.questions import (
     TYPES,
     load_questions,
     load_supporting_sentences,
@@ -22,6 +23,7 @@ from utils.qa_data import (
     read_records,
     take_sample,
 )
+from utils.running import InputError
 
 DIRECT_DATASETS = ("popqa", "complexwebquestions")
 COT_DATASETS = ("2wikimultihopqa", "hotpotqa")

@@ -20,11 +20,12 @@ import matplotlib
 from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "src"))
-from utils.parsing import new_parser, positive_integer, positive_number
-from utils.paths import run_stage, write_json, writing_file
-from utils.plots import COLOURS, STYLE
-from utils.results import read_runs
-from utils.statistics import bootstrap_interval
+from utils.arguments import new_parser, positive_integer, positive_number
+from utils.files import write_json, writing_file
+from utils.reporting.plots import COLOURS, STYLE
+from utils.reporting.runs import read_runs
+from utils.reporting.statistics import bootstrap_interval
+from utils.running import run_stage
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

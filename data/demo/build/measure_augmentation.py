@@ -20,12 +20,13 @@ from templates import FILLERS, LINKS, QUESTIONS, STATEMENTS
 from world import LINK_ATTRIBUTE, Entity, Passage
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "src"))
-from utils.augmented import parse_pairs
+from utils.arguments import new_parser, positive_integer
+from utils.augmentation.records import parse_pairs
+from utils.files import write_json
 from utils.models import generate, load_model, load_tokenizer
-from utils.parsing import new_parser, positive_integer
-from utils.paths import run_stage, write_json
 from utils.prompting import PromptEncoder, load_prompts
 from utils.provenance import provenance
+from utils.running import run_stage
 
 NAME = "(?P<subject>.+?)"
 

@@ -34,7 +34,7 @@ from world import (
 )
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "src"))
-from utils.paths import read_json
+from utils.files import read_json
 from utils.prompting import PROMPTS_FOLDER, PromptSet
 
 PROMPTS = PromptSet("demo", read_json(PROMPTS_FOLDER / "demo.json", "prompt set"))

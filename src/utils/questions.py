@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from utils.paths import InputError, folder_name, read_json, read_text, relative
+from utils.files import read_json, read_text, relative
+from utils.layout import folder_name
+from utils.running import InputError
 
 TYPES = {
     "2wikimultihopqa": ("comparison", "bridge_comparison", "inference", "compositional"),

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import encode
-from utils import paths
-from utils.arguments import adapters_of, results_of
-from utils.paths import InputError
+from utils import files, layout, running
+from utils.flags import adapters_of, results_of
+from utils.running import InputError
 
 
 def flags(*more: str):
@@ -27,7 +27,7 @@ def flags(*more: str):
 @given(st.text(max_size=200))
 def test_no_name_leaves_its_folder(name):
     try:
-        safe = paths.folder_name(name)
+        safe = layout.folder_name(name)
     except InputError:
         return
     assert safe not in ("", ".", "..") and not set(safe) & set("/\\\0\n ")
@@ -38,7 +38,7 @@ def test_no_name_leaves_its_folder(name):
 @pytest.mark.parametrize("name", ["", "/", ".", "..", "a/..", "../", "\\", "___", "x" * 300])
 def test_a_name_of_which_nothing_usable_is_left_is_refused(name):
     with pytest.raises(InputError, match="cannot be used as a folder name"):
-        paths.folder_name(name)
+        layout.folder_name(name)
 
 
 @pytest.mark.parametrize(
@@ -56,18 +56,18 @@ def test_a_name_of_which_nothing_usable_is_left_is_refused(name):
     ],
 )
 def test_a_name_becomes_its_last_part(name, folder):
-    assert paths.folder_name(name) == folder
+    assert layout.folder_name(name) == folder
 
 
 def test_every_layout_is_that_of_the_original(root):
     shown = {
         path.relative_to(root).as_posix()
         for path in (
-            paths.augmented_file("D", "T"),
-            paths.rank_folder("some/M", 2, 32.0) / "base_weight",
-            paths.passage_folder(adapters_of(flags("--with_cot"), "T"), 0, 1),
+            layout.augmented_file("D", "T"),
+            layout.rank_folder("some/M", 2, 32.0) / "base_weight",
+            layout.passage_folder(adapters_of(flags("--with_cot"), "T"), 0, 1),
             results_of(flags(), "prag", "T"),
-            paths.warmup_folder("some/M", 2, 32, True),
+            layout.warmup_folder("some/M", 2, 32, True),
         )
     }
     assert shown == {
@@ -108,12 +108,12 @@ def test_a_name_from_a_flag_cannot_lead_a_layout_elsewhere(root):
     outside = adapters_of(options, "../T")
     assert outside == root / "offline/M/rank=2_alpha=32/D/lr=0.0003_epoch=1/aug_model=A/T"
     with pytest.raises(InputError):
-        paths.augmented_file("D", "..")
+        layout.augmented_file("D", "..")
 
 
 def test_a_file_appears_whole_with_ordinary_permissions_and_no_leftover(tmp_path):
     path = tmp_path / "new" / "deep" / "a.json"
-    paths.write_json(path, {"é": [1]})
+    files.write_json(path, {"é": [1]})
     assert path.read_text(encoding="utf-8") == '{\n  "é": [\n    1\n  ]\n}\n'
     assert path.stat().st_mode & 0o777 == 0o644
     assert os.listdir(path.parent) == ["a.json"]
@@ -121,26 +121,26 @@ def test_a_file_appears_whole_with_ordinary_permissions_and_no_leftover(tmp_path
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "a.txt"
-    paths.write_text(path, "old")
-    with pytest.raises(KeyboardInterrupt), paths.writing_file(path) as temporary:
+    files.write_text(path, "old")
+    with pytest.raises(KeyboardInterrupt), files.writing_file(path) as temporary:
         temporary.write_text("ne")
         assert path.read_text() == "old"
         raise KeyboardInterrupt
     with pytest.raises(TypeError):
-        paths.write_json(path, object())
+        files.write_json(path, object())
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]
 
 
 def test_a_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path):
     path = tmp_path / "passage_0"
-    with paths.writing_folder(path) as temporary:
+    with files.writing_folder(path) as temporary:
         (temporary / "first").write_text("1")
         assert not path.exists()
-    with pytest.raises(RuntimeError), paths.writing_folder(path) as temporary:
+    with pytest.raises(RuntimeError), files.writing_folder(path) as temporary:
         (temporary / "second").write_text("2")
         raise RuntimeError
     assert os.listdir(path) == ["first"] and os.listdir(tmp_path) == ["passage_0"]
-    with paths.writing_folder(path) as temporary:
+    with files.writing_folder(path) as temporary:
         (temporary / "third").write_text("3")
     assert os.listdir(path) == ["third"] and os.listdir(tmp_path) == ["passage_0"]
     assert path.stat().st_mode & 0o777 == 0o755
@@ -160,31 +160,31 @@ def test_an_unreadable_file_is_named_with_its_cause(tmp_path, content, message):
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(InputError, match=message):
-        paths.read_json(path, "the list")
+        files.read_json(path, "the list")
 
 
 def test_a_folder_in_the_place_of_a_file_is_an_input_error(tmp_path):
     with pytest.raises(InputError, match=r"cannot be read: Is a directory"):
-        paths.read_text(tmp_path, "the list")
+        files.read_text(tmp_path, "the list")
 
 
 def test_a_byte_order_mark_is_skipped(tmp_path):
     (tmp_path / "a.json").write_bytes(b"\xef\xbb\xbf[1]")
-    assert paths.read_json(tmp_path / "a.json", "the list") == [1]
+    assert files.read_json(tmp_path / "a.json", "the list") == [1]
 
 
 def test_a_fingerprint_depends_on_values_only_and_never_changes():
     value = {"b": ["ü", 1.5, None], "a": True}
-    assert paths.hash_json(value) == paths.hash_json(json.loads(json.dumps(value)))
-    assert paths.hash_json(value) == paths.hash_json(dict(reversed(value.items())))
-    assert paths.hash_json(value) != paths.hash_json({**value, "a": False})
-    assert paths.hash_json({"a": 1}) == "f9d86028c6e0d64e"  # stands in files that users keep
+    assert files.hash_json(value) == files.hash_json(json.loads(json.dumps(value)))
+    assert files.hash_json(value) == files.hash_json(dict(reversed(value.items())))
+    assert files.hash_json(value) != files.hash_json({**value, "a": False})
+    assert files.hash_json({"a": 1}) == "f9d86028c6e0d64e"  # stands in files that users keep
 
 
 def test_a_path_is_shown_relative_to_the_working_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert paths.relative(tmp_path / "a" / "b") == str(Path("a/b"))
-    assert paths.relative(Path("/elsewhere/b")) == "/elsewhere/b"
+    assert files.relative(tmp_path / "a" / "b") == str(Path("a/b"))
+    assert files.relative(Path("/elsewhere/b")) == "/elsewhere/b"
 
 
 def test_a_stage_ends_with_one_sentence_instead_of_a_traceback():
@@ -192,7 +192,7 @@ def test_a_stage_ends_with_one_sentence_instead_of_a_traceback():
         raise InputError("no index")
 
     with pytest.raises(SystemExit, match="error: no index"):
-        paths.run_stage(main)
+        running.run_stage(main)
 
 
 def test_a_folder_in_which_a_thread_still_writes_is_removed(tmp_path):
@@ -201,7 +201,7 @@ def test_a_folder_in_which_a_thread_still_writes_is_removed(tmp_path):
             for number in range(10_000):
                 (folder / str(number)).write_text("")
 
-    with pytest.raises(RuntimeError), paths.writing_folder(tmp_path / "whole") as temporary:
+    with pytest.raises(RuntimeError), files.writing_folder(tmp_path / "whole") as temporary:
         thread = threading.Thread(target=write, args=(temporary,))
         thread.start()
         raise RuntimeError
@@ -211,19 +211,19 @@ def test_a_folder_in_which_a_thread_still_writes_is_removed(tmp_path):
 
 def test_output_that_is_cut_by_its_reader_ends_without_a_word():
     """As `python src/adapters.py list | head -1` does."""
-    program = "from utils.paths import run_stage; run_stage(lambda: print('line\\n' * 100_000))"
+    program = "from utils.files import run_stage; run_stage(lambda: print('line\\n' * 100_000))"
     command = f'"{sys.executable}" -c "{program}" | head -1; exit ${{PIPESTATUS[0]}}'
     done = subprocess.run(
-        ["bash", "-c", command], cwd=paths.__file__.rsplit("/", 2)[0], capture_output=True
+        ["bash", "-c", command], cwd=files.__file__.rsplit("/", 2)[0], capture_output=True
     )
     assert (done.returncode, done.stdout, done.stderr) == (141, b"line\n", b"")
 
 
 def test_a_closed_output_is_no_error():
-    program = "from utils.paths import run_stage; run_stage(lambda: None)"
+    program = "from utils.files import run_stage; run_stage(lambda: None)"
     done = subprocess.run(
         ["bash", "-c", f'"{sys.executable}" -c "{program}" >&-'],
-        cwd=paths.__file__.rsplit("/", 2)[0],
+        cwd=files.__file__.rsplit("/", 2)[0],
         capture_output=True,
     )
     assert (done.returncode, done.stderr) == (0, b"")

@@ -6,11 +6,13 @@ Adapters record its fingerprint, so what stands later can be compared with what 
 import argparse
 from pathlib import Path
 
-from utils.adapter_files import fingerprint, open_base_adapter, stored_fingerprint
-from utils.arguments import init_folder, shared_flags
-from utils.lora import LoraBank
+from utils.files import relative
+from utils.flags import init_folder, shared_flags
+from utils.layout import rank_folder
+from utils.lora.bank import LoraBank
 from utils.models import load_skeleton, resolve_model
-from utils.paths import InputError, rank_folder, relative
+from utils.running import InputError
+from utils.store.folders import fingerprint, open_base_adapter, stored_fingerprint
 
 
 def base_folder_of(options: argparse.Namespace) -> Path:

@@ -11,7 +11,7 @@ from typing import Any
 import matplotlib
 import pandas as pd
 
-from utils.paths import writing_file
+from utils.files import writing_file
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

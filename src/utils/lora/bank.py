@@ -15,7 +15,7 @@ import math
 import torch
 from torch import nn
 
-from utils.paths import InputError
+from utils.running import InputError
 
 TARGET_MODULES = ("gate_proj", "up_proj", "down_proj")  # the feed-forward network of every layer
 

@@ -19,8 +19,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from utils.paths import (
-    InputError,
+from utils.files import (
     hash_json,
     read_object,
     relative,
@@ -28,6 +27,7 @@ from utils.paths import (
     writing_file,
     writing_folder,
 )
+from utils.running import InputError
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"

@@ -11,14 +11,15 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.adapter_files import (
+from utils.files import writing_folder
+from utils.running import InputError
+from utils.store.adapter_packs import ADAPTER_FILES, PACKED
+from utils.store.folders import (
     read_adapter,
-    read_training_and_code,
+    read_training,
     stands_unpacked,
     stored_adapters,
 )
-from utils.adapter_packs import ADAPTER_FILES, PACKED
-from utils.paths import InputError, writing_folder
 
 # Another file system, one without links, too many links, links to another user's files forbidden
 NO_LINK = {errno.EXDEV, errno.EMLINK, errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.ENOSYS}
@@ -88,10 +89,7 @@ def share_standing(
 
 
 def _equal_adapters(experiment: Path, settings: dict, lacking: set[str]) -> dict[str, Path]:
-    """A sound adapter for each training data of `lacking`, where one stands.
-
-    One that was trained before the code changed is left: a method's adapters are not to be mixed.
-    """
+    """A sound adapter for each training data of `lacking`, where one stands."""
     found: dict[str, Path] = {}
     for adapters in data_types_under(experiment) if lacking else []:
         try:
@@ -102,10 +100,9 @@ def _equal_adapters(experiment: Path, settings: dict, lacking: set[str]) -> dict
             if len(found) == len(lacking):
                 return found
             try:
-                made_with, changed = read_training_and_code(folder)
-                made_with = made_with or {}
+                made_with = read_training(folder) or {}
                 data = made_with.pop("data", None)
-                if not changed and data in lacking - found.keys() and made_with == settings:
+                if data in lacking - found.keys() and made_with == settings:
                     read_adapter(folder)
                     found[data] = folder
             except InputError:  # a damaged one is trained again

@@ -13,7 +13,18 @@ from peft import LoraConfig
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 
-from utils.adapter_packs import (
+from utils.files import (
+    parse_json,
+    parse_object,
+    read_json,
+    read_object,
+    relative,
+    writing_folder,
+)
+from utils.lora.bank import TARGET_MODULES, Adapter, LoraBank
+from utils.provenance import PROVENANCE, provenance
+from utils.running import InputError
+from utils.store.adapter_packs import (
     CONFIG_FILE,
     REMEDY,
     TRAINING_FILE,
@@ -24,17 +35,6 @@ from utils.adapter_packs import (
     open_pack,
     pack_of,
 )
-from utils.lora import TARGET_MODULES, Adapter, LoraBank
-from utils.paths import (
-    InputError,
-    parse_json,
-    parse_object,
-    read_json,
-    read_object,
-    relative,
-    writing_folder,
-)
-from utils.provenance import PROVENANCE, TRAINING_CODE, changed_code, provenance
 
 WEIGHTS_HASH = "weights_hash"  # in the training file, so that a damaged adapter never passes
 
@@ -288,16 +288,10 @@ def read_training(folder: Path) -> dict | None:
     Its hash and who made it when are left out: they are no settings. Raises `InputError` where
     the record is damaged.
     """
-    return read_training_and_code(folder)[0]
-
-
-def read_training_and_code(folder: Path) -> tuple[dict | None, set[str]]:
-    """`read_training`, and the files of the training's code that have changed since."""
-    if (training := _record(folder)) is None:
-        return None, set()
-    changed = changed_code(training.pop(PROVENANCE, None), TRAINING_CODE)
-    training.pop(WEIGHTS_HASH, None)
-    return training, changed
+    training = _record(folder)
+    for name in (PROVENANCE, WEIGHTS_HASH) if training else ():
+        training.pop(name, None)
+    return training
 
 
 def open_base_adapter(bank: LoraBank, folder: Path, base_model: str, seed: int) -> Adapter:

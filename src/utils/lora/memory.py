@@ -7,9 +7,9 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from utils.lora import LoraBank, stack
-from utils.loss import elements
-from utils.paths import InputError
+from utils.lora.bank import LoraBank, stack
+from utils.lora.loss import elements
+from utils.running import InputError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from utils.analysis import english_terms
-from utils.paths import InputError
+from utils.retrieval.english import english_terms
+from utils.running import InputError
 
 if TYPE_CHECKING:
     from elasticsearch import Elasticsearch

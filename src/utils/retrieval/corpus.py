@@ -14,7 +14,8 @@ from typing import BinaryIO
 
 from tqdm import tqdm
 
-from utils.paths import InputError, relative
+from utils.files import relative
+from utils.running import InputError
 
 LOOKS_LIKE_ROWS = re.compile(r"\n[^\t\n]*\t[^\t\n]*\t")
 COLUMNS = ["id", "text", "title"]

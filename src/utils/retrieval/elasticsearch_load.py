@@ -1,4 +1,4 @@
-"""Load a corpus into an Elasticsearch 8 server, for the engine of `utils.elastic`.
+"""Load a corpus into an Elasticsearch 8 server, for the engine of `utils.retrieval.elasticsearch`.
 
 A load is whole or nothing: rows go into an index of its own, and only when all of them are counted
 does the alias that searches use move to it.
@@ -12,8 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils.corpus import read_corpus
-from utils.elastic import (
+from utils.files import relative
+from utils.retrieval.corpus import read_corpus
+from utils.retrieval.elasticsearch import (
     BUSY,
     FIELDS,
     FIRST_WAIT,
@@ -26,7 +27,7 @@ from utils.elastic import (
     indices_of,
     reason_of,
 )
-from utils.paths import InputError, relative
+from utils.running import InputError
 
 if TYPE_CHECKING:
     from elasticsearch import Elasticsearch

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch.optim.adamw import adamw
 
-from utils.lora import Adapter, LoraBank, stack, unstack
-from utils.loss import LinearCrossEntropy, has_plain_head
-from utils.memory import in_halves
-from utils.paths import InputError
+from utils.lora.bank import Adapter, LoraBank, stack, unstack
+from utils.lora.loss import LinearCrossEntropy, has_plain_head
+from utils.lora.memory import in_halves
+from utils.running import InputError
 
 # torch.optim.AdamW's defaults, as the contract asks
 BETA1, BETA2, EPSILON, WEIGHT_DECAY = 0.9, 0.999, 1e-8, 0.01

@@ -7,19 +7,13 @@ with the settings of each model, and in the folder one journal of each model's u
 import argparse
 from pathlib import Path
 
-from utils.augmented import model_keys
+from utils.augmentation.records import model_keys
+from utils.augmentation.writing import results_in, work_key
+from utils.files import hash_json, read_object, relative, write_json
 from utils.journal import Journal, journal_parts, refuse_difference, remove_journal
-from utils.paths import (
-    InputError,
-    augmented_file,
-    folder_name,
-    hash_json,
-    read_object,
-    relative,
-    write_json,
-)
-from utils.qa_data import raise_problems, read_records
-from utils.writing import results_in, work_key
+from utils.layout import augmented_file, folder_name
+from utils.questions import raise_problems, read_records
+from utils.running import InputError
 
 UNFINISHED = "unfinished"  # in the settings of a file whose texts of this model do not count (yet)
 
@@ -28,7 +22,7 @@ class AugmentedFiles:
     """The files of one run, one for each data type in `questions`.
 
     `waiting` lists the data types whose file must still be made; `results` holds what this model
-    wrote into files that stand with the same settings (see `utils.writing`), by work key. The files
+    wrote into files that stand with the same settings (see `writing.py`), by work key. The files
     of other data types count too: a passage that was written about for one of these is done.
 
     A larger `--sample` goes on from a smaller one where no other model wrote into the file; the
@@ -204,7 +198,7 @@ class AugmentedFiles:
             journal.remove()
 
     def save(self, data_type: str, records: list[dict]) -> None:
-        """Write `records` (see `utils.writing.records_of`) beside what other models wrote.
+        """Write `records` (see `records_of`) beside what other models wrote.
 
         Passages stand in the order in which they were retrieved: `pid` only names their adapters.
         Raises `InputError` where another model's passages stand in another order.

@@ -2,7 +2,7 @@
 
 Either can be killed at any moment and started again: folders are removed only when the pack that
 holds them is on the disk, the pack only when all folders are. Where both hold an adapter its folder
-counts (`utils.adapter_files`), so readers may work meanwhile.
+counts (`utils.store.folders`), so readers may work meanwhile.
 """
 
 import fcntl
@@ -13,8 +13,15 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from utils.adapter_files import read_adapter, stands_unpacked, stored_adapters
-from utils.adapter_packs import (
+from utils.files import (
+    disk_failures_named,
+    relative,
+    remove_folder,
+    remove_leftovers,
+    writing_folder,
+)
+from utils.running import InputError
+from utils.store.adapter_packs import (
     ADAPTER_FILES,
     PACKED,
     WEIGHTS_FILE,
@@ -25,15 +32,8 @@ from utils.adapter_packs import (
     open_pack,
     write_pack,
 )
-from utils.paths import (
-    InputError,
-    disk_failures_named,
-    relative,
-    remove_folder,
-    remove_leftovers,
-    writing_folder,
-)
-from utils.sharing import give_files
+from utils.store.folders import read_adapter, stands_unpacked, stored_adapters
+from utils.store.links import give_files
 
 
 @contextmanager

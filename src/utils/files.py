@@ -1,8 +1,7 @@
-"""Where every file stands, and how it is written: whole or not at all.
+"""Reading and writing files: every one appears whole or not at all.
 
-Layouts are those of the original software (`data_aug/`, `offline/`, `output/`). Every write goes
-to a temporary neighbour first and appears under its name by one rename, so a killed run never
-leaves half a file behind.
+A write goes to a temporary neighbour first and appears under its name by one rename, so that a
+killed run never leaves half a file behind.
 """
 
 import errno
@@ -12,13 +11,9 @@ import os
 import platform
 import re
 import secrets
-import select
 import shutil
-import signal
-import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -27,177 +22,10 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from root_dir_path import ROOT_DIR
+from utils.running import InputError
 
 DAY = 86_400  # seconds
 RUN = secrets.token_hex(4)  # this process, told from an earlier one that had the same id
-
-
-class InputError(Exception):
-    """Something that the user gave is wrong; the message says what, where and what to do."""
-
-
-def run_stage(main: Callable[[], None]) -> None:
-    """Run a script's `main`; what the user can mend becomes one sentence on stderr.
-
-    Exit code 1 for an `InputError`, a failing disk and lack of memory; for an interruption that of
-    a shell, 128 + the signal's number: 130 after Ctrl-C, 143 after SIGTERM, 141 where what reads
-    the output has ended.
-    """
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        main()
-        if sys.stdout:
-            sys.stdout.flush()
-    except InputError as error:
-        _close_progress_bars(error)
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt as interruption:
-        _close_progress_bars(interruption)
-        _ignore_interruptions()
-        print(
-            "interrupted: what is complete is kept; start the same command again, without "
-            "--overwrite, and it goes on from there",
-            file=sys.stderr,
-        )
-        sys.exit(128 + int((interruption.args or (signal.SIGINT,))[0]))
-    except OSError as error:
-        _close_progress_bars(error)
-        if isinstance(error, BrokenPipeError) and _reader_has_gone():
-            sys.exit(128 + signal.SIGPIPE)
-        named = f"{error.filename}: " if error.filename else ""
-        sys.exit(
-            f"error: {named}{error.strerror or error}; check that name, its disk and your rights, "
-            "then start the same command again"
-        )
-    except (MemoryError, RuntimeError) as error:
-        # torch.OutOfMemoryError on a GPU; on a CPU torch has no class of its own
-        words = f"{type(error).__name__} {error}"
-        if not re.search("MemoryError|not enough memory|can't allocate memory", words):
-            raise
-        _close_progress_bars(error)
-        sys.exit(
-            "error: the memory is full; give a smaller batch (--batch_size, --adapters_per_batch) "
-            "or a smaller --max_length, or use a larger machine, and start again"
-        )
-    else:
-        _ignore_interruptions()
-
-
-def _reader_has_gone() -> bool:
-    """Whether what read the standard output has ended, as `head` does; what follows is dropped."""
-    output = select.poll()
-    output.register(sys.stdout.fileno(), 0)
-    gone = any(events & select.POLLERR for _, events in output.poll(0))
-    if gone:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end
-    return gone
-
-
-def _ignore_interruptions() -> None:
-    """The end is on its way: a further Ctrl-C would only show what the interpreter is tidying."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-
-
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt(number)
-
-
-def _close_progress_bars(error: BaseException | None) -> None:
-    """Free what the stopped functions held: a bar then ends its line."""
-    while error:
-        traceback.clear_frames(error.__traceback__)
-        error = error.__context__
-
-
-# ------------------------------------------------------------------------------------------------
-# Names and layouts
-
-
-def folder_name(name: str) -> str:
-    """`name` as one safe path component: a model folder or hub id becomes its last part.
-
-    Raises `InputError` where nothing usable is left, so that no name from a flag or a file
-    can leave its folder.
-    """
-    last = re.split(r"[/\\]", name.rstrip("/\\"))[-1]
-    safe = re.sub(r"[^\w.+=-]", "_", last)
-    if not safe.strip("._") or len(safe.encode()) > 150:
-        raise InputError(
-            f"{name!r} cannot be used as a folder name; use letters, digits, '.', '-' and '_', "
-            "at most 150 bytes"
-        )
-    return safe
-
-
-def augmented_file(dataset: str, data_type: str) -> Path:
-    """`data_aug/{dataset}/{data_type}.json`, the product of `augment.py`."""
-    return ROOT_DIR / "data_aug" / folder_name(dataset) / f"{folder_name(data_type)}.json"
-
-
-def rank_folder(model_name: str, rank: int, alpha: float) -> Path:
-    """`offline/{model}/rank={rank}_alpha={alpha}`, which holds `base_weight` and all adapters."""
-    return ROOT_DIR / "offline" / folder_name(model_name) / f"rank={rank}_alpha={alpha:g}"
-
-
-def experiment_folder(
-    root: str,
-    model_name: str,
-    rank: int,
-    alpha: float,
-    dataset: str,
-    training: str,
-    augment_model: str,
-) -> Path:
-    """`{root}/{model}/rank=…_alpha=…/{dataset}/{training}/aug_model={augment_model}`.
-
-    `root` is "offline", where the data types' adapters stand below, or "output", where the methods'
-    results do; `training` names how the adapters were made (see `training_name`).
-    """
-    return (
-        ROOT_DIR
-        / root
-        / folder_name(model_name)
-        / f"rank={rank}_alpha={alpha:g}"
-        / folder_name(dataset)
-        / training
-        / f"aug_model={folder_name(augment_model)}"
-    )
-
-
-def experiments() -> list[Path]:
-    """The folders of all experiments whose adapters stand under `offline/`, sorted."""
-    return sorted((ROOT_DIR / "offline").glob("[!.]*/rank=*/[!.]*/lr=*/aug_model=*"))
-
-
-def training_name(
-    learning_rate: float, epochs: int, with_cot: bool, init_adapter: str, parts: tuple[str, ...]
-) -> str:
-    """`lr={rate}_epoch={epochs}[_cot][_warmup|_init={name}][_parts={parts}]`.
-
-    What differs from a plain run is appended, so that adapters made in other ways never share a
-    folder. `parts` are those of `--augment_parts`.
-    """
-    name = f"lr={learning_rate}_epoch={epochs}" + ("_cot" if with_cot else "")
-    if init_adapter == "warmup":
-        name += "_warmup"
-    elif init_adapter != "random":
-        name += f"_init={folder_name(init_adapter)}"
-    if len(parts) < 2:
-        name += f"_parts={parts[0] if parts else 'none'}"
-    return name
-
-
-def warmup_folder(model_name: str, rank: int, alpha: float, with_cot: bool) -> Path:
-    """Where `warmup_lora.py` leaves the adapter that passages can start from."""
-    kind = "cot" if with_cot else "direct"
-    return rank_folder(model_name, rank, alpha) / f"warmup_{kind}"
-
-
-def passage_folder(adapters: Path, did: int, pid: int) -> Path:
-    """`{adapters}/data_{did}/passage_{pid}`: one passage's PEFT adapter."""
-    return adapters / f"data_{did}" / f"passage_{pid}"
 
 
 def relative(path: Path) -> str:

@@ -21,13 +21,14 @@ from typing import Protocol
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from utils.augmented import parse_pairs
+from utils.augmentation.records import parse_pairs
+from utils.files import hash_json, relative
 from utils.journal import Journal
-from utils.memory import in_halves
+from utils.lora.memory import in_halves
 from utils.models import generate
-from utils.paths import InputError, hash_json, relative
 from utils.processes import Processes
 from utils.prompting import PromptEncoder
+from utils.running import InputError
 
 # A chunk is written and kept as a whole. More batches in one: the failures of all are tried again
 # side by side. Fewer: a stop loses less, and many processes are busy to the end.

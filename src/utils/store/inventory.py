@@ -3,11 +3,13 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from utils.adapter_files import read_training, stands_unpacked, stored_adapters
-from utils.adapter_packs import ADAPTER_FILES, PACKED, WEIGHTS_FILE, name_of, open_pack
-from utils.augmented import read_augmented
-from utils.paths import InputError, experiments, passage_folder, relative
-from utils.sharing import data_types_under
+from utils.augmentation.records import read_augmented
+from utils.files import relative
+from utils.layout import experiments, passage_folder
+from utils.running import InputError
+from utils.store.adapter_packs import ADAPTER_FILES, PACKED, WEIGHTS_FILE, name_of, open_pack
+from utils.store.folders import read_training, stands_unpacked, stored_adapters
+from utils.store.links import data_types_under
 
 COLUMNS = ("data type", "passages", "distinct", "MB on disk", "MB each", "dtype", "base", "state")
 

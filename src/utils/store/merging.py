@@ -14,13 +14,15 @@ from pathlib import Path
 
 import torch
 
-from utils.adapter_files import fingerprint, load_adapter, read_training
-from utils.arguments import init_folder, shared_flags
-from utils.base_adapters import refuse_other_base
+from utils.files import hash_json, relative
+from utils.flags import init_folder, shared_flags
 from utils.journal import refuse_difference
-from utils.lora import Adapter, LoraBank, merge
-from utils.paths import InputError, hash_json, passage_folder, relative
+from utils.layout import passage_folder
+from utils.lora.bank import Adapter, LoraBank, merge
 from utils.prompting import PromptEncoder
+from utils.running import InputError
+from utils.store.base import refuse_other_base
+from utils.store.folders import fingerprint, load_adapter, read_training
 
 READERS = max(1, min(8, len(os.sched_getaffinity(0)) - 1))  # threads that read adapters
 

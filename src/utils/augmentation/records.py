@@ -7,8 +7,10 @@ from typing import Any
 
 import json_repair
 
-from utils.paths import InputError, augmented_file, folder_name, relative
-from utils.qa_data import kind_of, raise_problems, read_records, take_sample
+from utils.files import relative
+from utils.layout import augmented_file, folder_name
+from utils.questions import kind_of, raise_problems, read_records, take_sample
+from utils.running import InputError
 
 PAIR_FIELDS = ("question", "answer", "full_answer")
 PAIRS = 3

@@ -7,14 +7,16 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from utils.adapter_files import in_order, stored_adapters, unpacked_adapters
-from utils.adapter_packs import open_pack
-from utils.arguments import adapters_of, training_settings
-from utils.augmented import data_types_of, read_augmented
+from utils.augmentation.records import data_types_of, read_augmented
+from utils.files import hash_json, relative
+from utils.flags import adapters_of, training_settings
+from utils.layout import passage_folder
 from utils.models import load_tokenizer, resolve_model
-from utils.paths import InputError, hash_json, passage_folder, relative
 from utils.prompting import PromptEncoder, load_prompts
-from utils.qa_data import take_sample
+from utils.questions import take_sample
+from utils.running import InputError
+from utils.store.adapter_packs import open_pack
+from utils.store.folders import in_order, stored_adapters, unpacked_adapters
 
 
 @dataclass

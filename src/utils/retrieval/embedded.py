@@ -2,11 +2,11 @@
 
 An engine is a class with one method, `search(questions, topk)`, and `open_retriever` is the only
 place that knows the engines by name. They rank alike: a passage's title and text are analysed as
-English (`utils.analysis`), each field is scored by BM25 (k1 = 1.2, b = 0.75) with statistics over
-the whole index, and a passage counts with its better field plus half of the other one.
+English (`english.py`), each field is scored by BM25 (k1 = 1.2, b = 0.75) with statistics over the
+whole index, and a passage counts with its better field plus half of the other one.
 
 The embedded engine keeps its index in a folder and needs no server: tantivy indexes the terms that
-`utils.analysis` finds. Tantivy's statistics of a field count all passages, Lucene's those that have
+`english.py` finds. Tantivy's statistics of a field count all passages, Lucene's those that have
 a term in it, which makes a difference for titles. Two corrections make the scores equal Lucene's:
 `_filler` to the mean length, `EmbeddedIndex._weight` to the inverse document frequency.
 """
@@ -29,23 +29,16 @@ from typing import Protocol
 
 from tantivy import Document, Index, Occur, Query, Schema, SchemaBuilder
 
-from root_dir_path import ROOT_DIR
-from utils import analysis
-from utils.analysis import english_terms
-from utils.corpus import read_corpus
-from utils.elastic import Connection, ElasticsearchIndex
-from utils.paths import (
-    InputError,
-    folder_name,
-    hash_json,
-    read_json,
-    relative,
-    write_json,
-    writing_folder,
-)
+from utils.files import hash_json, read_json, relative, write_json, writing_folder
+from utils.layout import index_folder
+from utils.retrieval import english
+from utils.retrieval.corpus import read_corpus
+from utils.retrieval.elasticsearch import Connection, ElasticsearchIndex
+from utils.retrieval.english import english_terms
+from utils.running import InputError
 
 FIELDS = ["title", "txt"]
-FORMAT = {"format": 2, "fields": FIELDS, "analyzer": analysis.VERSION}
+FORMAT = {"format": 2, "fields": FIELDS, "analyzer": english.VERSION}
 MANIFEST = "manifest.json"
 FILLER = "."  # a term that no text has
 TIE_BREAKER = 0.5
@@ -67,19 +60,6 @@ class Retriever(Protocol):
 
     def search(self, questions: list[str], topk: int) -> list[list[dict]]:
         """The `topk` best passages of each question (see `EmbeddedIndex.search`)."""
-
-
-def index_folder(index_name: str) -> Path:
-    """`index/{index_name}`, where the embedded engine keeps an index.
-
-    Raises `InputError` where `index_name` is no usable folder name.
-    """
-    if folder_name(index_name) != index_name or index_name.startswith("-"):
-        raise InputError(
-            f"--index_name {index_name!r} is no name of a folder; use letters, digits, '.', '-' "
-            "and '_', no '-' first"
-        )
-    return ROOT_DIR / "index" / index_name
 
 
 def open_retriever(engine: str, index_name: str, connection: Connection | None = None) -> Retriever:
@@ -203,7 +183,7 @@ class EmbeddedIndex:
 
 
 def build_index(corpus: Path, index_folder: Path, overwrite: bool = False) -> int:
-    """Index the passages of `corpus` (see `utils.corpus`) into `index_folder`; the number of rows.
+    """Index the passages of `corpus` (see `read_corpus`) into `index_folder`; the number of rows.
 
     The folder appears when the index is complete; with `overwrite` it takes the place of an older
     one.

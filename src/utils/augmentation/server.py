@@ -20,9 +20,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from utils.parsing import positive_integer, positive_number
-from utils.paths import InputError
+from utils.arguments import positive_integer, positive_number
 from utils.prompting import PromptSet
+from utils.running import InputError
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletion
@@ -63,7 +63,7 @@ def add_server_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup
 
 
 class Server:
-    """An `utils.writing.Author` whose texts a server writes; `answer` may run in many threads.
+    """An `Author` whose texts a server writes; `answer` may run in many threads.
 
     `model` is the server's name for the model. `say` prints a line. Raises `InputError`, before any
     work, where the server cannot be used: unreachable, a wrong key, an unknown model.

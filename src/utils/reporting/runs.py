@@ -14,11 +14,13 @@ from typing import Any
 
 import pandas as pd
 
-from utils.arguments import IN_PARAMETERS, METHODS
+from utils.files import hash_json, read_json, relative
+from utils.flags import IN_PARAMETERS, METHODS
+from utils.layout import augmented_file, folder_name
 from utils.metrics import COMPARED, score
 from utils.models import SHORT_NAMES
-from utils.paths import InputError, augmented_file, folder_name, hash_json, read_json, relative
-from utils.qa_data import TYPES, read_records
+from utils.questions import TYPES, read_records
+from utils.running import InputError
 
 MEASURED = ("seconds", "questions", "prompt_tokens", "generated_tokens")
 LEVELS = 7  # folders between output/ and a run's files

@@ -12,7 +12,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from utils.adapter_files import (
+from utils.files import relative, remove_folder
+from utils.flags import init_folder, shared_flags
+from utils.lora.bank import LoraBank
+from utils.running import InputError
+from utils.store.adapter_packs import name_of
+from utils.store.base import base_folder_of, skeleton_bank
+from utils.store.folders import (
     check_config,
     fingerprint,
     in_order,
@@ -22,13 +28,8 @@ from utils.adapter_files import (
     stands_unpacked,
     stored_fingerprint,
 )
-from utils.adapter_packs import name_of
-from utils.arguments import init_folder, shared_flags
-from utils.base_adapters import base_folder_of, skeleton_bank
-from utils.lora import LoraBank
-from utils.packing import drop, remove_pack
-from utils.paths import InputError, relative, remove_folder
-from utils.wanted import Wanted, readable_adapters, wanted_adapters
+from utils.store.packing import drop, remove_pack
+from utils.store.wanted import Wanted, readable_adapters, wanted_adapters
 
 
 @dataclass
