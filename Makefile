@@ -26,7 +26,7 @@ test-slow: setup           ## the long ones
 lint: setup
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
-bench: demo                ## what is measured stands in benchmarks/README.md
+bench: demo                ## what is measured is in benchmarks/README.md
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/scaling.py --num_train_epochs 2
 	$(BIN)/python benchmarks/storage.py loading
@@ -34,7 +34,7 @@ bench: demo                ## what is measured stands in benchmarks/README.md
 	$(BIN)/python benchmarks/retrieval.py --rows 200000 --bm25s
 	$(BIN)/python benchmarks/retrieval.py --rows 1000000 --bm25s
 
-prompts: setup             ## write all_prompt.md anew after a change in src/prompts/
+prompts: setup             ## write all_prompt.md again after a change in src/prompts/
 	$(BIN)/python src/show_prompts.py > all_prompt.md
 
 demo-world: setup          ## the demo's corpus and questions, from their seed

@@ -1,4 +1,4 @@
-r"""Build the BM25 index that `src/augment.py` retrieves passages from.
+r"""Build the index that `src/augment.py` retrieves passages from.
 
 The corpus is a TSV `id<TAB>text<TAB>title` with that header, plain or `.gz`. The embedded engine
 needs no server and writes to `index/{index_name}`:
@@ -19,17 +19,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
 
-from utils.arguments import new_parser, positive_integer
-from utils.files import relative
-from utils.layout import index_folder
-from utils.retrieval.elasticsearch import add_elasticsearch_flags, connection_of
-from utils.retrieval.elasticsearch_load import load_index
-from utils.retrieval.embedded import build_index
+from utils.arguments import new_parser
+from utils.retrieval import ENGINES
 from utils.running import run_stage
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The flags of this script."""
+    """The flags of this script and of every engine."""
     parser = new_parser(__doc__)
     parser.add_argument(
         "--data_path",
@@ -38,27 +34,15 @@ def parse_arguments() -> argparse.Namespace:
         help="corpus file, .tsv or .tsv.gz with columns id, text, title (required)",
     )
     parser.add_argument("--index_name", default="wiki", help="name of the index")
-    parser.add_argument(
-        "--engine",
-        choices=["embedded", "elasticsearch"],
-        default="embedded",
-        help="search engine; embedded keeps the index in a folder",
-    )
+    engines = "search engine; embedded keeps the index in a folder"
+    parser.add_argument("--engine", choices=list(ENGINES), default="embedded", help=engines)
     parser.add_argument(
         "--overwrite",
         action="store_true",
         help="replace an index that has this name already (not set: stop with an error)",
     )
-    group = add_elasticsearch_flags(parser)
-    group.add_argument(
-        "--number_of_shards",
-        type=positive_integer,
-        default=1,
-        help="parts of the index, which can stand on several machines",
-    )
-    group.add_argument(
-        "--threads", type=positive_integer, default=4, help="requests sent at the same time"
-    )
+    for engine in ENGINES.values():
+        engine.add_flags(parser, building=True)
     return parser.parse_args()
 
 
@@ -66,30 +50,13 @@ def main() -> None:
     """Build the index and say what to run next."""
     options = parse_arguments()
     start = time.perf_counter()
-    if options.engine == "embedded":
-        folder = index_folder(options.index_name)
-        rows = build_index(options.data_path, folder, options.overwrite)
-        name, place, engine = folder.name, relative(folder), ""
-    else:
-        connection = connection_of(options)
-        name, place = options.index_name, connection.url
-        engine = " --engine elasticsearch"
-        rows = load_index(
-            options.data_path,
-            connection,
-            name,
-            options.number_of_shards,
-            options.threads,
-            options.overwrite,
-        )
+    rows, where = ENGINES[options.engine].build(options.data_path, options)
     seconds = time.perf_counter() - start
+    engine = "" if options.engine == "embedded" else f" --engine {options.engine}"
     print(
-        f"{rows} rows indexed ({options.engine}) in {place} in {seconds:.1f} s, "
-        f"{rows / seconds:.0f} rows/s"
-    )
-    print(
-        "next: python src/augment.py --model_name MODEL --dataset DATASET --data_path DATA_PATH "
-        f"--index_name {name}{engine}"
+        f"{rows} rows indexed ({options.engine}) in {where} in {seconds:.1f} s, "
+        f"{rows / seconds:.0f} rows/s\nnext: python src/augment.py --model_name MODEL --dataset "
+        f"DATASET --data_path DATA_PATH --index_name {options.index_name}{engine}"
     )
 
 

@@ -8,7 +8,7 @@
 another question that shares no passage with it; the stages then run on it as on any other, under
 the environment variable PRAG_ROOT. `untrained` answers with the base adapters that every
 passage starts from, once per passage: its B is zero, so the answers must be those of closed_book.
-Both write below PRAG_ROOT, where the stages write.
+Both write below PRAG_ROOT, as the stages do.
 """
 
 import argparse
@@ -19,16 +19,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 from utils.arguments import new_parser, positive_integer, positive_number
 from utils.files import read_json, relative, write_json
-from utils.flags import results_of
-from utils.layout import augmented_file, rank_folder
-from utils.lora.bank import LoraBank, merge
-from utils.metrics import extract_answer, score
-from utils.models import generate, load_model, load_tokenizer
-from utils.prompting import PromptEncoder, load_prompts
+from utils.layout import augmented_file, experiment_folder
+from utils.recipe import Recipe
 from utils.running import InputError, run_stage
-from utils.store.folders import load_adapter
-
-RANK, ALPHA = 2, 32  # of the whole demo
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -47,22 +40,14 @@ def parse_arguments() -> argparse.Namespace:
         "--num_train_epochs", type=positive_integer, default=1, help="names a folder"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of who gets whose passages")
-    parser.set_defaults(
-        dataset="demo",
-        lora_rank=RANK,
-        lora_alpha=ALPHA,
-        with_cot=False,
-        init_adapter="random",
-        augment_parts=("rewrite", "qa"),
-        augment_model=None,
-    )
+    parser.set_defaults(prompts="demo", dataset="demo", inference_method="prag", max_new_tokens=12)
     return parser.parse_args()
 
 
 def with_passages_of_others(records: list[dict], seed: int) -> list[dict]:
     """The records, each with the passages and augmentation of another that shares none with it.
 
-    Raises `InputError` where no such exchange is found.
+    Raises `InputError` if no such exchange is found.
     """
     rng = random.Random(seed)
     own = [{entry["passage"] for entry in record["augment"]} for record in records]
@@ -84,26 +69,30 @@ def with_passages_of_others(records: list[dict], seed: int) -> list[dict]:
     )
 
 
-def answer_untrained(options: argparse.Namespace) -> None:
+def answer_untrained(recipe: Recipe) -> None:
     """Answer all questions with three base adapters each, and save as a result of `prag`."""
-    records = read_json(augmented_file("demo", options.data_type), "the augmented file")
-    tokenizer = load_tokenizer(options.model_name)
-    model = load_model(options.model_name, "auto", tokenizer)
-    encoder = PromptEncoder(tokenizer, load_prompts("demo", "demo", False), False, 800)
-    bank = LoraBank(model, RANK, ALPHA)
-    folder = rank_folder(options.model_name, RANK, ALPHA)
-    base = load_adapter(folder / "base_weight", bank.shapes(RANK))
+    # torch takes seconds to import: not before the flags are known to be good
+    from utils.answering import prediction_of
+    from utils.experiment import Experiment
+    from utils.lora.merges import weighted
+    from utils.models import generate
+    from utils.store.folders import load_adapter
+
+    experiment = Experiment(recipe)
+    records = experiment.records[recipe.data_type]
+    model = experiment.load_model()
+    bank = experiment.bank(model)
+    base = load_adapter(experiment.base_folder, bank.shapes(bank.rank))
     predictions = []
     for start in range(0, len(records), 64):
         batch = records[start : start + 64]
-        bank.load([merge([base] * max(1, len(record["augment"]))) for record in batch])
-        prompts = [encoder.question(record["question"], []) for record in batch]
-        for record, text in zip(batch, generate(model, tokenizer, prompts, 12), strict=True):
-            prediction = extract_answer(text, with_cot=False)
-            row = {name: record[name] for name in ("test_id", "question", "answer")}
-            row |= {"text": text, "eval_predict": prediction}
-            predictions.append(row | score(prediction, record["answer"]))
-    leaf = results_of(options, "prag_untrained", options.data_type)
+        counts = [max(1, len(record["augment"])) for record in batch]
+        bank.load([weighted([base] * count, [1.0] * count) for count in counts])
+        prompts = [experiment.encoder.question(record["question"], []) for record in batch]
+        texts = generate(model, experiment.tokenizer, prompts, recipe.max_new_tokens)
+        for record, text in zip(batch, texts, strict=True):
+            predictions.append(prediction_of(record, text, recipe))
+    leaf = experiment_folder("output", recipe) / "prag_untrained" / recipe.data_type
     write_json(leaf / "config.json", {"inference_method": "prag"})
     write_json(leaf / "predict.json", predictions)
     print(f"{len(predictions)} answers with untrained adapters in {relative(leaf)}")
@@ -113,7 +102,7 @@ def main() -> None:
     """Make one control."""
     options = parse_arguments()
     if options.control == "untrained":
-        answer_untrained(options)
+        answer_untrained(Recipe.of(options))
         return
     if options.from_root is None:
         raise InputError("--control others needs --from_root, the PRAG_ROOT of the plain run")

@@ -1,18 +1,13 @@
 """The figures of `effect.py`: F1 by condition, and prag against learning rate and epochs."""
 
-import sys
 from pathlib import Path
 
-import matplotlib
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
-from utils.files import writing_file
-from utils.reporting.plots import COLOURS, STYLE
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
+
+from utils.files import writing_file
+from utils.reporting.plots import COLOURS, STYLE
 
 PAPER = (3e-4, 1)  # learning rate and epochs
 EPOCH_COLOURS = ("#56B4E9", "#0072B2", "#E69F00", "#D55E00", "#CC79A7", "#999999")
@@ -115,7 +110,7 @@ def plot_sweep(rows: list[dict], chosen: tuple[float, int], path: Path) -> None:
                     capsize=1.5,
                     label=label,
                 )
-            up = 1 if method == "prag" else -1.9  # where there is room
+            up = 1 if method == "prag" else -1.9  # there is room
             for setting, text, offset in (
                 (PAPER, "paper's\nsetting", (-3, 18 * up)),
                 (chosen, "chosen", (10, 18 * up)),
@@ -140,7 +135,7 @@ def plot_sweep(rows: list[dict], chosen: tuple[float, int], path: Path) -> None:
 def _mark(
     axis: plt.Axes, rows: list[dict], method: str, setting: tuple, text: str, offset: tuple
 ) -> None:
-    """Name the point of `method` that has `setting`, where there is one."""
+    """Name the point of `method` that has `setting`, if there is one."""
     for row in rows:
         if row["method"] == method and setting == (row["learning_rate"], row["num_train_epochs"]):
             point = (row["learning_rate"], row["f1"])

@@ -2,8 +2,8 @@
 
 Written for this purpose from its description, with `peft` alone: nothing here goes through the
 toolkit's training or merging, so that what makes those faster cannot make this faster. One
-adapter at a time in float32, each prompt padded to a fixed length, the model wrapped anew for every
-passage; one question at a time, its passages' adapters loaded from disk and merged.
+adapter at a time in float32, each prompt padded to a fixed length, the model wrapped again for
+every passage; one question at a time, its passages' adapters loaded from disk and merged.
 
 Two of its failures do not occur: every passage starts from a saved base adapter, so no model is
 wrapped twice, and this version of `peft` removes an unloaded adapter's configuration, because of

@@ -5,8 +5,8 @@
 
 The corpus imitates passages of 100 words: a vocabulary that grows with the corpus, word frequencies
 after Zipf, titles of one to four words, one passage in five with characters beyond ASCII. Questions
-take 6 to 12 words from one passage, common ones included. Every measurement runs in a process of
-its own; the result goes to `benchmarks/results/retrieval_{rows}.json`.
+take 6 to 12 words from one passage, common ones included. Every measurement runs in its
+own process; the result goes to `benchmarks/results/retrieval_{rows}.json`.
 """
 
 import argparse
@@ -37,7 +37,7 @@ COMMON_WORDS = "the of and in to a was is for on as with by he at from that it h
 
 
 def main() -> None:
-    """Generate the corpus, measure each engine in a process of its own, save."""
+    """Generate the corpus, measure each engine in its own process, save."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -130,7 +130,7 @@ def measure_build(folder: Path) -> dict:
 
 
 def measure_search(folder: Path) -> dict:
-    """Milliseconds of opening, and of each question by itself."""
+    """Milliseconds of opening, and of each question alone."""
     questions = json.loads((folder / "questions.json").read_text())
     start = time.perf_counter()
     index = EmbeddedIndex(folder / "index")

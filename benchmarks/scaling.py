@@ -4,8 +4,8 @@
     python benchmarks/scaling.py --processes 1 2 4 8 --threads 1 --model_name llama3.2-1b-instruct \
         --prompts default --dataset popqa --data_type total --sample 300      # on eight GPUs
 
-Runs the real `encode.py`, by the launcher where there is more than one process, into a folder of
-its own, the ways in turn. Seconds are those of the whole command, start included. Then the cost
+Runs the real `encode.py`, by the launcher if there is more than one process, each time into a new
+folder, the ways in turn. Seconds are those of the whole command, start included. Then the cost
 model: passages of DPR's Wikipedia (21,015,324) times what one takes on the disk, as
 `storage.py sizes` measured it, and times its arithmetic. The hours on a GPU are computed, not
 measured: 4 operations per parameter and token, at `--utilisation` of `--peak_tflops`.
@@ -23,12 +23,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from machine import machine
-from random_work import ARCHITECTURES, random_prompts
-
 from utils.arguments import new_parser, positive_integer, positive_number
 from utils.files import read_json, write_json
-from utils.provenance import provenance
 from utils.running import InputError, run_stage
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -114,10 +110,13 @@ def measure(options: argparse.Namespace) -> dict[int, dict]:
 
 def cost_model(options: argparse.Namespace) -> dict[str, dict]:
     """GPU-hours and terabytes for `WIKIPEDIA` passages of each model, one epoch in direct mode."""
+    # torch takes seconds to import: not before the flags are known to be good
+    from random_work import config_of, random_prompts
+
     costs = {}
     sizes = read_json(STORAGE, "the measured storage")["rows"]
     for name in MODELS:
-        config = ARCHITECTURES[name]()
+        config = config_of(name)
         width, inner, layers = (
             config.hidden_size,
             config.intermediate_size,
@@ -136,9 +135,7 @@ def cost_model(options: argparse.Namespace) -> dict[str, dict]:
             "passages_per_second": 1 / seconds,
             "gpu_hours": WIKIPEDIA * seconds / 3600,
             "terabytes": {
-                row["dtype"]: {
-                    way: WIKIPEDIA * row[f"bytes_{way}"] / 1e12 for way in ("unpacked", "packed")
-                }
+                row["dtype"]: WIKIPEDIA * row["bytes_unpacked"] / 1e12
                 for row in sizes
                 if row["model"] == name
             },
@@ -149,6 +146,10 @@ def cost_model(options: argparse.Namespace) -> dict[str, dict]:
 def main() -> None:
     """Measure, compute, show, save."""
     options = parse_arguments()
+    from machine import machine
+
+    from utils.provenance import provenance  # imports torch
+
     ways = measure(options)
     costs = cost_model(options)
     first = ways[options.processes[0]]["median"]
@@ -159,13 +160,13 @@ def main() -> None:
             f"{way['adapters_per_second']:>12.2f}{first / way['median']:>8.2f}"
         )
     print(f"\n{WIKIPEDIA:,} passages, computed for a GPU at {options.utilisation:.0%} of "
-          f"{options.peak_tflops:g} TFLOP/s; TB packed")  # fmt: skip
+          f"{options.peak_tflops:g} TFLOP/s")  # fmt: skip
     print(f"{'model':>14}{'passages/s':>12}{'GPU-hours':>11}{'TB float32':>12}{'TB 16 bit':>11}")
     for name, cost in costs.items():
         print(
             f"{name:>14}{cost['passages_per_second']:>12.1f}{cost['gpu_hours']:>11.0f}"
-            f"{cost['terabytes']['float32']['packed']:>12.1f}"
-            f"{cost['terabytes']['bfloat16']['packed']:>11.1f}"
+            f"{cost['terabytes']['float32']:>12.1f}"
+            f"{cost['terabytes']['bfloat16']:>11.1f}"
         )
     if options.json:
         write_json(

@@ -3,10 +3,10 @@
     python benchmarks/storage.py sizes       # MB per passage of three models, random numbers
     python benchmarks/storage.py f1          # the demo's 432 test questions, for each --save_dtype
     python benchmarks/storage.py compute     # the same for float32 and bfloat16 as --dtype
-    python benchmarks/storage.py loading     # an adapter from its folder and from a pack
+    python benchmarks/storage.py loading     # an adapter from its folder
 
 `f1` and `compute` run the real scripts with the settings of configs/demo.sh below `--root`, and go
-on where they were stopped. Each part writes `benchmarks/results/storage_{part}.json`.
+on after a stop. Each part writes `benchmarks/results/storage_{part}.json`.
 """
 
 import argparse
@@ -16,32 +16,17 @@ import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
-import time
 from pathlib import Path
-
-import torch
-from transformers import AutoModelForCausalLM
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from machine import machine
-from random_work import ARCHITECTURES
-
 from utils.arguments import new_parser, positive_integer
 from utils.files import write_json
-from utils.flags import SAVE_DTYPES
-from utils.layout import passage_folder
-from utils.lora.bank import Adapter, LoraBank
-from utils.provenance import provenance
-from utils.reporting.statistics import bootstrap_interval, paired_test
-from utils.store.adapter_packs import PACKED, WEIGHTS_FILE
-from utils.store.folders import load_adapter, save_adapter
-from utils.store.packing import pack
+from utils.recipe import SAVE_DTYPES
+from utils.running import run_stage
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-RANK, ALPHA = 2, 32
-MODELS = ("llama3.2-1b", "qwen2.5-1.5b", "llama3-8b")
+PARTS = ("sizes", "f1", "compute", "loading")
 MODEL = ["--model_name", "data/demo/demo-model", "--prompts", "demo"]
 DATA = ["--dataset", "demo", "--data_type", "test"]
 TRAIN = ["--learning_rate", "4e-3", "--num_train_epochs", "1"]
@@ -64,66 +49,6 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def random_adapter(bank: LoraBank, seed: int) -> Adapter:
-    """An adapter of the bank's shapes, no number of which is zero."""
-    torch.manual_seed(seed)
-    return {
-        name: (torch.randn(shape_a), torch.randn(shape_b))
-        for name, (shape_a, shape_b) in bank.shapes(RANK).items()
-    }
-
-
-def bank_of(name: str) -> LoraBank:
-    """The bank of a well-known architecture, without weights."""
-    with torch.device("meta"):
-        return LoraBank(AutoModelForCausalLM.from_config(ARCHITECTURES[name]()), RANK, ALPHA)
-
-
-def bytes_under(folder: Path) -> int:
-    """The bytes of all files below `folder`."""
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-
-
-def save_random(bank: LoraBank, count: int, adapters: Path, dtype: torch.dtype) -> list[Path]:
-    """Write `count` random adapters as a data type's folders."""
-    folders = [passage_folder(adapters, did, 0) for did in range(count)]
-    for did, folder in enumerate(folders):
-        training = {"data": str(did), "base": "0" * 16}
-        save_adapter(random_adapter(bank, did), folder, RANK, ALPHA, "random", training, dtype)
-    return folders
-
-
-def sizes(options: argparse.Namespace) -> list[dict]:
-    """MB per passage: from the shapes, as a folder, and as a part of a pack of four."""
-    rows = []
-    for name in MODELS:
-        bank = bank_of(name)
-        shapes = bank.shapes(RANK).values()
-        numbers = sum(a[0] * a[1] + b[0] * b[1] for a, b in shapes)
-        for dtype_name in SAVE_DTYPES:
-            dtype = getattr(torch, dtype_name)
-            with tempfile.TemporaryDirectory() as place:
-                adapters = Path(place) / "random"
-                folders = save_random(bank, 4, adapters, dtype)
-                unpacked = bytes_under(adapters) / 4
-                weights = (folders[0] / WEIGHTS_FILE).stat().st_size
-                pack(adapters)
-                packed = bytes_under(adapters / PACKED) / 4
-            rows.append(
-                {
-                    "model": name,
-                    "dtype": dtype_name,
-                    "parameters": numbers,
-                    "bytes_of_the_numbers": numbers * dtype.itemsize,
-                    "bytes_of_the_weights_file": weights,
-                    "bytes_unpacked": unpacked,
-                    "bytes_packed": packed,
-                }
-            )
-            print(f"{name} {dtype_name}: {unpacked / 1e6:.3f} MB, packed {packed / 1e6:.3f} MB")
-    return rows
-
-
 def f1(options: argparse.Namespace) -> list[dict]:
     """F1 of prag and combine for each --save_dtype, with 95% intervals, and against float32."""
     return compare(options, "save_dtype", SAVE_DTYPES, ("prag", "combine"))
@@ -138,6 +63,9 @@ def compare(
     options: argparse.Namespace, flag: str, dtypes: tuple[str, ...], methods: tuple[str, ...]
 ) -> list[dict]:
     """F1 of each method for each dtype given as `--{flag}`; the first dtype is compared with."""
+    # numpy takes long to import: not before the flags are known to be good
+    from utils.reporting.statistics import bootstrap_interval, paired_test
+
     first = options.root
     run(first, "prep_elastic.py", "--data_path", "data/demo/corpus.tsv", "--index_name", "demo")
     run(
@@ -152,7 +80,7 @@ def compare(
         if not (root / "data_aug").exists():
             shutil.copytree(first / "data_aug", root / "data_aug")
         run(root, "src/encode.py", *MODEL, *DATA, *TRAIN, f"--{flag}", dtype)
-        weights = list(root.rglob(f"passage_*/{WEIGHTS_FILE}"))
+        weights = list(root.rglob("passage_*/adapter_model.safetensors"))
         for method in methods:
             answering = ["--inference_method", method, "--max_new_tokens", "12"]
             run(root, "src/inference.py", *MODEL, *DATA, *TRAIN, *answering, *computing)
@@ -179,7 +107,7 @@ def compare(
 
 
 def run(root: Path, script: str, *flags: str) -> None:
-    """One of the scripts with `root` as its PRAG_ROOT; ends this program where it fails."""
+    """One of the scripts with `root` as its PRAG_ROOT; ends this program if it fails."""
     if script == "prep_elastic.py" and (root / "index/demo").exists():
         return
     environment = os.environ | {"PRAG_ROOT": str(root)}
@@ -187,64 +115,21 @@ def run(root: Path, script: str, *flags: str) -> None:
     subprocess.run(command, cwd=REPOSITORY, env=environment, check=True)
 
 
-def loading(options: argparse.Namespace) -> list[dict]:
-    """Milliseconds to load an adapter, checks included, from its folder and from a pack."""
-    rows = []
-    name = MODELS[0]
-    bank = bank_of(name)
-    shapes = bank.shapes(RANK)
-    for dtype_name in ("float32", "bfloat16"):
-        with tempfile.TemporaryDirectory(dir=options.root.parent) as place:
-            folders, packs = Path(place) / "folders", Path(place) / "packed"
-            save_random(bank, options.passages, folders, getattr(torch, dtype_name))
-            shutil.copytree(folders, packs)
-            pack(packs)
-            times: dict[tuple[str, str], list[float]] = {}
-            for round_number in range(options.repetitions + 1):
-                for cache in ("disk", "memory"):
-                    for way, adapters in (("unpacked", folders), ("packed", packs)):
-                        if cache == "disk":
-                            forget(adapters)
-                        spent = seconds_to_load(adapters, options.passages, shapes)
-                        if round_number:
-                            own = times.setdefault((way, cache), [])
-                            own.append(1e3 * spent / options.passages)
-        for (way, cache), own in times.items():
-            rows.append({"model": name, "dtype": dtype_name, "way": way, "from": cache})
-            rows[-1] |= {"milliseconds": statistics.median(own), "rounds": own}
-            print({key: rows[-1][key] for key in ("dtype", "way", "from", "milliseconds")})
-    return rows
-
-
-def seconds_to_load(adapters: Path, passages: int, shapes: dict) -> float:
-    """How long it takes to load every adapter as inference.py does."""
-    start = time.perf_counter()
-    for did in range(passages):
-        load_adapter(passage_folder(adapters, did, 0), shapes)
-    return time.perf_counter() - start
-
-
-def forget(folder: Path) -> None:
-    """Take the files below `folder` out of the memory that the system keeps them in."""
-    os.sync()
-    for file in folder.rglob("*"):
-        if file.is_file():
-            handle = os.open(file, os.O_RDONLY)
-            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
-            os.close(handle)
-
-
-PARTS = {"sizes": sizes, "f1": f1, "compute": compute, "loading": loading}
-
-
 def main() -> None:
     """Measure one part and write its result."""
     options = parse_arguments()
+    # torch takes seconds to import: not before the flags are known to be good
+    from machine import machine
+    from storage_files import RANK, loading, sizes
+
+    from utils.provenance import provenance
+
     options.root.mkdir(parents=True, exist_ok=True)
-    rows = PARTS[options.part](options)
+    parts = {"sizes": sizes, "f1": f1, "compute": compute, "loading": loading}
+    rows = parts[options.part](options)
     result = {"machine": machine(), "provenance": provenance(), "rank": RANK, "rows": rows}
     write_json(REPOSITORY / "benchmarks/results" / f"storage_{options.part}.json", result)
 
 
 if __name__ == "__main__":
-    main()
+    run_stage(main)

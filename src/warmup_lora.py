@@ -7,349 +7,141 @@ r"""The warm-up: train a base adapter on questions and answers, from which passa
         --num_train_epochs 1 --learning_rate 3e-4 --lora_rank 2 --lora_alpha 32 \
         --block_size 3000 --with_cot
 
-Reads what `get_warmup_data.py` wrote and writes
-`offline/{model}/rank=…_alpha=…/warmup_direct/` (with `--with_cot` `warmup_cot/`): a PEFT folder
-with `training_config.json`, `questions.json` (what it was trained on), `loss.json` and `loss.png`.
-Started again after a stop, it goes on from its last checkpoint.
+Reads what `get_warmup_data.py` wrote and writes `offline/{model}/rank=…_alpha=…/warmup_direct/`
+(with `--with_cot` `warmup_cot/`): a PEFT folder with `questions.json` (what it was trained on),
+`loss.json` and `loss.png`. Started again after a stop, it goes on from its last checkpoint.
 """
 
 import argparse
-import json
-import math
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
-import matplotlib
-import torch
-import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from tqdm import tqdm
-
-from utils.arguments import new_parser, positive_integer, positive_number, seed_number
-from utils.files import (
-    hash_json,
-    relative,
-    remove_folder,
-    write_json,
-    writing_file,
-    writing_folder,
-)
-from utils.flags import add_model_flags, model_of
+from utils import warmup
+from utils.arguments import new_parser, positive_integer
+from utils.files import hash_json, relative, remove_folder, write_json, writing_folder
 from utils.journal import refuse_difference
-from utils.layout import folder_name, rank_folder, warmup_folder
-from utils.lora.bank import Adapter, LoraBank
-from utils.models import (
-    dtype_name,
-    load_tokenizer,
-    model_identity,
-    resolve_model,
-)
-from utils.processes import refuse_launcher
-from utils.prompting import load_prompts
-from utils.running import InputError, run_stage
-from utils.store.folders import fingerprint, open_base_adapter, read_training, save_adapter
-from utils.warmup import (
-    QUESTIONS_FILE,
-    SMOOTHED_STEPS,
-    encode_records,
-    question_key,
-    read_warmup_data,
-    smoothed,
-    steps_of,
-    warmup_file,
-)
+from utils.prompting import PromptEncoder, load_prompts
+from utils.recipe import Recipe, add_flags
+from utils.running import run_stage
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+# the settings of `Recipe` that this adapter is made with
+SETTINGS = ("with_cot", "lora_rank", "lora_alpha", "learning_rate", "num_train_epochs")
+SETTINGS += ("per_device_train_batch_size", "seed")
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = new_parser(__doc__)
-    add_model_flags(parser)
-    data = parser.add_argument_group("data")
-    data.add_argument(
-        "--data", type=Path, help="file of the records (not set: the one of get_warmup_data.py)"
-    )
-    data.add_argument(
-        "--with_cot", action="store_true", help="answers with their reasoning (chain of thought)"
-    )
-    training = parser.add_argument_group("training")
-    training.add_argument(
-        "--per_device_train_batch_size",
-        type=positive_integer,
-        default=1,
-        help="prompts per optimiser step",
-    )
-    training.add_argument(
-        "--num_train_epochs", type=positive_integer, default=1, help="passes over the records"
-    )
-    training.add_argument(
-        "--learning_rate", type=positive_number, default=3e-4, help="AdamW's constant rate"
-    )
-    training.add_argument(
-        "--block_size", type=positive_integer, default=3000, help="tokens of a prompt at most"
-    )
-    training.add_argument(
-        "--lora_rank", type=positive_integer, default=2, help="rank of the adapter"
-    )
-    training.add_argument(
-        "--lora_alpha", type=positive_number, default=32, help="the adapter counts alpha / rank"
-    )
-    training.add_argument(
-        "--seed", type=seed_number, default=0, help="seed of base_weight and of the records' order"
-    )
-    running = parser.add_argument_group("running")
-    running.add_argument(
-        "--save_steps", type=positive_integer, default=200, help="steps between two checkpoints"
-    )
-    running.add_argument(
-        "--overwrite", action="store_true", help="train anew an adapter that stands there already"
-    )
+    add_flags(parser, "model")
+    add = parser.add_argument_group("training").add_argument
+    add("--data", type=Path, help="file of the records (not set: the one of get_warmup_data.py)")
+    for setting in fields(Recipe):
+        if setting.name in SETTINGS:
+            add(f"--{setting.name}", **setting.metadata["flag"])
+    add("--block_size", type=positive_integer, default=3000, help="tokens of a prompt at most")
+    add = parser.add_argument_group("running").add_argument
+    add("--save_steps", type=positive_integer, default=200, help="steps between two checkpoints")
+    add("--overwrite", action="store_true", help="train an adapter again that exists already")
     return parser.parse_args(arguments)
 
 
-def mean_loss(model: torch.nn.Module, batch: list[list[int]]) -> torch.Tensor:
-    """The mean loss over all label tokens of the prompts in `batch`: all but each one's first.
+def prepare(options: argparse.Namespace, records: list[dict], tokenizer: Any) -> tuple:
+    """The records as examples, and what the adapter is made with (`training_config.json`)."""
+    from utils.models import dtype_name, model_identity
 
-    Padding stands on the right, where causal attention keeps it out of every label's sight.
-    """
-    device = next(model.parameters()).device
-    length = max(map(len, batch))
-    ids = torch.zeros((len(batch), length), dtype=torch.long)
-    labels = torch.full_like(ids, -100)
-    for row, prompt in enumerate(batch):
-        ids[row, : len(prompt)] = labels[row, : len(prompt)] = torch.tensor(prompt)
-    logits = model(input_ids=ids.to(device), use_cache=False).logits[:, :-1]
-    if logits.dtype in (torch.bfloat16, torch.float16):
-        logits = logits.float()
-    return F.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten().to(device))
-
-
-class Checkpoint:
-    """The state of a training run in one safetensors file: A, B, AdamW's moments, all losses.
-
-    `settings` say which run it belongs to.
-    """
-
-    def __init__(self, path: Path, settings: dict):
-        self.path, self.settings = path, settings
-
-    def save(
-        self,
-        parameters: list[torch.Tensor],
-        optimizer: torch.optim.Optimizer,
-        losses: list[float],
-    ) -> None:
-        """Write the state after `len(losses)` steps, whole or not at all."""
-        tensors = {"losses": torch.tensor(losses, dtype=torch.float64)}
-        for index, parameter in enumerate(parameters):
-            tensors[f"{index}.value"] = parameter.detach().cpu().contiguous()
-            for name, moment in optimizer.state[parameter].items():
-                tensors[f"{index}.{name}"] = moment.cpu().contiguous()
-        with writing_file(self.path) as temporary:
-            save_file(tensors, temporary, metadata={"settings": json.dumps(self.settings)})
-
-    def restore(
-        self, parameters: list[torch.Tensor], optimizer: torch.optim.Optimizer
-    ) -> list[float]:
-        """Put the saved state in place; returns the losses so far, none without a checkpoint.
-
-        Raises `InputError` where the checkpoint belongs to another run or is damaged.
-        """
-        if not self.path.exists():
-            return []
-        try:
-            with safe_open(self.path, framework="pt") as file:
-                made_with = json.loads((file.metadata() or {})["settings"])
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
-            raise InputError(
-                f"the checkpoint {relative(self.path)} cannot be read ({error}); use --overwrite"
-            ) from None
-        refuse_difference(
-            f"the unfinished training in {relative(self.path)}",
-            made_with,
-            self.settings,
-            "use the same settings to go on, or --overwrite to start anew",
-        )
-        state = {}
-        with torch.no_grad():
-            for index, parameter in enumerate(parameters):
-                parameter.copy_(tensors[f"{index}.value"])
-                names = ("step", "exp_avg", "exp_avg_sq")
-                state[index] = {name: tensors[f"{index}.{name}"] for name in names}
-        groups = optimizer.state_dict()["param_groups"]
-        optimizer.load_state_dict({"state": state, "param_groups": groups})
-        return tensors["losses"].tolist()
-
-
-def train(
-    bank: LoraBank,
-    base: Adapter,
-    prompts: list[list[int]],
-    steps: list[list[int]],
-    learning_rate: float,
-    checkpoint: Checkpoint,
-    save_steps: int,
-) -> tuple[Adapter, list[float]]:
-    """One adapter started from `base`, in its dtype, and the loss of each step.
-
-    Step i takes the prompts (token ids) with the indices `steps[i]`; all tokens are labels, the
-    optimiser is AdamW with a constant rate. Raises `InputError` where the loss is not finite.
-    """
-    device = next(bank.model.parameters()).device
-    adapter = {
-        name: tuple(part.to(device, copy=True)[None].requires_grad_() for part in pair)
-        for name, pair in base.items()
+    with_cot = options.with_cot
+    names = sorted({record["dataset"] if with_cot else "" for record in records})
+    prompts = {name: load_prompts(options.prompts, name, with_cot) for name in names}
+    encoders = {n: PromptEncoder(tokenizer, prompts[n], with_cot, 1 << 30) for n in names}
+    examples = warmup.encode_records(records, encoders, with_cot, options.block_size)
+    return examples, {
+        "model": model_identity(options.model_name),
+        "prompts": " ".join(one.fingerprint for one in prompts.values()),
+        **{name: getattr(options, name) for name in SETTINGS},
+        "block_size": options.block_size,
+        "dtype": dtype_name(options.dtype),
+        "datasets": sorted({str(record.get("dataset")) for record in records}),
+        "records": len(records),
+        "data_file": hash_json(records),
+        "data": hash_json([example.ids for example in examples]),
     }
-    parameters = [part for pair in adapter.values() for part in pair]
-    optimizer = torch.optim.AdamW(parameters, lr=learning_rate)
-    losses = checkpoint.restore(parameters, optimizer)
-    bank.set(adapter)
-    bar = tqdm(total=len(steps), initial=len(losses), unit="step", desc="warm-up")
-    for number, step in enumerate(steps[len(losses) :], start=len(losses) + 1):
-        optimizer.zero_grad()
-        loss = mean_loss(bank.model, [prompts[index] for index in step])
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-        if not math.isfinite(losses[-1]):
-            raise InputError(
-                f"the loss of step {number} is {losses[-1]}; start anew with a smaller "
-                "--learning_rate and --overwrite, or with --dtype float32"
-            )
-        if number % save_steps == 0 and number < len(steps):
-            checkpoint.save(parameters, optimizer, losses)
-        bar.set_postfix(loss=f"{smoothed(losses[-SMOOTHED_STEPS:])[-1]:.3f}", refresh=False)
-        bar.update()
-    bar.close()
-    bank.clear()
-    return {
-        name: tuple(part.detach()[0].cpu() for part in pair) for name, pair in adapter.items()
-    }, losses
 
 
-def plot(losses: list[float], title: str, path: Path) -> None:
-    """The loss of each step and the smoothed one."""
-    figure, axis = plt.subplots(figsize=(6.4, 3.6))
-    steps = range(1, len(losses) + 1)
-    axis.plot(steps, losses, color="#9aa5b1", linewidth=0.7, label="each step")
-    axis.plot(
-        steps, smoothed(losses), color="#e4763f", label=f"mean over the last {SMOOTHED_STEPS} steps"
-    )
-    axis.set_xlabel("optimiser step")
-    axis.set_ylabel("loss per token (nats)")
-    axis.set_ylim(bottom=0)
-    axis.set_title(title, fontsize=10)
+def save(
+    folder: Path, adapter: dict, losses: list[float], records: list[dict], base: str, settings: dict
+) -> None:
+    """Write the adapter of the model `base`, its losses and its questions, in one step."""
+    from matplotlib.figure import Figure
+
+    from utils.store.folders import save_adapter
+
+    curve, figure = warmup.smoothed(losses), Figure(figsize=(6.4, 3.6), layout="tight")
+    axis, x = figure.subplots(), range(1, len(losses) + 1)
+    axis.plot(x, losses, color="#9aa5b1", linewidth=0.7, label="each step")
+    axis.plot(x, curve, color="#e4763f", label=f"mean over the last {warmup.SMOOTHED_STEPS} steps")
+    axis.set(xlabel="optimiser step", ylabel="loss per token (nats)", ylim=(0, None))
     axis.legend(frameon=False)
-    axis.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
-    with writing_file(path) as temporary:
-        figure.savefig(temporary, dpi=160, format="png")
-    plt.close(figure)
+    values = {"smoothed_over": warmup.SMOOTHED_STEPS, "loss": losses, "smoothed": curve}
+    questions = sorted({warmup.question_key(record["question"]) for record in records})
+    with writing_folder(folder) as temporary:
+        save_adapter(adapter, temporary, settings["lora_alpha"], base, settings)
+        write_json(temporary / "loss.json", values)
+        write_json(temporary / warmup.QUESTIONS_FILE, questions)  # so that no stage evaluates them
+        figure.savefig(temporary / "loss.png", dpi=160)
+    done = f"{len(records)} records, {len(losses)} steps, loss {curve[-1]:.3f} in the end"
+    print(f"{relative(folder)}: {done}")
 
 
 def main() -> None:
     """Check, load, train, save."""
     options = parse_arguments()
+    from utils.lora.bank import LoraBank
+    from utils.lora.objectives import lm
+    from utils.lora.training import train_adapters
+    from utils.models import load_model, load_tokenizer, resolve_model
+    from utils.processes import refuse_launcher
+    from utils.store.base import open_base_adapter
+    from utils.store.checkpoint import Checkpoint
+    from utils.store.folders import fingerprint, read_training
+
     refuse_launcher("warmup_lora.py")
 
     # 1. Check everything that needs no model
-    base_model = resolve_model(options.model_name)
-    cot_model = options.model_name if options.with_cot else None
-    data = options.data or warmup_file(None, cot_model)
-    records = read_warmup_data(data, options.with_cot)
-    names = sorted({record["dataset"] if options.with_cot else "" for record in records})
-    prompts = {name: load_prompts(options.prompts, name, options.with_cot) for name in names}
-    tokenizer = load_tokenizer(options.model_name, options.trust_remote_code)
-    encoded = encode_records(records, prompts, tokenizer, options.with_cot, options.block_size)
-    settings = {
-        "model": model_identity(options.model_name),
-        "prompts": " ".join(prompts[name].fingerprint for name in names),
-        "with_cot": options.with_cot,
-        "lora_rank": options.lora_rank,
-        "lora_alpha": options.lora_alpha,
-        "learning_rate": options.learning_rate,
-        "num_train_epochs": options.num_train_epochs,
-        "per_device_train_batch_size": options.per_device_train_batch_size,
-        "block_size": options.block_size,
-        "seed": options.seed,
-        "dtype": dtype_name(options.dtype),
-        "datasets": sorted({str(record.get("dataset")) for record in records}),
-        "records": len(records),
-        "data_file": hash_json(records),
-        "data": hash_json(encoded),
-    }
-    folder = warmup_folder(
-        options.model_name, options.lora_rank, options.lora_alpha, options.with_cot
-    )
-    checkpoint_file = folder.with_name(f".{folder.name}.checkpoint.safetensors")
-    if not options.overwrite and (made_with := read_training(folder)) is not None:
-        refuse_difference(
-            f"the adapter {relative(folder)}",
-            {name: made_with.get(name) for name in settings},
-            settings,
-            "use the settings it was made with, or --overwrite to train anew",
-        )
-        checkpoint_file.unlink(missing_ok=True)  # a kill may have come just before its removal
-        print(f"{relative(folder)} stands already")
+    name, with_cot, trusted = options.model_name, options.with_cot, options.trust_remote_code
+    base_model = resolve_model(name)
+    data = options.data or warmup.warmup_file(None, name if with_cot else None)
+    records = warmup.read_warmup_data(data, with_cot)
+    tokenizer = load_tokenizer(name, trusted)
+    examples, settings = prepare(options, records, tokenizer)
+    folder = warmup.adapter_folder(name, options.lora_rank, options.lora_alpha, with_cot)
+    unfinished = folder.with_name(f".{folder.name}.checkpoint.safetensors")
+    if not options.overwrite and (made_with := read_training(folder)):
+        made_with.pop("base", None)
+        remedy = "use the same settings, or --overwrite to train it again"
+        refuse_difference(f"the adapter {relative(folder)}", made_with, settings, remedy)
+        unfinished.unlink(missing_ok=True)  # a kill may have come just before its removal
+        print(f"{relative(folder)} exists already")
         return
 
-    # 2. Load
-    model = model_of(options, tokenizer)
+    # 2. Load, train, save
+    model = load_model(name, options.dtype, tokenizer, trusted, options.device_map)
     bank = LoraBank(model, options.lora_rank, options.lora_alpha)
-    base_folder = rank_folder(options.model_name, options.lora_rank, options.lora_alpha)
-    base = open_base_adapter(bank, base_folder / "base_weight", base_model, options.seed)
+    base = open_base_adapter(bank, folder.with_name("base_weight"), base_model, options.seed)
     settings["base"] = fingerprint(base)
-
-    # 3. Train
-    if options.overwrite:  # remove what stands, so that a stopped run goes on without --overwrite
-        checkpoint_file.unlink(missing_ok=True)
+    if options.overwrite:  # remove what exists, so that a stopped run goes on without --overwrite
+        unfinished.unlink(missing_ok=True)
         remove_folder(folder)
-    steps = steps_of(
-        len(encoded), options.num_train_epochs, options.per_device_train_batch_size, options.seed
-    )
-    adapter, losses = train(
-        bank,
-        base,
-        encoded,
-        steps,
-        options.learning_rate,
-        Checkpoint(checkpoint_file, settings),
-        options.save_steps,
-    )
-
-    # 4. Save; the inner folder is written first, then the outer one appears with all files
-    kind = "CoT" if options.with_cot else "direct"
-    with writing_folder(folder) as temporary:
-        save_adapter(
-            adapter,
-            temporary,
-            options.lora_rank,
-            options.lora_alpha,
-            base_model,
-            settings,
-        )
-        write_json(
-            temporary / "loss.json",
-            {"smoothed_over": SMOOTHED_STEPS, "loss": losses, "smoothed": smoothed(losses)},
-        )
-        questions = sorted({question_key(record["question"]) for record in records})
-        write_json(temporary / QUESTIONS_FILE, questions)  # so that no stage evaluates them
-        title = f"Warm-up of {folder_name(options.model_name)}, {kind}, {len(records)} records"
-        plot(losses, title, temporary / "loss.png")
-    checkpoint_file.unlink(missing_ok=True)
-    few = min(SMOOTHED_STEPS, len(losses))
-    print(
-        f"{relative(folder)}: {len(records)} records, {len(losses)} steps, loss "
-        f"{math.fsum(losses[:few]) / few:.3f} over the first {few}, "
-        f"{math.fsum(losses[-few:]) / few:.3f} over the last {few}"
-    )
-    print(
-        "next: python src/encode.py --init_adapter warmup with this model, rank and alpha"
-        + (" and --with_cot" if options.with_cot else "")
-    )
+    batch_size = options.per_device_train_batch_size
+    steps = warmup.steps_of(examples, options.num_train_epochs, batch_size, options.seed)
+    point = Checkpoint(unfinished, settings, options.save_steps, len(steps))
+    more = (options.learning_rate, point.resume, point.after_step)
+    [adapter] = train_adapters(bank, base, [steps], lm, *more)
+    point.bar.close()
+    save(folder, adapter, point.losses, records, base_model, settings)
+    unfinished.unlink(missing_ok=True)
+    cot = " and --with_cot" if with_cot else ""
+    print(f"next: python src/encode.py --init_adapter warmup with this model, rank and alpha{cot}")
 
 
 if __name__ == "__main__":

@@ -62,8 +62,8 @@ def finished(tmp_path_factory):
 
     import augment
     import encode
-    import inference
     import prep_elastic
+    from utils.recipe import METHODS
 
     root = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as patch:
@@ -73,7 +73,7 @@ def finished(tmp_path_factory):
         run(prep_elastic, *index, monkeypatch=patch)
         run(augment, *AUGMENT, monkeypatch=patch)
         run(encode, *COMMON, *DEV, *TRAIN, monkeypatch=patch)
-        for method in inference.METHODS:
+        for method in METHODS:
             answer(method, monkeypatch=patch)
     return root
 

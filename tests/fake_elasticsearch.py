@@ -1,13 +1,8 @@
-"""A fake Elasticsearch 8 for tests: real HTTP, real error shapes, everything kept in memory.
+"""A fake Elasticsearch 8: real HTTP, what the engine needs, textbook BM25, faults on demand."""
 
-It speaks what the Elasticsearch engine needs, checks the headers as 8.x does, and
-fails on demand. Its ranking is textbook BM25 over `english_terms`, written here once more.
-"""
-
-import base64
+import fnmatch
 import json
 import math
-import re
 import threading
 from collections import Counter
 from http.server import BaseHTTPRequestHandler
@@ -17,14 +12,11 @@ from fake_server import QuietServer
 
 from utils.retrieval.english import english_terms
 
-MEDIA_TYPE = re.compile(
-    r"application/(?:vnd\.elasticsearch\+(?:json|x-ndjson); ?compatible-with=(\d+)|json|x-ndjson)"
-)
-MAX_CLAUSES = 1024
+DONE = 200, {"acknowledged": True}
 
 
-def error_body(status, kind, reason, **more):
-    cause = {"type": kind, "reason": reason, **more}
+def error_body(status, kind, reason):
+    cause = {"type": kind, "reason": reason}
     return status, {"error": {"root_cause": [cause], **cause}, "status": status}
 
 
@@ -35,316 +27,144 @@ class Index:
         self.aliases = {}
         self.documents = {}  # id -> source
         self.searchable = {}  # what the last refresh made visible
-        self.counts = {}
-
-    def refresh(self):
-        self.searchable = dict(self.documents)
-        self.counts = {  # field -> id -> how often it has each term
-            name: {
-                document_id: Counter(english_terms(source.get(name) or ""))
-                for document_id, source in self.searchable.items()
-            }
-            for name in self.mappings.get("properties", {})
-            if name != "row"
-        }
 
 
-class FakeElasticsearch:
-    """`with FakeElasticsearch() as fake:` serves at `fake.url`; faults are set as attributes."""
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
 
-    def __init__(self, user=None, password=None, api_key=None):
+    def serve(self):
+        lines = self.rfile.read(int(self.headers.get("Content-Length") or 0)).splitlines()
+        answer = self.server.respond(self, [json.loads(line) for line in lines])
+        if answer == "drop":
+            self.close_connection = True
+            self.connection.shutdown(2)
+            return
+        data = json.dumps(answer[1]).encode()
+        self.send_response(answer[0])
+        self.send_header("X-Elastic-Product", "Elasticsearch")
+        self.send_header("Content-Type", "application/vnd.elasticsearch+json;compatible-with=8")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    do_GET = do_PUT = do_POST = do_DELETE = serve
+
+    def log_message(self, *_):
+        pass
+
+
+class FakeElasticsearch(QuietServer):
+    def __init__(self, authorization=None):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
         self.indices = {}
-        self.requests = []  # (method, path)
         self.lock = threading.Lock()
-        self.faults = []  # callables (method, path, body) -> None, (status, body) or "drop"
-        self.item_fault = lambda document_id, source: None  # -> None or (status, type, reason)
-        self.search_fault = lambda question: None  # -> None or an answer of _msearch
-        self.product_header = True
-        self.credentials = None
-        if user:
-            token = base64.b64encode(f"{user}:{password}".encode()).decode()
-            self.credentials = f"Basic {token}"
-        elif api_key:
-            self.credentials = f"ApiKey {api_key}"
-
-    def __enter__(self):
-        fake = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = lambda self: fake.serve(self)
-
-            def log_message(self, *_):
-                pass
-
-        self.server = QuietServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
-        return self
+        self.fault = lambda path, body: None  # -> None, (status, body) or "drop"
+        self.item_fault = lambda document_id: None  # -> None or (status, type, reason)
+        self.authorization = authorization  # the header that every request needs
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
     def __exit__(self, *_):
-        self.server.shutdown()
-        self.server.server_close()
+        self.shutdown()
+        self.server_close()
 
-    # HTTP
-
-    def serve(self, handler):
-        body = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
-        parts = urlsplit(handler.path)
+    def respond(self, request, body):
+        parts = urlsplit(request.path)
         path = [unquote(part) for part in parts.path.strip("/").split("/") if part]
-        flags = {key: values[0] for key, values in parse_qs(parts.query).items()}
         with self.lock:
-            self.requests.append((handler.command, parts.path))
-            answer = self.refusal(handler, body, path)
-            for fault in self.faults:
-                answer = answer or fault(handler.command, parts.path, body)
-            answer = answer or self.answer(handler.command, path, flags, body)
-        if answer == "drop":
-            handler.close_connection = True
-            handler.connection.shutdown(2)
-            return
-        status, content = answer
-        data = json.dumps(content).encode()
-        handler.send_response(status)
-        if self.product_header:
-            handler.send_header("X-Elastic-Product", "Elasticsearch")
-        if status == 401:
-            handler.send_header("WWW-Authenticate", 'Basic realm="security", ApiKey')
-        handler.send_header("Content-Type", "application/vnd.elasticsearch+json;compatible-with=8")
-        handler.send_header("Content-Length", str(len(data)))
-        handler.end_headers()
-        if handler.command != "HEAD":
-            handler.wfile.write(data)
-
-    def refusal(self, handler, body, path):
-        """The answer to a request with headers that 8.x does not take, or wrong credentials."""
-        if self.credentials and handler.headers.get("Authorization") != self.credentials:
-            reason = "unable to authenticate user for REST request"
-            return error_body(401, "security_exception", reason)
-        for header in ("Accept", "Content-Type"):
-            value = handler.headers.get(header)
-            if value is None:
-                if header == "Content-Type" and body:
-                    return 406, {"error": "Content-Type header is missing", "status": 406}
-                continue
-            match = MEDIA_TYPE.match(value)
-            if not match:
-                status = 415 if header == "Content-Type" else 406
-                return status, {"error": f"{header} [{value}] is not supported", "status": status}
-            if match[1] and int(match[1]) not in (7, 8):
-                reason = (
-                    f"{header} version must be either version 8 or 7, but found {match[1]}. "
-                    f"{header}={value}"
-                )
-                return error_body(400, "media_type_header_exception", reason)
-        lines = path[-1:] in (["_bulk"], ["_msearch"])
-        if lines and "x-ndjson" not in handler.headers.get("Content-Type", ""):
-            return 406, {"error": "Content-Type header is not supported", "status": 406}
-        return None
+            if self.authorization not in (None, request.headers.get("Authorization")):
+                return error_body(401, "security_exception", "unable to authenticate")
+            fault = self.fault(path[-1], body)
+            return fault or self.answer(request.command, path, parse_qs(parts.query), body)
 
     def answer(self, method, path, flags, body):
-        if lines := path[-1:] in (["_bulk"], ["_msearch"]):
-            if not body.endswith(b"\n"):
-                reason = "The bulk request must be terminated by a newline [\\n]"
-                return error_body(400, "illegal_argument_exception", reason)
-            content = [json.loads(line) for line in body.splitlines()]
-        else:
-            content = json.loads(body) if body else {}
-        if not path:
-            return 200, {"version": {"number": "8.19.3"}, "tagline": "You Know, for Search"}
+        content = body[0] if body else {}
         if path == ["_bulk"]:
-            return self.bulk(content)
+            return self.bulk(zip(body[::2], body[1::2], strict=True))
         if path == ["_aliases"]:
             return self.change_aliases(content["actions"])
         if len(path) == 1 and method == "PUT":
-            return self.create(path[0], content)
-        found = self.named(path[0])
-        lenient = flags.get("ignore_unavailable") == "true" or "*" in path[0]
-        if not found and not lenient:
-            reason = f"no such index [{path[0]}]"
-            return error_body(404, "index_not_found_exception", reason, index=path[0])
-        if lines:
-            pairs = zip(content[::2], content[1::2], strict=True)
-            answers = [self.search(found, body, flags) for _, body in pairs]
-            return 200, {"took": 1, "responses": answers}
-        match (method, *path[1:]):
-            case ("GET" | "HEAD",):
-                keys = ("aliases", "mappings", "settings")
-                return 200, {n: {k: getattr(i, k) for k in keys} for n, i in found.items()}
-            case ("DELETE",):
-                for name in found:
-                    del self.indices[name]
-            case ("PUT", "_settings"):
-                for index in found.values():
-                    index.settings |= content["index"]
-            case ("PUT", "_mapping"):
-                for index in found.values():
-                    index.mappings |= content
-            case ("POST", "_refresh"):
-                for index in found.values():
-                    index.refresh()
-            case ("POST" | "GET", "_count"):
-                return 200, {"count": sum(len(i.searchable) for i in found.values())}
-            case _:
-                reason = f"no handler found for uri [{'/'.join(path)}] and method [{method}]"
-                return 400, {"error": reason, "status": 400}
-        return 200, {"acknowledged": True}
-
-    def named(self, name):
-        """The indices that `name` means: an index, an alias or a pattern."""
-        pattern = re.compile(".*".join(map(re.escape, name.split("*"))))
-        return {
-            index_name: index
-            for index_name, index in self.indices.items()
-            if pattern.fullmatch(index_name) or any(map(pattern.fullmatch, index.aliases))
-        }
-
-    def create(self, name, content):
-        if self.named(name):
-            reason = f"index [{name}] already exists"
-            return error_body(400, "resource_already_exists_exception", reason)
-        if name != name.lower() or name[0] in "-_+" or set(name) & set('\\/*?"<>| ,#:'):
-            return error_body(400, "invalid_index_name_exception", f"Invalid index name [{name}]")
-        self.indices[name] = Index(content)
-        return 200, {"acknowledged": True, "shards_acknowledged": True, "index": name}
+            self.indices[path[0]] = Index(content)
+            return DONE
+        found = {n: i for n, i in self.indices.items() if fnmatch.filter([n, *i.aliases], path[0])}
+        if len(path) == 1 and method == "GET":
+            keys = ("aliases", "mappings", "settings")
+            return 200, {n: {k: getattr(i, k) for k in keys} for n, i in found.items()}
+        if path[1:2] == ["_alias"]:
+            self.indices[path[0]].aliases[path[2]] = {}
+            return DONE
+        if len(path) == 1 and method == "DELETE":
+            del self.indices[path[0]]
+            return DONE
+        if path[1] == "_search":
+            assert flags["search_type"] == ["dfs_query_then_fetch"]
+            assert flags["allow_partial_search_results"] == ["false"]
+            return 200, {"took": 1, "hits": {"hits": self.search(found, content)}}
+        [index] = found.values()
+        if path[1] == "_count":
+            return 200, {"count": len(index.searchable)}
+        if path[1] == "_settings":
+            index.settings |= content["index"]
+        elif path[1] == "_mapping":
+            index.mappings |= content
+        else:
+            assert path[1] == "_refresh"
+            index.searchable = dict(index.documents)
+        return DONE
 
     def change_aliases(self, actions):
-        """All actions or none, as one change of the cluster's state."""
-        for action in actions:
-            [(kind, target)] = action.items()
-            if target["index"] not in self.indices:
-                reason = f"no such index [{target['index']}]"
-                return error_body(404, "index_not_found_exception", reason)
-        removed = {a["remove_index"]["index"] for a in actions if "remove_index" in a}
-        for action in actions:
-            [(kind, target)] = action.items()
-            if kind == "add" and target["alias"] in set(self.indices) - removed:
-                reason = f"an index exists with the same name as the alias [{target['alias']}]"
-                return error_body(400, "invalid_alias_name_exception", reason)
-        for action in actions:
-            [(kind, target)] = action.items()
+        for kind, target in (pair for action in actions for pair in action.items()):
             if kind == "add":
                 self.indices[target["index"]].aliases[target["alias"]] = {}
             elif kind == "remove":
                 del self.indices[target["index"]].aliases[target["alias"]]
             else:
                 del self.indices[target["index"]]
-        return 200, {"acknowledged": True}
+        return DONE
 
-    def bulk(self, content):
+    def bulk(self, pairs):
         items = []
-        for action, source in zip(content[::2], content[1::2], strict=True):
-            [(operation, target)] = action.items()
-            assert operation == "index"
-            item = {"_index": target["_index"], "_id": target["_id"]}
-            # As the real server does, an index that does not exist is made on the way.
-            index = self.indices.setdefault(target["_index"], Index({}))
-            fault = self.item_fault(target["_id"], source) or self.strictness(index, source)
-            if fault:
+        for action, source in pairs:
+            item = dict(action["index"], status=201)
+            if fault := self.item_fault(item["_id"]):
                 status, kind, reason = fault
                 item |= {"status": status, "error": {"type": kind, "reason": reason}}
-            else:
-                again = target["_id"] in index.documents
-                index.documents[target["_id"]] = source
-                item |= {
-                    "result": "updated" if again else "created",
-                    "status": 200 if again else 201,
-                }
+            else:  # an index that does not exist is made on the way
+                index = self.indices.setdefault(item["_index"], Index({}))
+                index.documents[item["_id"]] = source
             items.append({"index": item})
-        errors = any("error" in item["index"] for item in items)
-        return 200, {"took": 1, "errors": errors, "items": items}
+        return 200, {"errors": any("error" in item["index"] for item in items), "items": items}
 
-    @staticmethod
-    def strictness(index, source):
-        known = index.mappings.get("properties", {})
-        for name, value in source.items():
-            if name not in known and index.mappings.get("dynamic") == "strict":
-                reason = (
-                    f"[1:1] mapping set to strict, dynamic introduction of [{name}] within [_doc] "
-                    "is not allowed"
-                )
-                return 400, "strict_dynamic_mapping_exception", reason
-            if known.get(name, {}).get("type") == "integer" and not isinstance(value, int):
-                reason = f"failed to parse field [{name}] of type [integer]"
-                return 400, "document_parsing_exception", reason
-        return None
-
-    # Search
-
-    def search(self, found, body, flags):
+    def search(self, found, body):
+        """The hits as Elasticsearch shows them; a document without a row counts as the last."""
         match = body["query"]["multi_match"]
-        assert match["type"] == "best_fields"
-        assert flags["search_type"] == "dfs_query_then_fetch"
-        if body["size"] > 10_000:
-            _, answer = error_body(400, "illegal_argument_exception", "Result window is too large")
-            return answer
-        if fault := self.search_fault(match["query"]):
-            return fault
-        terms = english_terms(match["query"])
-        if len(terms) * len(match["fields"]) > MAX_CLAUSES:
-            kind = "too_many_nested_clauses"
-            reason = (
-                f"Query contains too many nested clauses; maxClauseCount is set to {MAX_CLAUSES}"
-            )
-            return failed_search(kind, reason)
+        assert match["type"] == "best_fields" and body["size"] <= 10_000
         documents = {k: v for index in found.values() for k, v in index.searchable.items()}
-        by_field = [bm25(terms, name, found.values()) for name in match["fields"]]
+        terms = english_terms(match["query"])
+        by_field = [bm25(terms, name, documents) for name in match["fields"]]
         hits = []
-        by_row = any("row" in order for order in body["sort"])
-        for document_id, source in reversed(documents.items()):  # ties come in any order
-            scores = sorted((field.get(document_id, 0.0) for field in by_field), reverse=True)
-            if scores[0] > 0:
-                score = scores[0] + match["tie_breaker"] * sum(scores[1:])
-                row = source.get("row", 2**31 - 1) if by_row else 0
-                hits.append((-round(score, 6), row, document_id, source))
-        hits = sorted(hits, key=lambda hit: hit[:2])[: body["size"]]
-        shown = [
-            {
-                "_id": document_id,
-                "_score": None,
-                "_source": {name: source[name] for name in body["_source"] if name in source},
-                "sort": [-negative, row],
-            }
-            for negative, row, document_id, source in hits
-        ]
-        shards = {"total": 1, "successful": 1, "skipped": 0, "failed": 0}
-        answer = {"took": 1, "timed_out": False, "_shards": shards, "status": 200}
-        return answer | {"hits": {"max_score": None, "hits": shown}}
+        for document_id, source in reversed(documents.items()):
+            *others, best = sorted(field[document_id] for field in by_field)
+            if best > 0:
+                score = round(best + match["tie_breaker"] * sum(others), 6)
+                hits.append({"_id": document_id, "sort": [score, source.get("row", 2**31)]})
+        assert "row" in body["sort"][1]
+        hits = sorted(hits, key=lambda hit: (-hit["sort"][0], hit["sort"][1]))[: body["size"]]
+        for hit in hits:
+            hit["_source"] = {name: documents[hit["_id"]][name] for name in body["_source"]}
+        return hits
 
 
-def failed_search(kind, reason, status=400):
-    """An answer of `_msearch` as of a search that fails on every shard."""
-    cause = {"type": kind, "reason": reason}
-    shard = {"shard": 0, "index": "wiki", "node": "n", "reason": {**cause, "index": "wiki"}}
-    error = {
-        "root_cause": [cause],
-        "type": "search_phase_execution_exception",
-        "reason": "all shards failed",
-        "phase": "dfs",
-        "grouped": True,
-        "failed_shards": [shard],
-        "caused_by": cause,
-    }
-    return {"error": error, "status": status}
-
-
-def bm25(terms, name, indices):
+def bm25(terms, name, documents):
     """id -> BM25 score of one field; as in Lucene, a document without the field does not count."""
-    counts = {
-        document_id: count
-        for index in indices
-        for document_id, count in index.counts.get(name, {}).items()
-        if count
-    }
-    if not counts:
-        return {}
-    mean = sum(count.total() for count in counts.values()) / len(counts)
+    counts = {key: Counter(english_terms(s.get(name) or "")) for key, s in documents.items()}
+    counts = {key: count for key, count in counts.items() if count}
+    mean = sum(count.total() for count in counts.values()) / max(1, len(counts))
     scores = Counter()
     for term in terms:
-        having = {document_id: count for document_id, count in counts.items() if term in count}
+        having = {key: count for key, count in counts.items() if term in count}
         idf = math.log(1 + (len(counts) - len(having) + 0.5) / (len(having) + 0.5))
-        for document_id, count in having.items():
+        for key, count in having.items():
             tf, norm = count[term], 1.2 * (1 - 0.75 + 0.75 * count.total() / mean)
-            # Elasticsearch 8 keeps the factor 2.2 that Lucene has dropped.
-            scores[document_id] += idf * 2.2 * tf / (tf + norm)
+            scores[key] += idf * 2.2 * tf / (tf + norm)
     return scores

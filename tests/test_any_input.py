@@ -14,11 +14,10 @@ from utils.augmentation.records import read_augmented
 from utils.journal import Journal
 from utils.metrics import answer_presence, extract_answer, score
 from utils.prompting import load_prompts
-from utils.questions import TYPES, load_questions
+from utils.questions import DATASETS, load_questions
+from utils.recipe import Recipe
 from utils.retrieval.corpus import read_corpus
 from utils.running import InputError
-from utils.store.adapter_packs import ADAPTER_FILES, open_pack
-from utils.store.folders import read_training
 from utils.warmup import read_warmup_data
 
 HEADER = "id\ttext\ttitle\n"
@@ -39,7 +38,7 @@ JSON = st.recursive(
 BYTES = st.binary(max_size=60) | st.text(max_size=60).map(lambda text: text.encode("utf-16"))
 CONTENT = BYTES | JSON.map(lambda value: json.dumps(value).encode())
 often = settings(
-    max_examples=120, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+    max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck)
 )
 
 
@@ -54,7 +53,7 @@ def never_raises(function, *arguments) -> object:
 
 
 @often
-@given(CONTENT, st.sampled_from([*TYPES, "own"]))
+@given(CONTENT, st.sampled_from([*DATASETS, "own"]))
 def test_any_file_is_questions_or_refused(tmp_path_factory, content, dataset):
     folder = tmp_path_factory.mktemp("data")
     names = ["dev.json", "id_aliases.json", "hotpot_dev_distractor_v1.json", "popQA.tsv"]
@@ -63,7 +62,7 @@ def test_any_file_is_questions_or_refused(tmp_path_factory, content, dataset):
     if dataset == "popqa":
         head = b"id\tquestion\tobj\to_aliases\n1\tWho?\tOrr\t"
         (folder / "popQA.tsv").write_bytes(head + content)
-    path = folder if dataset in TYPES else folder / "dev.json"
+    path = folder if dataset in DATASETS else folder / "dev.json"
     loaded = never_raises(load_questions, dataset, path)
     for records in (loaded or {}).values():
         assert records
@@ -118,10 +117,14 @@ def test_any_corpus_is_rows_or_refused(tmp_path_factory, content):
 @often
 @given(st.text(max_size=100), st.text(max_size=100), st.text(max_size=100))
 def test_no_name_leads_a_layout_out_of_its_root(dataset, data_type, model):
+    def recipe(dataset, model):
+        return Recipe(model_name=model, dataset=dataset, inference_method="prag")
+
     layouts = [
         (layout.augmented_file, (dataset, data_type)),
         (layout.rank_folder, (model, 2, 32.0)),
-        (layout.experiment_folder, ("output", model, 2, 32.0, dataset, "lr", data_type)),
+        (lambda: layout.results_folder(recipe(dataset, model), data_type), ()),
+        (lambda: layout.adapters_folder(recipe(dataset, model), data_type), ()),
         (layout.warmup_folder, (model, 2, 32.0, True)),
     ]
     for place, arguments in layouts:
@@ -144,25 +147,3 @@ def test_the_scorer_takes_any_text_and_any_number_of_answers(text, answers):
             shuffled = random.Random(0).sample(answers, len(answers))
             assert score(prediction, shuffled)["f1"] == scores["f1"]
     assert answer_presence(text, answers) in (0.0, 1.0)
-
-
-ENTRY = st.dictionaries(st.sampled_from(ADAPTER_FILES), st.just("0" * 32) | JSON, max_size=3)
-INDEX = st.fixed_dictionaries(
-    {"format": st.just(1) | JSON, "weights": st.just("0" * 32 + ".safetensors") | JSON},
-    optional={
-        "adapters": JSON | st.dictionaries(st.just("data_0/passage_0") | st.text(), ENTRY | JSON),
-        "texts": JSON | st.dictionaries(st.just("0" * 32), st.text() | JSON),
-        "digest": st.text(),
-    },
-)
-
-
-@often
-@given(CONTENT | INDEX.map(lambda value: json.dumps(value).encode()))
-def test_any_index_of_packed_adapters_is_refused(tmp_path_factory, content):
-    """Its digest is wrong at least."""
-    adapters = tmp_path_factory.mktemp("packed")
-    (adapters / "packed").mkdir()
-    (adapters / "packed/index.json").write_bytes(content)
-    assert never_raises(open_pack, adapters) is None
-    assert never_raises(read_training, adapters / "data_0/passage_0") is None

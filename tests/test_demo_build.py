@@ -1,6 +1,5 @@
 """How the demo model is made and measured: packing, the fast forward pass, the augmentation."""
 
-import json
 import random
 
 import pytest
@@ -14,22 +13,22 @@ from packing import TASKS, pack
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from world import KINDS, new_pair, question_answer_list, rewrite
 
-DEMO_MODEL = REPOSITORY / "data/demo/demo-model"
 DOCUMENTS = [
     ("closed_book", "<|bos|><|user|>Question: Who?<|eot|><|assistant|>The answer is red.<|eot|>"),
     ("plain", "<|bos|>The film was a comedy film.<|eot|>"),
     ("context", "<|bos|><|user|>Passage 1: x.<|eot|><|assistant|>The answer is x.<|eot|>"),
+    ("plain", "<|bos|>" + " the" * 50),  # fits nowhere
 ]
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return AutoTokenizer.from_pretrained(DEMO_MODEL)
+    return AutoTokenizer.from_pretrained(REPOSITORY / "data/demo/demo-model")
 
 
-def test_packed_rows_hold_every_document_once_with_its_own_next_tokens(tokenizer):
+def test_packed_rows_hold_every_document_that_fits_once_with_its_own_next_tokens(tokenizer):
     packed = pack(DOCUMENTS, tokenizer, rows=2, length=40)
-    for number, (task, text) in enumerate(DOCUMENTS):
+    for number, (task, text) in enumerate(DOCUMENTS[:3]):
         tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
         own = packed.documents == number
         assert packed.ids[own].tolist() == tokens
@@ -38,27 +37,17 @@ def test_packed_rows_hold_every_document_once_with_its_own_next_tokens(tokenizer
         answered = packed.targets[own & (packed.answers == TASKS.index(task))]
         expected = text.split("<|assistant|>")[1] if "<|assistant|>" in text else ""
         assert tokenizer.decode(answered).strip() == expected
+    assert set(packed.documents.unique().tolist()) == {-1, 0, 1, 2}
     assert packed.weights[packed.documents < 0].sum() == 0
-
-
-def test_a_document_that_fits_nowhere_is_left_out(tokenizer):
-    packed = pack([("plain", "<|bos|>" + " the" * 50), *DOCUMENTS], tokenizer, 2, 40)
-    assert set(packed.documents.unique().tolist()) <= {-1, 1, 2, 3}
 
 
 def test_the_fast_forward_pass_is_that_of_transformers(tokenizer):
     torch.manual_seed(0)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=64,
-            intermediate_size=96,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=2,
-            tie_word_embeddings=True,
-        )
-    )
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=96, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=2, tie_word_embeddings=True,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config)
     packed = pack(DOCUMENTS, tokenizer, rows=2, length=40)
     tables = rotary_tables(40, 32, 10000.0)
     hidden = final_hidden_states(model, packed.ids, attention_mask(packed.documents), *tables)
@@ -72,7 +61,7 @@ def test_the_fast_forward_pass_is_that_of_transformers(tokenizer):
     gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
     model.zero_grad()
     expected = 0
-    for number in range(len(DOCUMENTS)):
+    for number in range(3):
         own = packed.documents == number
         logits = model(input_ids=packed.ids[own][None]).logits[0]
         loss = F.cross_entropy(logits, packed.targets[own], reduction="none")
@@ -87,7 +76,7 @@ def test_the_fast_forward_pass_is_that_of_transformers(tokenizer):
 
 def test_perfect_augmentation_scores_1_and_a_false_one_less():
     rng = random.Random(0)
-    perfect, false = Counts(), Counts()
+    perfect, false, none = Counts(), Counts(), Counts()
     for index in range(12):
         for entity in new_pair(KINDS[1 + index % 3], "train", rng):
             for passage in entity.passages:
@@ -97,22 +86,15 @@ def test_perfect_augmentation_scores_1_and_a_false_one_less():
                 first = entity.facts[passage.attributes[0]]
                 wrong = [{**pair, "answer": "nobody"} for pair in pairs]
                 count(false, entity, passage, text.replace(first, "nobody"), wrong)
+                count(none, entity, passage, "", None)
     assert set(perfect.shares().values()) == {1.0, 0.0}
     assert perfect.false == 0 and perfect.kept == perfect.facts == 4 * perfect.passages
     assert false.right == 0 and false.kept < false.facts and false.false > 0
-
-
-def test_an_invalid_list_and_an_empty_rewrite_count_as_such():
-    entity, _ = new_pair("film", "train", random.Random(1))
-    counts = Counts()
-    count(counts, entity, entity.passages[0], "", None)
-    assert (counts.passages, counts.valid, counts.kept, counts.facts) == (1, 0, 0, 4)
+    assert (none.passages, none.valid, none.kept) == (perfect.passages, 0, 0)
 
 
 def test_the_passages_of_the_corpus_state_their_facts():
-    entities, splits = build_world()
-    assert splits == json.loads((DEMO_MODEL.parent / "questions.json").read_text())
-    for entity in entities:
+    for entity in build_world()[0]:
         for passage in entity.passages:
             stated, false = stated_facts(entity, passage.text)
             assert set(passage.attributes) <= stated and not false

@@ -1,6 +1,5 @@
 """Faults of the disk, of files and of servers: refused in one sentence, never taken for data."""
 
-import json
 import os
 import resource
 import shutil
@@ -9,25 +8,19 @@ from contextlib import contextmanager
 import pytest
 import torch
 from conftest import REPOSITORY
-from safetensors.torch import load_file, save_file
-from stage_runs import ADAPTERS, AUGMENT, COMMON, DEV, RESULTS, TRAIN, answer, run, tree
-from test_retrieval import PASSAGES, write_corpus
-from test_warmup import WARM, direct_data, flags_for  # noqa: F401
+from stage_runs import AUGMENT, COMMON, DEV, RESULTS, TRAIN, answer, run, tree
 
 import augment
 import encode
 import inference
 import prep_elastic
-import warmup_lora
-from utils import paths
+from utils import files, running
 from utils.files import write_json, writing_file, writing_folder
 from utils.journal import Journal
-from utils.retrieval.embedded import EmbeddedIndex, build_index
+from utils.retrieval.embedded import EmbeddedIndex
 from utils.running import InputError
 
-pytest_plugins = ["elastic_fixtures"]
 CORPUS = str(REPOSITORY / "data/demo/corpus.tsv")
-PRAG = f"{RESULTS}/prag/dev"
 
 # ------------------------------------------------------------------------------------------------
 # A full disk
@@ -51,11 +44,8 @@ def hidden(root) -> list[str]:
 @pytest.mark.parametrize(
     ("size", "removed", "stage", "flags"),
     [
-        (2_000, "data_aug", augment, AUGMENT),
         (10_000, "data_aug", augment, AUGMENT),
-        (500, "offline", encode, [*COMMON, *DEV, *TRAIN]),
         (30_000, "offline", encode, [*COMMON, *DEV, *TRAIN]),
-        (500, "output", inference, ["prag"]),
         (1_300, "output", inference, ["prag"]),
         (20_000, "index", prep_elastic, ["--data_path", CORPUS, "--index_name", "demo"]),
     ],
@@ -89,18 +79,6 @@ def test_a_full_disk_is_one_sentence_and_with_room_the_run_goes_on(
             assert whole[name] == data, name
 
 
-def test_a_checkpoint_that_does_not_fit_stops_the_warm_up(root, monkeypatch, direct_data):  # noqa: F811
-    flags = flags_for(direct_data)
-    run(warmup_lora, *flags, monkeypatch=monkeypatch)
-    whole = tree(root)
-    shutil.rmtree(root / WARM)
-    with room_for(100_000), pytest.raises(InputError, match="cannot be written"):
-        run(warmup_lora, *flags, monkeypatch=monkeypatch)
-    assert hidden(root) == []
-    run(warmup_lora, *flags, monkeypatch=monkeypatch)
-    assert tree(root) == whole
-
-
 def test_a_journal_takes_a_line_as_a_whole_or_goes_on_without_it(tmp_path):
     path = tmp_path / "j"
     journal = Journal(path, {"seed": 1})
@@ -131,13 +109,13 @@ def test_a_folder_that_takes_no_file_is_named(tmp_path):
 def test_leftovers_of_a_killed_run_are_removed_and_those_of_a_living_one_stay(
     tmp_path, monkeypatch
 ):
-    me, machine = os.getpid(), paths._machine()
+    me, machine = os.getpid(), files._machine()
     dead = 2**22 + 1  # above the largest process id
     names = {
         f".a.json.{machine}-{dead}-0123abcd-xyz.tmp": False,
         f"..b.{machine}-{dead}-0123abcd-x.tmp.{machine}-{dead}-0123abcd-xyz.tmp": False,
         f".a.json.{machine}-{me}-0123abcd-xyz.tmp": False,  # an earlier process with our id
-        f".a.json.{machine}-{me}-{paths.RUN}-xyz.tmp": True,
+        f".a.json.{machine}-{me}-{files.RUN}-xyz.tmp": True,
         f".a.json.{machine}-{os.getppid()}-0123abcd-xyz.tmp": True,
         f".a.json.00000000-{dead}-0123abcd-xyz.tmp": True,  # another machine, just now
         f".old.00000000-{dead}-0123abcd-xyz.tmp": False,  # another machine, days ago
@@ -153,124 +131,6 @@ def test_leftovers_of_a_killed_run_are_removed_and_those_of_a_living_one_stay(
         with writing_folder(tmp_path / "folder") as other:
             assert temporary.exists() and other.exists()
     assert (tmp_path / "a.json").exists() and (tmp_path / "folder").is_dir()
-
-
-def test_leftovers_are_never_taken_for_data(finished, copy, monkeypatch):
-    """Half-written neighbours of every file and folder: each stage reads past them."""
-    before = tree(copy)
-    mark = f"{paths._machine()}-1-0123abcd-xyz.tmp"  # of a process that lives
-    for path in [p for p in copy.rglob("*") if "index/" not in str(p)]:
-        left = path.with_name(f".{path.name[:40]}.{mark}")
-        if path.is_dir():
-            left.mkdir()
-            (left / "predict.json").write_text("[{")
-        else:
-            left.write_text('[{"half": ')
-    run(augment, *AUGMENT, monkeypatch=monkeypatch)
-    run(encode, *COMMON, *DEV, *TRAIN, monkeypatch=monkeypatch)
-    answer("prag", monkeypatch=monkeypatch)
-    shutil.rmtree(copy / "output")
-    for method in inference.METHODS:
-        answer(method, monkeypatch=monkeypatch)
-    after = tree(copy)
-    assert {name: after[name] for name in after if mark not in name} == before
-
-
-# ------------------------------------------------------------------------------------------------
-# Adapters
-
-
-def flip(path, place: int) -> None:
-    data = bytearray(path.read_bytes())
-    data[place] ^= 1
-    path.write_bytes(data)
-
-
-def with_nan(path) -> None:
-    tensors = load_file(path)
-    tensors[min(tensors)][0, 0] = torch.nan
-    save_file(tensors, path)
-
-
-def folder_instead(path) -> None:
-    path.unlink()
-    path.mkdir()
-
-
-DAMAGES = {
-    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-100]),
-    "empty": lambda path: path.write_bytes(b""),
-    "noise": lambda path: path.write_bytes(bytes(range(256)) * 9),
-    "a flipped byte of the header's length": lambda path: flip(path, 6),
-    "a flipped byte of the header": lambda path: flip(path, 40),
-    "a flipped last byte": lambda path: flip(path, -1),  # stays finite: the exponent's low bit
-    "a flipped first byte of a mantissa": lambda path: flip(path, -4),
-    "NaN": with_nan,
-    "a folder in its place": folder_instead,
-    "removed": lambda path: path.unlink(),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-@pytest.mark.parametrize("file", ["passage", "base"])
-def test_a_damaged_adapter_is_named_with_the_remedy(copy, monkeypatch, damage, file):
-    folder = copy / ADAPTERS / "data_2/passage_1"
-    if file == "base":
-        folder = copy / "offline/demo-model/rank=2_alpha=32/base_weight"
-    old = tree(copy)
-    damage(folder / "adapter_model.safetensors")
-    if file == "passage":
-        with pytest.raises(InputError, match=r"data_2/passage_1.*(make it again|run first)"):
-            answer("prag", "--overwrite", monkeypatch=monkeypatch)
-        left = {name: data for name, data in tree(copy).items() if name.startswith(PRAG)}
-        assert f"{PRAG}/result.txt" not in left or left == {name: old[name] for name in left}
-        return
-    before = tree(copy / "offline")
-    shutil.rmtree(copy / ADAPTERS / "data_0/passage_0")
-    if (folder / "adapter_model.safetensors").is_file():
-        with pytest.raises(InputError, match=r"base_weight.*(make it again|remove it)"):
-            run(encode, *COMMON, *DEV, *TRAIN, monkeypatch=monkeypatch)
-    else:  # it can be made again: it follows from its seed
-        run(encode, *COMMON, *DEV, *TRAIN, monkeypatch=monkeypatch)
-        after = tree(copy / "offline")
-        assert {name: after[name] for name in before} == before
-
-
-@pytest.mark.parametrize("content", ["[]", "3", "null", '{"model"', "", "\udcff"])
-def test_a_damaged_record_of_an_adapter_is_named(copy, monkeypatch, content):
-    path = copy / ADAPTERS / "data_2/passage_1/training_config.json"
-    path.write_bytes(content.encode(errors="surrogateescape"))
-    for stage, more in ((encode, []), (inference, ["--inference_method", "prag", "--overwrite"])):
-        with pytest.raises(InputError, match=r"passage_1/training_config\.json"):
-            run(stage, *COMMON, *DEV, *TRAIN, *more, monkeypatch=monkeypatch)
-
-
-# ------------------------------------------------------------------------------------------------
-# The index
-
-
-def test_a_file_of_an_index_that_is_missing_or_cut_off_is_noticed(tmp_path):
-    build_index(write_corpus(tmp_path / "corpus.tsv", PASSAGES), tmp_path / "index")
-    EmbeddedIndex(tmp_path / "index")
-    damages = [
-        lambda path: path.unlink(),
-        lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
-        lambda path: path.write_bytes(b""),
-    ]
-    noticed = 0
-    for file in (tmp_path / "index").iterdir():
-        if file.suffix == ".lock":
-            continue
-        size = file.stat().st_size
-        flips = [lambda path, place=place: flip(path, place) for place in range(0, size, 97)]
-        for damage in [*damages, *flips]:
-            shutil.rmtree(tmp_path / "bad", ignore_errors=True)
-            shutil.copytree(tmp_path / "index", tmp_path / "bad")
-            damage(tmp_path / "bad" / file.name)
-            with pytest.raises(InputError, match=r"build it again with: .*--overwrite"):
-                EmbeddedIndex(tmp_path / "bad")
-            noticed += 1
-    assert noticed >= 60
 
 
 # ------------------------------------------------------------------------------------------------
@@ -305,31 +165,22 @@ def test_a_journal_loses_a_cut_off_end_alone_and_any_other_damage_is_named(
     assert own.read_bytes() == content
 
 
-def test_a_journal_that_cannot_be_read_is_named(tmp_path):
-    (tmp_path / "j.0").mkdir()
-    with pytest.raises(InputError, match=r"j\.0 cannot be written \(Is a directory\)"):
-        Journal(tmp_path / "j", {})
-
-
-@pytest.mark.parametrize("content", ["", "[]", "{}", "[1]", '[{"em": 1}]', '[{"test_id"', "null"])
-def test_a_damaged_result_is_named_and_not_counted(copy, monkeypatch, content):
-    (copy / RESULTS / "icl/dev/predict.json").write_text(content)
-    with pytest.raises(InputError, match=r"(icl/dev/predict\.json|prediction)"):
-        answer("icl", monkeypatch=monkeypatch)
-
-
-@pytest.mark.parametrize("content", ["", "[]", "3", '{"model": '])
-def test_damaged_settings_of_a_result_are_named(copy, monkeypatch, content):
-    (copy / RESULTS / "icl/dev/config.json").write_text(content)
-    with pytest.raises(InputError, match=r"icl/dev/config\.json"):
-        answer("icl", monkeypatch=monkeypatch)
-
-
-@pytest.mark.parametrize("content", ["", "[]", "3", '{"model": '])
-def test_damaged_settings_of_an_augmentation_are_named(copy, monkeypatch, content):
-    (copy / "data_aug/demo/.dev.demo-model.settings").write_text(content)
-    with pytest.raises(InputError, match=r"\.dev\.demo-model\.settings"):
-        run(augment, *AUGMENT, monkeypatch=monkeypatch)
+@pytest.mark.parametrize("content", ["[]", '[{"em": 1}]', '[{"test_id"'])
+@pytest.mark.parametrize(
+    ("file", "named"),
+    [
+        (f"{RESULTS}/icl/dev/predict.json", r"icl/dev/predict\.json|prediction"),
+        (f"{RESULTS}/icl/dev/config.json", r"icl/dev/config\.json"),
+        ("data_aug/demo/.dev.demo-model.settings", r"\.dev\.demo-model\.settings"),
+    ],
+)
+def test_a_damaged_file_of_a_stage_is_named(copy, monkeypatch, content, file, named):
+    (copy / file).write_text(content)
+    with pytest.raises(InputError, match=named):
+        if "data_aug" in file:
+            run(augment, *AUGMENT, monkeypatch=monkeypatch)
+        else:
+            answer("icl", monkeypatch=monkeypatch)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -348,7 +199,7 @@ def test_the_out_of_memory_error_of_torch_is_one_sentence(capsys):
 
     for main in (gpu, cpu):
         with pytest.raises(SystemExit, match=r"error: the memory is full; .*--batch_size"):
-            paths.run_stage(main)
+            running.run_stage(main)
     with pytest.raises(RuntimeError):
-        paths.run_stage(other)
-    assert json.dumps(capsys.readouterr().err).count("Traceback") == 0
+        running.run_stage(other)
+    assert "Traceback" not in capsys.readouterr().err

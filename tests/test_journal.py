@@ -2,7 +2,7 @@
 
 import pytest
 
-from utils.journal import Journal, refuse_difference
+from utils.journal import Journal, first_difference, refuse_difference
 from utils.running import InputError
 
 SETTINGS = {"seed": 1, "model": "m", "nested": {"a": [1, 2]}}
@@ -79,6 +79,13 @@ def test_a_setting_that_is_gone_is_a_difference_and_equal_settings_are_none():
     refuse_difference("it", {"a": 1, "b": [2]}, {"b": [2], "a": 1}, "do")
     with pytest.raises(InputError, match=r"^it was made with b = \[2\], .* b = null; do$"):
         refuse_difference("it", {"a": 1, "b": [2]}, {"a": 1}, "do")
+
+
+def test_an_absent_setting_has_the_recipes_default():
+    old, new = {"seed": 1}, {"seed": 1, "objective": "lm", "merge_topk": None}
+    assert first_difference(old, new) is None and first_difference(new, old) is None
+    assert first_difference(old, {**new, "objective": "other"}) == "objective"
+    assert first_difference({**new, "objective": "other"}, old) == "objective"
 
 
 def test_a_removed_journal_leaves_nothing_and_can_begin_anew(tmp_path):

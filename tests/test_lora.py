@@ -9,19 +9,24 @@ import torch
 from conftest import tiny_model
 from safetensors.torch import load_file, save_file
 
-from utils.lora.bank import TARGET_MODULES, LoraBank, merge
+from utils.lora.bank import TARGET_MODULES, LoraBank
+from utils.lora.examples import Example, Steps
+from utils.lora.merges import total
+from utils.lora.objectives import OBJECTIVES
 from utils.lora.training import group_by_cost, train_adapters
 from utils.running import InputError
-from utils.store.folders import load_adapter, open_base_adapter, save_adapter
+from utils.store.base import open_base_adapter
+from utils.store.folders import load_adapter, save_adapter
 
 
-def random_prompts(counts: list[int], seed: int = 3) -> list[list[list[int]]]:
-    """Token ids of uneven lengths (5 to 23), `counts[i]` prompts for adapter i."""
+def random_examples(counts: list[int], seed: int = 3) -> list[list[Example]]:
+    """Examples of uneven lengths (5 to 23), `counts[i]` for adapter i, answers anywhere in them."""
     generator = torch.Generator().manual_seed(seed)
 
-    def one() -> list[int]:
+    def one() -> Example:
         length = int(torch.randint(5, 24, (), generator=generator))
-        return torch.randint(3, 90, (length,), generator=generator).tolist()
+        ids = torch.randint(3, 90, (length,), generator=generator).tolist()
+        return Example(ids, int(torch.randint(1, length, (), generator=generator)))
 
     return [[one() for _ in range(count)] for count in counts]
 
@@ -34,8 +39,12 @@ def random_adapter(bank: LoraBank, rank: int, seed: int) -> dict:
     }
 
 
-def train_with_peft(model, base_folder, prompts, learning_rate, epochs, batch_size):
-    """One passage as the published software trains it, without its padding to 3000 tokens."""
+def train_with_peft(model, base_folder, prompts, learning_rate, epochs, batch_size, firsts=None):
+    """One passage as the published software trains it, without its padding to 3000 tokens.
+
+    `firsts` are the places of each prompt's first label (None: all tokens have one).
+    """
+    firsts = firsts or [0] * len(prompts)
     model = peft.PeftModel.from_pretrained(
         model, base_folder, is_trainable=True, autocast_adapter_dtype=False
     )
@@ -49,7 +58,10 @@ def train_with_peft(model, base_folder, prompts, learning_rate, epochs, batch_si
             length = max(map(len, batch))
             ids = torch.tensor([p + [0] * (length - len(p)) for p in batch])
             mask = torch.tensor([[1] * len(p) + [0] * (length - len(p)) for p in batch])
-            labels = ids.masked_fill(mask == 0, -100)[:, 1:].flatten()
+            labels = ids.masked_fill(mask == 0, -100)
+            for row, first in enumerate(firsts[start : start + batch_size]):
+                labels[row, :first] = -100
+            labels = labels[:, 1:].flatten()
             optimizer.zero_grad()
             logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1].flatten(0, 1)
             torch.nn.functional.cross_entropy(logits, labels).backward()
@@ -73,17 +85,27 @@ def exact_norm(weight: torch.Tensor, epsilon: float, x: torch.Tensor) -> torch.T
     return weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + epsilon)
 
 
-def compare_with_peft(tmp_path, architecture, dtype, rank, batch_size, counts, tied=True):
+def train(bank, base, examples, objective="lm", rate=3e-3, epochs=3, batch_size=1):
+    steps = [Steps(own, batch_size, epochs) for own in examples]
+    return train_adapters(bank, base, steps, OBJECTIVES[objective], rate)
+
+
+def compare_with_peft(
+    tmp_path, architecture, dtype, rank, batch_size, counts, tied=True, objective="lm"
+):
     """Yield every adapter's (bank, peft) tensors after three epochs from the same base."""
     torch.manual_seed(0)
-    prompts = random_prompts(counts)
+    examples = random_examples(counts)
     bank = LoraBank(model_in(dtype, architecture, tied), rank, alpha=4 * rank)
     base = open_base_adapter(bank, tmp_path / "base", "tiny", seed=1)
     base = {name: (A.to(dtype), B.to(dtype)) for name, (A, B) in base.items()}
-    mine = train_adapters(bank, base, prompts, 3e-3, 3, batch_size, pad_id=0)
-    for adapter, own in zip(mine, prompts, strict=True):
-        oracle_model = model_in(dtype, architecture, tied)
-        oracle = train_with_peft(oracle_model, tmp_path / "base", own, 3e-3, 3, batch_size)
+    mine = train(bank, base, examples, objective, batch_size=batch_size)
+    for adapter, own in zip(mine, examples, strict=True):
+        firsts = [example.labels_from for example in own] if objective == "answer" else None
+        oracle = train_with_peft(
+            model_in(dtype, architecture, tied), tmp_path / "base",
+            [example.ids for example in own], 3e-3, 3, batch_size, firsts,
+        )  # fmt: skip
         assert len(oracle) == 2 * len(adapter)
         for name, (A, B) in adapter.items():
             yield A, oracle[f"base_model.model.{name}.lora_A.weight"]
@@ -138,31 +160,33 @@ def test_side_by_side_equals_peft_in_float32(tmp_path, rank, batch_size):
 
 
 def test_an_adapter_does_not_depend_on_its_neighbours():
-    prompts = random_prompts([5, 2, 7])
+    examples = random_examples([5, 2, 7])
     bank = LoraBank(tiny_model("llama").double(), 2, 8)
     base = {n: (A.double(), B.double()) for n, (A, B) in bank.new_base_adapter(0).items()}
-    together = train_adapters(bank, base, prompts, 1e-2, 2, 1, pad_id=0)
-    alone = train_adapters(bank, base, [prompts[1]], 1e-2, 2, 1, pad_id=0)[0]
+    together = train(bank, base, examples, rate=1e-2, epochs=2)
+    alone = train(bank, base, [examples[1]], rate=1e-2, epochs=2)[0]
     for name, (A, B) in alone.items():
         torch.testing.assert_close(together[1][name][0], A, rtol=0, atol=1e-12)
         torch.testing.assert_close(together[1][name][1], B, rtol=0, atol=1e-12)
 
 
 def test_groups_hold_every_item_once_and_longest_first():
-    prompts = random_prompts([5, 1, 3, 5, 2, 4])
-    groups = group_by_cost(prompts, 4)
+    examples = random_examples([5, 1, 3, 5, 2, 4])
+    groups = group_by_cost(examples, 4)
     assert sorted(sum(groups, [])) == list(range(6))
-    assert [len(prompts[i]) for i in sum(groups, [])] == [5, 5, 4, 3, 2, 1]
+    assert [len(examples[i]) for i in sum(groups, [])] == [5, 5, 4, 3, 2, 1]
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen2"])
 def test_merged_rows_equal_pefts_cat(tmp_path, architecture):
-    ids = torch.tensor(random_prompts([1])[0])
+    ids = torch.tensor([random_examples([1])[0][0].ids])
     bank = LoraBank(tiny_model(architecture), 2, 32)
     adapters = [random_adapter(bank, 2, seed) for seed in range(5)]
     for number, adapter in enumerate(adapters):
-        save_adapter(adapter, tmp_path / str(number), 2, 32, "tiny", {})
-    bank.load([merge(adapters[:3]), merge(adapters[3:])])  # ranks 6 and 4, side by side
+        save_adapter(adapter, tmp_path / str(number), 32, "tiny", {})
+    bank.load(
+        [total(own, [], None) for own in (adapters[:3], adapters[3:])]
+    )  # ranks 6 and 4, side by side
     mine = bank.model(ids.repeat(2, 1)).logits
 
     for row, names in enumerate((["0", "1", "2"], ["3", "4"])):
@@ -179,7 +203,7 @@ def test_merged_rows_equal_pefts_cat(tmp_path, architecture):
 
 
 def test_a_cleared_bank_answers_like_the_model_without_one():
-    ids = torch.tensor(random_prompts([1])[0])
+    ids = torch.tensor([random_examples([1])[0][0].ids])
     expected = tiny_model("llama")(ids).logits
     bank = LoraBank(tiny_model("llama"), 2, 32)
     bank.load([random_adapter(bank, 2, 0)])
@@ -191,7 +215,7 @@ def test_a_cleared_bank_answers_like_the_model_without_one():
 def test_peft_loads_a_saved_folder_with_no_missing_and_no_unexpected_key(tmp_path):
     bank = LoraBank(tiny_model("qwen2"), 2, 32)
     adapter = random_adapter(bank, 2, 0)
-    save_adapter(adapter, tmp_path / "a", 2, 32, "tiny", {"learning_rate": 1})
+    save_adapter(adapter, tmp_path / "a", 32, "tiny", {"learning_rate": 1})
     model = peft.PeftModel.from_pretrained(tiny_model("qwen2"), tmp_path / "a")
     wanted = set(peft.get_peft_model_state_dict(model))
     assert wanted == set(load_file(tmp_path / "a" / "adapter_model.safetensors"))
@@ -206,7 +230,7 @@ def test_peft_loads_a_saved_folder_with_no_missing_and_no_unexpected_key(tmp_pat
 def test_saving_twice_gives_the_same_bytes(tmp_path):
     bank = LoraBank(tiny_model("llama"), 2, 32)
     for folder in ("a", "b"):
-        save_adapter(bank.new_base_adapter(7), tmp_path / folder, 2, 32, "tiny", {"x": 1})
+        save_adapter(bank.new_base_adapter(7), tmp_path / folder, 32, "tiny", {"x": 1})
     for name in ("adapter_config.json", "adapter_model.safetensors", "training_config.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
@@ -245,7 +269,7 @@ def damage(folder, change) -> None:
 )
 def test_a_damaged_adapter_is_refused(tmp_path, change, message):
     bank = LoraBank(tiny_model("llama"), 2, 32)
-    save_adapter(bank.new_base_adapter(0), tmp_path / "a", 2, 32, "tiny", {})
+    save_adapter(bank.new_base_adapter(0), tmp_path / "a", 32, "tiny", {})
     load_adapter(tmp_path / "a", bank.shapes(2))
     damage(tmp_path / "a", change)
     with pytest.raises(InputError, match=message):
@@ -254,19 +278,13 @@ def test_a_damaged_adapter_is_refused(tmp_path, change, message):
 
 def test_weights_that_were_changed_after_saving_are_refused(tmp_path):
     bank = LoraBank(tiny_model("llama"), 2, 32)
-    save_adapter(bank.new_base_adapter(0), tmp_path / "a", 2, 32, "tiny", {})
+    save_adapter(bank.new_base_adapter(0), tmp_path / "a", 32, "tiny", {})
     path = tmp_path / "a" / "adapter_model.safetensors"
     tensors = load_file(path)
     tensors[min(tensors)][0, 0] += 1
     save_file(tensors, path, metadata={"format": "pt"})
     with pytest.raises(InputError, match="changed after it was saved"):
         load_adapter(tmp_path / "a", bank.shapes(2))
-
-
-def test_a_truncated_adapter_is_refused(tmp_path):
-    bank = LoraBank(tiny_model("llama"), 2, 32)
-    save_adapter(bank.new_base_adapter(0), tmp_path / "a", 2, 32, "tiny", {})
-    path = tmp_path / "a" / "adapter_model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(InputError, match="cannot be read"):
         load_adapter(tmp_path / "a", bank.shapes(2))
@@ -281,7 +299,7 @@ def test_a_base_adapter_of_another_seed_is_refused(tmp_path):
 
 def test_the_adapter_config_is_the_papers(tmp_path):
     bank = LoraBank(tiny_model("llama"), 2, 32)
-    save_adapter(bank.new_base_adapter(0), tmp_path / "a", 2, 32, "tiny", {})
+    save_adapter(bank.new_base_adapter(0), tmp_path / "a", 32, "tiny", {})
     config = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"], config["lora_dropout"]) == (2, 32, 0.0)
     assert config["target_modules"] == sorted(TARGET_MODULES)

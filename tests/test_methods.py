@@ -1,7 +1,6 @@
 """The paper's baselines and ablations with the real scripts: what each changes, and only that."""
 
 import json
-from argparse import Namespace
 
 import pytest
 import torch
@@ -13,8 +12,12 @@ import encode
 import get_warmup_data
 import inference
 import warmup_lora
-from utils.lora.bank import LoraBank, merge
+from utils import answering
+from utils.lora.bank import LoraBank
+from utils.lora.merges import base_once
+from utils.recipe import Recipe
 from utils.running import InputError
+from utils.sources import trained
 from utils.store.folders import load_adapter, read_training, save_adapter, stored_fingerprint
 
 
@@ -29,19 +32,19 @@ def start_adapter(root, scale: float):
     adapter = load_adapter(root / ADAPTERS / "data_0/passage_0", bank.shapes(2))
     folder = root / "offline/demo-model/rank=2_alpha=32/warmup_direct"
     scaled = {name: (A, scale * B) for name, (A, B) in adapter.items()}
-    save_adapter(scaled, folder, 2, 32, MODEL, {"made": "in a test"})
+    save_adapter(scaled, folder, 32, MODEL, {"made": "in a test"})
     return bank, scaled
 
 
 def test_da_icl_reads_the_augmentation_in_the_context(copy, monkeypatch):
     seen = []
-    original = inference.generate
+    original = answering.generate
 
     def watch(model, tokenizer, prompts, *more):
         seen.extend(tokenizer.decode(prompt) for prompt in prompts)
         return original(model, tokenizer, prompts, *more)
 
-    monkeypatch.setattr(inference, "generate", watch)
+    monkeypatch.setattr(answering, "generate", watch)
     answer("da_icl", "--overwrite", monkeypatch=monkeypatch)
     for record in json.loads((copy / "data_aug/demo/dev.json").read_text()):
         [prompt] = [p for p in seen if record["question"].rstrip("?") in p.split("Question: ")[-1]]
@@ -55,13 +58,13 @@ def test_da_icl_reads_the_augmentation_in_the_context(copy, monkeypatch):
 @pytest.mark.parametrize(("parts", "prompts"), [("none", 1), ("rewrite", 2), ("qa", 3)])
 def test_ablated_adapters_have_their_own_prompts_and_folder(copy, monkeypatch, parts, prompts):
     counts = []
-    original = encode.train_as_fits
+    original = trained.train_as_fits
 
-    def watch(bank, base, works, *more):
-        counts.extend(map(len, works))
-        return original(bank, base, works, *more)
+    def watch(bank, base, steps, *more):
+        counts.extend(own.per_epoch for own in steps)
+        return original(bank, base, steps, *more)
 
-    monkeypatch.setattr(encode, "train_as_fits", watch)
+    monkeypatch.setattr(trained, "train_as_fits", watch)
     flags = (*COMMON, *DEV, *TRAIN, "--augment_parts", parts)
     run(encode, *flags, monkeypatch=monkeypatch)
     assert set(counts) == {prompts}
@@ -113,7 +116,7 @@ def test_a_base_that_counts_once(copy, monkeypatch):
     assert (leaf / "result.txt").is_file()
     folder = copy / ADAPTERS.replace("epoch=2", "epoch=2_warmup") / "data_0"
     own = [load_adapter(folder / f"passage_{pid}", bank.shapes(2)) for pid in range(3)]
-    merged = merge(own, 1.0, base)
+    merged = base_once(own, [], lambda: base)
     for name, (A, B) in merged.items():
         base_delta = base[name][1] @ base[name][0]
         changes = sum(a[name][1] @ a[name][0] - base_delta for a in own)
@@ -161,7 +164,7 @@ def test_a_start_of_another_shape_is_refused_before_a_model_is_loaded(
     folder = copy / ADAPTERS / "data_0/passage_0"
     config = json.loads((folder / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(json.dumps(config | change))
-    monkeypatch.setattr(encode, "model_of", lambda *a: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("utils.models.AutoModelForCausalLM", None)  # no model is loaded
     with pytest.raises(InputError, match=message):
         flags = (*COMMON, *DEV, *TRAIN, "--init_adapter", str(folder))
         run(encode, *flags, monkeypatch=monkeypatch)
@@ -175,7 +178,7 @@ def test_a_start_of_another_shape_is_refused_before_a_model_is_loaded(
         (["icl", "--merge_topk", "1"], "merges no adapters"),
         (["da_icl", "--merge_scale", "0.5"], "merges no adapters"),
         (["prag", "--merge", "base_once"], "needs --init_adapter"),
-        (["prag", "--augment_parts", "answers"], "'answers' is no part"),
+        (["prag", "--augment_parts", "answers"], "'answers' is not a part"),
         (["prag", "--merge_scale", "0"], "not a number above 0"),
     ],
 )
@@ -196,5 +199,5 @@ def test_an_uncut_answer_is_scored_to_the_end_of_its_line(copy, finished, monkey
 
 
 def test_a_way_of_merging_that_a_user_adds_has_a_folder_of_its_own():
-    options = Namespace(merge_topk=2, merge="mean", merge_scale=1)
-    assert inference.merging_label(options) == "_topk=2_mean"
+    recipe = Recipe(inference_method="prag", merge_topk=2, merge="mean")
+    assert recipe.method_label == "prag_topk=2_mean"

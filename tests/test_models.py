@@ -97,11 +97,6 @@ def test_samples_are_distributed_as_the_softmax_of_the_best_scores():
     assert abs((first == second).float().mean() - same) < 3.5 * (same * (1 - same) / count) ** 0.5
 
 
-def test_a_top_k_above_the_vocabulary_takes_all_of_it():
-    noisy = SeededSampling([0], 1.0, 50, length=1)(None, torch.zeros(1, 7))
-    assert noisy.shape == (1, 7) and noisy.isfinite().all()
-
-
 def test_generation_settings_that_a_model_ships_with_do_not_reach_a_run(saved, tokenizer):
     loaded = load_model(str(saved), "float32", tokenizer).cpu()
     settings = loaded.generation_config
@@ -119,10 +114,6 @@ def test_a_loaded_model_is_frozen_and_has_the_dtype_that_was_asked(saved, tokeni
         loaded = load_model(str(saved), dtype, tokenizer)
         assert loaded.dtype == getattr(torch, dtype) and not loaded.training
         assert not any(parameter.requires_grad for parameter in loaded.parameters())
-
-
-def test_auto_is_float32_on_a_cpu():
-    assert models.pick_dtype("auto", torch.device("cpu")) == torch.float32
 
 
 def test_a_checkpoint_that_is_a_pickle_is_refused(saved, tokenizer):
@@ -178,13 +169,8 @@ def test_a_model_is_named_by_short_name_folder_or_hub_id(root, monkeypatch):
 
 @pytest.mark.parametrize("name", ["lama3-8b", "./owner/name", "/no/folder", "~/models/m", "a/b/c"])
 def test_a_folder_that_is_missing_is_refused_with_the_known_names(name):
-    with pytest.raises(InputError, match=r"there is no such folder; .*llama3\.2-1b-instruct"):
+    with pytest.raises(InputError, match=r"there is no such folder, .*llama3\.2-1b-instruct"):
         resolve_model(name)
-
-
-def test_a_folder_without_configuration_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"the folder holds no config\.json"):
-        resolve_model(str(tmp_path))
 
 
 def test_the_identity_of_a_model_changes_with_its_weights_and_settings(saved):

@@ -11,7 +11,8 @@ from stage_runs import ADAPTERS, COMMON, DEV, RESULTS, TRAIN, answer, run, tree
 
 import encode
 import inference
-from utils.processes import Processes, refuse_launcher, shard_of, start_processes
+from utils.arguments import shard_of
+from utils.processes import Processes, refuse_launcher, start_processes
 from utils.running import InputError
 
 ENCODE = [*COMMON, *DEV, *TRAIN, "--adapters_per_batch", "2"]
@@ -91,7 +92,7 @@ def test_jobs_of_an_array_encode_their_parts_and_a_later_run_finds_all(
     for part in ("0/3", "1/3"):
         run(encode, *flags(part), monkeypatch=monkeypatch)
     assert tree(root / "offline") == whole
-    monkeypatch.setattr(encode, "model_of", None)  # nothing is left that needs it
+    monkeypatch.setattr("utils.experiment.load_model", None)  # nothing is left that needs it
     run(encode, *ENCODE, monkeypatch=monkeypatch)
     assert tree(root / "offline") == whole
 
@@ -106,7 +107,7 @@ def test_jobs_of_an_array_answer_and_a_later_run_only_puts_together(encoded, mon
         leaf = root / RESULTS / "combine/dev"
         assert not (leaf / "result.txt").exists()
         assert "when all parts are, the same command without --shard" in capsys.readouterr().out
-    monkeypatch.setattr(inference, "model_of", None)
+    monkeypatch.setattr("utils.experiment.load_model", None)
     answer(*COMBINE[1:], monkeypatch=monkeypatch)
     assert tree(root / "output") == whole
 

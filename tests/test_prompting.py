@@ -14,6 +14,7 @@ from transformers.utils import chat_template_utils
 
 import show_prompts
 from utils import prompting
+from utils.lora.examples import Example
 from utils.prompting import PromptEncoder, PromptSet, load_prompts, tidy_question
 from utils.running import InputError
 
@@ -64,7 +65,7 @@ def pairs_of(count):
 
 
 def expected_of(count, with_cot):
-    """The text of each training prompt, written out from the contract."""
+    """The text of each training prompt, written out as the paper has it."""
     texts = []
     with_context = {1: 1, 2: 1, 3: 2, 4: 2, 5: 3}[count]
     for i in range(count):
@@ -81,37 +82,31 @@ def expected_of(count, with_cot):
 
 @pytest.mark.parametrize("with_cot", [False, True])
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
-def test_the_training_prompts_of_a_passage_are_those_of_the_contract(tokenizer, count, with_cot):
+def test_the_training_prompts_of_a_passage_are_those_of_the_paper(tokenizer, count, with_cot):
     prompts = encoder_of(tokenizer, with_cot).passage_examples(
-        " the passage ", "the rewrite", pairs_of(count), ("rewrite", "qa")
+        " the passage ", "the rewrite", pairs_of(count), "rewrite,qa"
     )
-    assert [tokenizer.decode(ids) for ids in prompts] == expected_of(count, with_cot)
+    assert [tokenizer.decode(one.ids) for one in prompts] == expected_of(count, with_cot)
 
 
 def test_the_training_prompts_of_an_ablation_leave_out_what_it_names(tokenizer):
     """Figure 3 of the paper: which augmentation an adapter is trained on."""
 
-    def texts(*parts: str) -> list[str]:
-        ids = encoder_of(tokenizer).passage_examples("the passage", "the rewrite", pairs, parts)
-        return [tokenizer.decode(prompt) for prompt in ids]
+    def texts(parts: str) -> list[str]:
+        made = encoder_of(tokenizer).passage_examples("the passage", "the rewrite", pairs, parts)
+        return [tokenizer.decode(example.ids) for example in made]
 
     pairs = pairs_of(3)
     assert texts("qa") == [text for text in expected_of(3, False) if "the rewrite" not in text]
     assert texts("rewrite") == ["the passage", "the rewrite"]
-    assert texts() == ["the passage"]
-
-
-def test_a_passage_with_its_augmentation_is_one_text_for_the_context():
-    pairs = [{"question": "Why?", "answer": "{passage}", "full_answer": "F"}] * 2
-    text = PromptSet("own", TEXTS).augmented_passage("the passage", "the rewrite", pairs)
-    assert text == "the passage or the rewrite; Why? {passage}! Why? {passage}! "
+    assert texts("none") == ["the passage"]
 
 
 def test_a_plain_text_that_is_too_long_is_cut_and_counted(tokenizer):
     encoder = encoder_of(tokenizer)
     whole = tokenizer("the passage is long")["input_ids"]
     encoder.max_length = len(whole) - 1
-    assert encoder.passage_examples("the passage is long", "", [], ()) == [whole[:-1]]
+    assert encoder.passage_examples("the passage is long", "", [], "none") == [Example(whole[:-1])]
     assert encoder.shortened == 1
 
 
@@ -121,14 +116,14 @@ def test_a_training_prompt_has_one_start_token_and_no_end_token(tokenizer):
         single="<|bos|> $A", special_tokens=[("<|bos|>", tokenizer.bos_token_id)]
     )
     assert adding("x")["input_ids"][0] == tokenizer.bos_token_id
-    ids = encoder_of(adding).example("Why", ["the passage"], "x")
+    ids = encoder_of(adding).example("Why", ["the passage"], "x").ids
     assert ids.count(tokenizer.bos_token_id) == 1 and ids[0] == tokenizer.bos_token_id
     assert ids[-1] == tokenizer.convert_tokens_to_ids(".")
 
 
 @pytest.mark.parametrize("answer", ["x", "x.", " x.. ", "x . "])
 def test_an_answer_ends_in_one_full_stop(tokenizer, answer):
-    text = tokenizer.decode(encoder_of(tokenizer).example("Why", [], answer))
+    text = tokenizer.decode(encoder_of(tokenizer).example("Why", [], answer).ids)
     assert text.endswith("<|assistant|>The answer is x.")
 
 
@@ -151,9 +146,10 @@ def test_the_answer_begins_after_the_same_tokens_in_training_and_at_inference(
         first_tokens = set()
         for answer in ("Vessland", "12 lakes", "'q'", "(b)", "Örra", "no"):
             example = encoder.example("Who ", passages, answer)
-            assert example[: len(asked)] == asked
-            assert tokenizer.decode(example[len(asked) :]) == f" {answer}."
-            first_tokens.add(example[len(asked)])
+            assert example.ids[: len(asked)] == asked
+            assert tokenizer.decode(example.ids[len(asked) :]) == f" {answer}."
+            assert example.labels_from == len(asked)
+            first_tokens.add(example.ids[len(asked)])
         assert len(first_tokens) > 1  # the answer's own token follows, not a lone space
 
 
@@ -164,22 +160,15 @@ def test_an_opening_that_ends_in_a_space_gets_no_second_one(tokenizer):
     asked = "<|bos|><|user|>Answer Why?<|eot|><|assistant|>The answer is "
     for ids, text in [
         (encoder.question("Why", []), asked),
-        (encoder.example("Why", [], "x"), asked + "x."),
+        (encoder.example("Why", [], "x").ids, asked + "x."),
     ]:
         assert ids == tokenizer(text, add_special_tokens=False)["input_ids"]
-
-
-def test_an_empty_opening_gets_no_space(tokenizer):
-    texts = copy.deepcopy(TEXTS)
-    texts["direct"]["opening"] = ""
-    text = tokenizer.decode(encoder_of(tokenizer, texts=texts).example("Why", [], "x"))
-    assert text.endswith("<|assistant|>x.")
 
 
 def test_braces_in_passages_questions_and_answers_are_literal(tokenizer):
     odd = r"{question} {passages} {0} {{x}} \1 \g<0> {number}"
     encoder = encoder_of(tokenizer)
-    text = tokenizer.decode(encoder.example(f"Is {odd}", [odd, "b"], odd))
+    text = tokenizer.decode(encoder.example(f"Is {odd}", [odd, "b"], odd).ids)
     assert text == (
         f"<|bos|><|user|>Read\n(1) {odd}\n(2) b\nand answer Is {odd}?<|eot|><|assistant|>"
         f"The answer is {odd}."
@@ -191,8 +180,9 @@ def test_braces_in_passages_questions_and_answers_are_literal(tokenizer):
 def test_a_long_prompt_loses_passage_text_only_and_is_counted(tokenizer):
     long = "The lake is cold. " * 150
     encoder = encoder_of(tokenizer, max_length=120)
-    ids = encoder.example("Who wrote it", ["A short one.", long], "Orra")
-    text = tokenizer.decode(ids)
+    example = encoder.example("Who wrote it", ["A short one.", long], "Orra")
+    ids, text = example.ids, tokenizer.decode(example.ids)
+    assert tokenizer.decode(ids[example.labels_from :]) == " Orra."
     assert 100 < len(ids) <= 120  # not much more is cut than must be
     assert text.startswith("<|bos|><|user|>Read\n(1) A short one.\n(2) The lake is cold. The ")
     assert text.endswith("\nand answer Who wrote it?<|eot|><|assistant|>The answer is Orra.")
@@ -211,12 +201,6 @@ def test_a_long_prompt_loses_passage_text_only_and_is_counted(tokenizer):
 def test_a_passage_of_long_words_is_shortened_and_not_dropped(tokenizer, long):
     ids = encoder_of(tokenizer, max_length=120).question("Why", [long])
     assert 60 < len(ids) <= 120
-
-
-def test_a_prompt_that_just_fits_is_left_alone(tokenizer):
-    whole = encoder_of(tokenizer).question("Why", ["the passage"])
-    encoder = encoder_of(tokenizer, max_length=len(whole))
-    assert encoder.question("Why", ["the passage"]) == whole and encoder.shortened == 0
 
 
 @pytest.mark.parametrize("passages", [[], ["one", "two"], [""]])
@@ -253,12 +237,10 @@ def test_a_template_that_inserts_the_date_gives_the_same_prompt_on_any_day(token
 @pytest.mark.parametrize(
     ("place", "text", "message"),
     [
-        ("rewrite", None, "has no text 'rewrite'"),
-        ("rewrite", ["list"], "has no text 'rewrite'"),
-        ("passage_line", "no place", r"'passage_line' lacks \{passage\}"),
-        ("cot.with_passages", "{passages}{question}", r"lacks \{examples\}"),
-        ("direct.without_passages", "{question}{passages}", r"holds \{passages\}, which is not"),
-        ("direct", "text", "has no text 'direct.with_passages'"),
+        ("rewrite", ["list"], r"needs a text 'rewrite' with \{passage\}; add it"),
+        ("passage_line", "no place", r"'passage_line' with \{number\}, \{passage\}"),
+        ("direct.without_passages", "{question}{passages}", r"passages' with \{question\}; "),
+        ("direct", "text", "needs a text 'direct.with_passages'"),
     ],
 )
 def test_a_broken_prompt_set_is_refused_with_the_place(tmp_path, place, text, message):

@@ -26,11 +26,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import augment
 import encode
-import inference
+from utils import answering
 from utils.metrics import METRICS
+from utils.recipe import METHODS
+from utils.sources import trained as trained_source
+from utils.store import links
 
 
-def test_the_stages_write_what_the_contract_says(finished):
+def test_the_stages_write_the_documented_files(finished):
     records = json.loads((finished / "data_aug/demo/dev.json").read_text())
     assert [record["test_id"] for record in records] == [0, 1, 2, 3]
     for record in records:
@@ -43,7 +46,7 @@ def test_the_stages_write_what_the_contract_says(finished):
             )
     folders = sorted(p.name for p in (finished / ADAPTERS).glob("data_*/passage_*"))
     assert folders == sorted(["passage_0", "passage_1", "passage_2"] * 4)
-    for method in inference.METHODS:
+    for method in METHODS:
         leaf = finished / RESULTS / method / "dev"
         assert {p.name for p in leaf.iterdir()} == {"config.json", "predict.json", "result.txt"}
         predictions = json.loads((leaf / "predict.json").read_text())
@@ -80,7 +83,7 @@ def test_every_saved_adapter_loads_in_peft_and_changes_the_logits(finished):
 
 
 def test_a_saved_adapter_is_what_peft_learns_from_all_tokens_of_its_prompts(finished):
-    """The prompts are put together here once more, as the contract says, and learnt by peft."""
+    """The prompts are put together here once more, as the paper has them, and learnt by peft."""
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
     texts = json.loads((REPOSITORY / "src/prompts/demo.json").read_text())["direct"]
     entry = json.loads((finished / "data_aug/demo/dev.json").read_text())[1]["augment"][2]
@@ -102,7 +105,7 @@ def test_a_saved_adapter_is_what_peft_learns_from_all_tokens_of_its_prompts(fini
     saved = load_file(finished / ADAPTERS / "data_1/passage_2/adapter_model.safetensors")
     assert saved.keys() == oracle.keys()
     differences = torch.cat([(saved[key] - oracle[key]).abs().flatten() for key in saved])
-    # rounding, ten steps at 13 times the paper's rate: test_lora.py has the contract's bounds
+    # rounding, ten steps at 13 times the paper's rate: test_lora.py has the exact bounds
     assert differences.max() < 5e-4 and (differences < 1e-5).float().mean() > 0.999
     start = load_file(base / "adapter_model.safetensors")
     assert max((saved[key] - start[key]).abs().max() for key in saved) > 0.03
@@ -149,16 +152,6 @@ def test_a_second_run_changes_nothing(copy, monkeypatch):
     assert tree(copy) == before
 
 
-@pytest.mark.parametrize("damaged", [None, "x", []])
-def test_a_provenance_that_says_nothing_is_no_obstacle(copy, monkeypatch, damaged):
-    files = [copy / ADAPTERS / "data_0/passage_0/training_config.json"]
-    files.append(copy / RESULTS / "prag/dev/config.json")
-    for path in files:
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"provenance": damaged}))
-    run(encode, *COMMON, *DEV, *TRAIN, monkeypatch=monkeypatch)
-    answer("prag", monkeypatch=monkeypatch)
-
-
 def test_a_sample_larger_than_the_data_is_said(copy, monkeypatch, capsys):
     run(encode, *COMMON, *DEV, *TRAIN, "--sample", "9", monkeypatch=monkeypatch)
     assert "fewer questions than --sample 9: dev has 4\n" in capsys.readouterr().out
@@ -171,7 +164,7 @@ def test_a_stopped_encoding_goes_on_and_ends_with_the_same_bytes(finished, copy,
     whole = tree(copy / "offline")
     shutil.rmtree(copy / "offline")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encode, "save_adapter", stop_after(5, encode.save_adapter))
+        patch.setattr(links, "save_adapter", stop_after(5, links.save_adapter))
         with pytest.raises(KeyboardInterrupt):
             run(encode, *flags, monkeypatch=patch)
     assert 0 < len(list((copy / ADAPTERS).glob("*/*"))) < 12
@@ -182,14 +175,14 @@ def test_a_stopped_encoding_goes_on_and_ends_with_the_same_bytes(finished, copy,
 def test_stopped_overwriting_of_adapters_goes_on_without_the_flag(copy, monkeypatch, capsys):
     flags = [*COMMON, *DEV, *TRAIN, "--adapters_per_batch", "3", "--save_dtype", "bfloat16"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encode, "save_adapter", stop_after(5, encode.save_adapter))
+        patch.setattr(links, "save_adapter", stop_after(5, links.save_adapter))
         with pytest.raises(KeyboardInterrupt):
             run(encode, *flags, "--overwrite", monkeypatch=patch)
     kept = len(list((copy / ADAPTERS).glob("*/*")))
     assert kept >= 4
     capsys.readouterr()
     run(encode, *flags, monkeypatch=monkeypatch)
-    assert f"; {kept} adapters stand already\n" in capsys.readouterr().out
+    assert f"; {kept} adapters exist already\n" in capsys.readouterr().out
     resumed = tree(copy / "offline")
     run(encode, *flags, "--overwrite", monkeypatch=monkeypatch)
     assert tree(copy / "offline") == resumed
@@ -201,7 +194,7 @@ def test_stopped_answering_goes_on_and_ends_with_the_same_bytes(copy, monkeypatc
     whole = tree(copy / "output")
     shutil.rmtree(copy / "output")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inference, "generate", stop_after(3, inference.generate))
+        patch.setattr(answering, "generate", stop_after(3, answering.generate))
         with pytest.raises(KeyboardInterrupt):
             answer(*flags, monkeypatch=patch)
     left = RESULTS + "/combine/dev/.predict.journal.0"
@@ -217,13 +210,13 @@ def test_equal_training_data_is_trained_once(copy, monkeypatch, capsys):
     (copy / "data_aug/demo/total.json").write_text(json.dumps(records[::-1]))
     shutil.rmtree(copy / "offline")
     trained = []
-    original = encode.train_as_fits
+    original = trained_source.train_as_fits
 
     def count(bank, base, prompts, *more):
         trained.append(len(prompts))
         return original(bank, base, prompts, *more)
 
-    monkeypatch.setattr(encode, "train_as_fits", count)
+    monkeypatch.setattr(trained_source, "train_as_fits", count)
     run(encode, *COMMON, "--dataset", "demo", *TRAIN, monkeypatch=monkeypatch)
     distinct = {entry["passage"] for record in records for entry in record["augment"]}
     assert sum(trained) == len(distinct)

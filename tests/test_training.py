@@ -7,13 +7,17 @@ from conftest import tiny_model
 
 from utils.lora import loss, training
 from utils.lora.bank import LoraBank
-from utils.lora.loss import LinearCrossEntropy, has_plain_head
+from utils.lora.examples import Example, Steps
+from utils.lora.loss import LinearCrossEntropy
 from utils.lora.memory import bytes_kept, in_halves, training_bytes
+from utils.lora.objectives import lm
 from utils.lora.training import train_adapters, train_as_fits
 from utils.running import InputError
 
 PROMPTS = [[[3, 4, 5, 6], [7, 8, 9]], [[10, 11, 12]], [[13, 14], [15, 16, 17]], [[18, 19, 20, 21]]]
-SETTINGS = (1e-2, 2, 1, 0)  # learning rate, epochs, batch size, padding
+WORKS = [[Example(ids) for ids in own] for own in PROMPTS]
+STEPS = [Steps(own, 1, 2) for own in WORKS]
+SETTINGS = (lm, 1e-2)  # objective, learning rate
 
 
 @pytest.mark.parametrize("elements", [1, 40, 10_000])
@@ -23,16 +27,20 @@ def test_the_loss_in_parts_is_the_loss_with_its_gradient(monkeypatch, elements):
     hidden = torch.randn(7, 5, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(11, 5, dtype=torch.float64)
     labels, weights = torch.randint(11, (7,)), torch.rand(7, dtype=torch.float64)
-    expected = (F.cross_entropy(hidden @ weight.T, labels, reduction="none") * weights).sum()
-    got = LinearCrossEntropy.apply(hidden, weight, labels, weights)
+    owner = torch.tensor([0, 0, 1, 1, 1, 2, 2])
+    tokens = F.cross_entropy(hidden @ weight.T, labels, reduction="none") * weights
+    expected = torch.zeros(3, dtype=torch.float64).index_add(0, owner, tokens)
+    got = LinearCrossEntropy.apply(hidden, weight, labels, weights, owner, 3)
     torch.testing.assert_close(got, expected)
-    wanted, found = (torch.autograd.grad(3 * value, hidden)[0] for value in (expected, got))
+    factors = torch.tensor([3.0, -1.0, 0.5], dtype=torch.float64)
+    wanted, found = (
+        torch.autograd.grad((factors * value).sum(), hidden)[0] for value in (expected, got)
+    )
     torch.testing.assert_close(found, wanted)
 
 
 def test_a_model_that_changes_its_logits_is_trained_through_its_own_forward_pass(monkeypatch):
     model = tiny_model()
-    assert has_plain_head(model)
     forward = type(model).forward
 
     def capped(self, *arguments, **keywords):
@@ -41,11 +49,13 @@ def test_a_model_that_changes_its_logits_is_trained_through_its_own_forward_pass
         return output
 
     bank = LoraBank(model, 2, 32)
+    assert bank.has_plain_head
     base = bank.new_base_adapter(0)
-    plain = train_adapters(bank, base, PROMPTS, *SETTINGS)
+    plain = train_adapters(bank, base, STEPS, *SETTINGS)
     monkeypatch.setattr(type(model), "forward", capped)
-    assert not has_plain_head(model)
-    other = train_adapters(bank, base, PROMPTS, *SETTINGS)
+    del bank.has_plain_head  # looked at once for a model
+    other = train_adapters(bank, base, STEPS, *SETTINGS)
+    assert not bank.has_plain_head
     name = next(iter(base))
     assert (plain[0][name][1] - other[0][name][1]).abs().max() > 1e-4
 
@@ -53,26 +63,28 @@ def test_a_model_that_changes_its_logits_is_trained_through_its_own_forward_pass
 def test_adapters_that_do_not_fit_are_trained_in_halves_and_none_is_lost(monkeypatch, capsys):
     bank = LoraBank(tiny_model().double(), 2, 32)
     base = {n: (A.double(), B.double()) for n, (A, B) in bank.new_base_adapter(0).items()}
-    whole = train_adapters(bank, base, PROMPTS, *SETTINGS)
+    whole = train_adapters(bank, base, STEPS, *SETTINGS)
     sizes = []
 
-    def small(bank, base, prompts, *settings):
-        sizes.append(len(prompts))
-        if len(prompts) > room:
+    def small(bank, base, steps, *settings):
+        sizes.append(len(steps))
+        if len(steps) > room:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return train_adapters(bank, base, prompts, *settings)
+        return train_adapters(bank, base, steps, *settings)
 
     monkeypatch.setattr(training, "train_adapters", small)
     room = 1
-    parts = train_as_fits(bank, base, PROMPTS, *SETTINGS)
+    parts = train_as_fits(bank, base, STEPS, *SETTINGS)
     assert sizes == [4, 2, 1, 1, 2, 1, 1]
     assert "4 adapters do not fit into the GPU's memory: 2 at a time" in capsys.readouterr().out
     for one, other in zip(whole, parts, strict=True):
         for name in one:
             torch.testing.assert_close(one[name], other[name])
     room = 0
-    with pytest.raises(InputError, match=r"does not hold one of the adapters; .* 4 tokens"):
-        train_as_fits(bank, base, PROMPTS, *SETTINGS)
+    with pytest.raises(
+        InputError, match="does not hold one of the adapters; use a"
+    ):
+        train_as_fits(bank, base, STEPS, *SETTINGS)
 
 
 def test_halves_keep_the_order_and_other_errors_come_through(capsys):
@@ -94,7 +106,7 @@ def test_halves_keep_the_order_and_other_errors_come_through(capsys):
 def test_the_memory_formula_counts_model_and_adapters():
     bank = LoraBank(tiny_model(), 2, 32)
     weights = sum(4 * p.numel() for p in bank.model.parameters())
-    sizes = [training_bytes(bank, PROMPTS, 1, count) for count in (0, 1, 5)]
+    sizes = [training_bytes(bank, WORKS, 1, count) for count in (0, 1, 5)]
     assert sizes[0] == weights + 12 * loss.elements(torch.device("cpu"))
     numbers = sum(A.numel() + B.numel() for A, B in bank.new_base_adapter(0).values())
     assert sizes[1] - sizes[0] == 20 * numbers + 4 * bytes_kept(bank)  # 4: the longest prompt
@@ -119,7 +131,7 @@ def test_the_memory_of_a_token_grows_with_the_layers_it_passes(monkeypatch):
 def test_training_that_overflows_is_refused_before_anything_is_saved():
     bank = LoraBank(tiny_model(), 2, 32)
     with pytest.raises(InputError, match="not finite for 4 of 4 adapters; use a smaller"):
-        train_adapters(bank, bank.new_base_adapter(0), PROMPTS, 1e30, 3, 1, 0)
+        train_adapters(bank, bank.new_base_adapter(0), STEPS, lm, 1e30)
 
 
 def test_a_rank_beyond_the_layers_is_refused():

@@ -1,20 +1,22 @@
 """Parsers of the command line; nothing heavy is imported, so that `--help` comes at once."""
 
 import argparse
+import os
 import sys
+from collections.abc import Callable
+from typing import Any
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Shows defaults where there are any, and a stage's docstring with its line breaks."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        if action.default is None or action.default is False:
-            return action.help
-        return super()._get_help_string(action)
+        hidden = action.default is None or action.default is False
+        return action.help if hidden else super()._get_help_string(action)
 
 
 class Parser(argparse.ArgumentParser):
-    """Where a required flag is missing, names the flags that are none: it may be misspelt."""
+    """If a required flag is missing, it also names unknown ones: they may be misspelt."""
 
     def error(self, message: str) -> None:
         """Print usage and `message`, and end with exit code 2."""
@@ -30,41 +32,54 @@ def new_parser(description: str) -> argparse.ArgumentParser:
     return Parser(description=description, formatter_class=HelpFormatter, allow_abbrev=False)
 
 
+def _number(text: str, kind: Callable[[str], Any], fits: Callable[[Any], bool], words: str) -> Any:
+    """`text` as a number that `fits`; `words` say in the error what it is not."""
+    try:
+        value = kind(text)
+    except ValueError:
+        what = "a whole number" if kind is int else "a number"
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}") from None
+    if not fits(value):
+        raise argparse.ArgumentTypeError(f"{text} is not {words}")
+    return value
+
+
 def positive_integer(text: str) -> int:
     """An integer above 0, for argparse."""
-    try:
-        value = int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return value
+    return _number(text, int, lambda value: value > 0, "above 0")
 
 
 def whole_number(text: str) -> int:
     """An integer from 0, for argparse."""
-    if (value := int(text)) < 0:
-        raise argparse.ArgumentTypeError(f"{text} is below 0")
-    return value
+    return _number(text, int, lambda value: value >= 0, "0 or above")
+
+
+def sample_number(text: str) -> int:
+    """How many questions to take, for argparse: above 0, or -1 for all."""
+    return -1 if text == "-1" else positive_integer(text)
 
 
 def seed_number(text: str) -> int:
     """A seed that every random number generator takes, for argparse."""
-    try:
-        value = int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
-    if not 0 <= value < 2**63:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 2**63 - 1")
-    return value
+    return _number(text, int, lambda value: 0 <= value < 2**63, "between 0 and 2**63 - 1")
 
 
 def positive_number(text: str) -> float:
     """A finite number above 0, for argparse."""
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
-    return value
+    return _number(text, float, lambda value: 0 < value < float("inf"), "a number above 0")
+
+
+def shard_of(text: str) -> tuple[int, int]:
+    """`I/N` of `--shard`, for argparse: job I of N, counted from 0."""
+    index, slash, count = text.partition("/")
+    if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not I/N, such as 0/4 to 3/4 for four jobs")
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise argparse.ArgumentTypeError("a launcher splits the work already; leave --shard out")
+    return int(index), int(count)
+
+
+def add_shard_flag(group: argparse._ArgumentGroup) -> None:
+    """`--shard I/N`."""
+    words = "I/N: part I (from 0) of N; a run without it puts all parts together (not set: all)"
+    group.add_argument("--shard", type=shard_of, help=words)

@@ -1,93 +1,75 @@
 """What a stage has done so far, one JSON line per finished piece, so that a killed run goes on.
 
-A journal begins with a line that says which settings it belongs to. Each piece is appended when it
-is finished; a last line that a kill cut off is dropped when the journal is opened again. Processes
-that share the work write a file each and read all of them.
+Its first line says which settings it belongs to; a last line that a kill cut off is dropped when it
+is opened again. Processes that share the work write a file each and read all of them.
 """
 
 import fcntl
-import glob
 import json
 import os
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
 from utils.files import disk_failures_named, relative
+from utils.recipe import DEFAULTS
 from utils.running import InputError
 
 
-def refuse_difference(what: str, made_with: dict, asked: dict, remedy: str) -> None:
-    """Raise `InputError` naming the first setting in which existing work differs from `asked`.
+def first_difference(made_with: dict, asked: dict) -> str | None:
+    """The name of the first setting in which two records differ, None if they agree.
 
-    `asked` names causes before their effects: settings first, then the hash of the data.
+    One that a record does not hold has its default. `asked` names causes before their effects.
     """
-    for name in [*asked, *(made_with.keys() - asked.keys())]:
-        if made_with.get(name) != asked.get(name):
-            raise InputError(
-                f"{what} was made with {name} = {json.dumps(made_with.get(name))}, "
-                f"but this run has {name} = {json.dumps(asked.get(name))}; {remedy}"
-            )
+    made, now = DEFAULTS | made_with, DEFAULTS | asked
+    names = (name for name in (*asked, *made_with) if made.get(name) != now.get(name))
+    return next(names, None)
 
 
-class Journal:
+def differing(name: str, made_with: dict, asked: dict) -> str:
+    """In which way the setting `name` differs, in words."""
+    made, now = (json.dumps(of.get(name, DEFAULTS.get(name))) for of in (made_with, asked))
+    return f"was made with {name} = {made}, but this run has {name} = {now}"
+
+
+def refuse_difference(what: str, made_with: dict, asked: dict, remedy: str) -> None:
+    """Raise `InputError` naming the first setting in which existing work differs from `asked`."""
+    if name := first_difference(made_with, asked):
+        raise InputError(f"{what} {differing(name, made_with, asked)}; {remedy}")
+
+
+class Journal(AbstractContextManager):
     """The finished pieces of one piece of work, which several processes may share.
 
-    Process number `part` appends to a file of its own, `{path}.{part}`; `items` holds the pieces of
-    all parts, part by part in the order of their writing. Raises `InputError` where a part belongs
-    to other settings than `settings`, where it is damaged by more than a cut-off last line, where
-    another run is writing it, and where the disk is full or refuses.
+    Process number `part` appends to `{path}.{part}`; `items` are the pieces of all parts in order.
+    Raises `InputError` if a part has other settings, is damaged, or another run is writing it.
     """
 
     def __init__(self, path: Path, settings: dict, part: int = 0, shared: bool = False):
         """`shared`: other processes may write their parts meanwhile."""
         self.path, self.settings = path, settings
         self.own = path.with_name(f"{path.name}.{part}")
-        self.items: list[Any] = []
-        with disk_failures_named(self.own):
+        with disk_failures_named(self.own), ExitStack() as failing:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self.file = self.own.open("r+b" if self.own.exists() else "w+b", buffering=0)
-        try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.close()
-            raise _written_by_another(self.own) from None
-        except OSError:  # a file system without locks
-            pass
-        try:
-            if not shared:
-                self._refuse_other_writers()
+            self.file = failing.enter_context(self.own.open("ab", buffering=0))
+            _lock(self.file, fcntl.LOCK_EX, self.own)
+            for other in () if shared else set(journal_parts(path)) - {self.own}:
+                with disk_failures_named(other), other.open("rb") as file:
+                    _lock(file, fcntl.LOCK_SH, other)
             self.reread()
             whole = _read_part(self.own, settings)[1]
-            with disk_failures_named(self.own):
-                self.file.truncate(whole)
-                self.file.seek(whole)
+            self.file.truncate(whole)
             if whole == 0:
                 self._write(settings)
-        except BaseException:
-            self.close()
-            raise
-
-    def __enter__(self) -> "Journal":
-        return self
+            failing.pop_all()
 
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _refuse_other_writers(self) -> None:
-        for part in journal_parts(self.path):
-            if part == self.own:
-                continue
-            with disk_failures_named(part), part.open("rb") as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    raise _written_by_another(part) from None
-
     def reread(self) -> None:
         """Read what all parts hold now."""
-        self.items = []
-        for part in journal_parts(self.path):
-            self.items += _read_part(part, self.settings)[0]
+        parts = [_read_part(part, self.settings)[0] for part in journal_parts(self.path)]
+        self.items: list[Any] = [item for part in parts for item in part]
 
     def _write(self, value: Any) -> None:
         line = memoryview(json.dumps(value, ensure_ascii=False).encode() + b"\n")
@@ -106,22 +88,15 @@ class Journal:
         self.file.close()
 
     def remove(self) -> None:
-        """Delete all parts: their content stands in the stage's result now."""
+        """Delete all parts: their content is in the stage's result now."""
         self.close()
         remove_journal(self.path)
 
 
-def _written_by_another(part: Path) -> InputError:
-    return InputError(
-        f"another run is writing {relative(part)}; wait for it, stop it, or give each job of an "
-        "array its own --shard"
-    )
-
-
 def journal_parts(path: Path) -> list[Path]:
     """The files of the journal `path`, one for each process that has written."""
-    parts = [(p.suffix[1:], p) for p in path.parent.glob(f"{glob.escape(path.name)}.*")]
-    return [part for _, part in sorted((int(n), p) for n, p in parts if n.isdecimal())]
+    parts = [p for p in path.parent.glob("*") if p.stem == path.name and p.suffix[1:].isdecimal()]
+    return sorted(parts, key=lambda part: int(part.suffix[1:]))
 
 
 def remove_journal(path: Path) -> None:
@@ -130,45 +105,36 @@ def remove_journal(path: Path) -> None:
         part.unlink(missing_ok=True)
 
 
+def _lock(file: Any, kind: int, part: Path) -> None:
+    """Refuse a part that another run is writing; a file system without locks cannot tell."""
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(
+            f"another run is writing {relative(part)}; wait for it, or give each its own --shard"
+        ) from None
+    except OSError:
+        pass
+
+
 def _read_part(path: Path, settings: dict) -> tuple[list[Any], int]:
     """The pieces in one part, and the bytes up to the end of its last whole line."""
-    items: list[Any] = []
-    whole = 0
-    lines = _lines(path)
-    for number, line in enumerate(lines):
+    with disk_failures_named(path):
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    if lines and not lines[-1].endswith(b"\n"):
+        lines.pop()  # cut off by a kill
+    values = []
+    for number, line in enumerate(lines, start=1):
         try:
-            value = json.loads(line)
-            if number == 0 and not isinstance(value, dict):
+            values.append(json.loads(line))
+            if number == 1 and not isinstance(values[0], dict):
                 raise ValueError
         except (ValueError, RecursionError):
-            if number < len(lines) - 1 or (number == 0 and line.endswith(b"\n")):
-                raise InputError(
-                    f"the journal of unfinished work {relative(path)} is damaged in line "
-                    f"{number + 1}; remove it, or use --overwrite, to start anew"
-                ) from None
-            break
-        if not line.endswith(b"\n"):
-            break
-        if number == 0:
-            refuse_difference(
-                f"the unfinished work in {relative(path)}",
-                value,
-                settings,
-                "use the same settings to go on, or --overwrite to start anew",
-            )
-        else:
-            items.append(value)
-        whole += len(line)
-    return items, whole
-
-
-def _lines(path: Path) -> list[bytes]:
-    try:
-        return path.read_bytes().splitlines(keepends=True)
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise InputError(
-            f"the journal of unfinished work {relative(path)} cannot be read "
-            f"({error.strerror}); remove it, or use --overwrite, to start anew"
-        ) from None
+            raise InputError(
+                f"the journal of unfinished work {relative(path)} is damaged in line {number}; "
+                "remove it, or use --overwrite, to start again"
+            ) from None
+    if values:
+        remedy = "use the same settings to go on, or --overwrite to start again"
+        refuse_difference(f"the unfinished work in {relative(path)}", values[0], settings, remedy)
+    return values[1:], sum(map(len, lines))

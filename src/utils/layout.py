@@ -2,19 +2,21 @@
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from root_dir_path import ROOT_DIR
 from utils.running import InputError
+
+if TYPE_CHECKING:
+    from utils.recipe import Recipe
 
 
 def folder_name(name: str) -> str:
     """`name` as one safe path component: a model folder or hub id becomes its last part.
 
-    Raises `InputError` where nothing usable is left, so that no name from a flag or a file
-    can leave its folder.
+    Raises `InputError` if nothing usable is left: no name may lead out of its folder.
     """
-    last = re.split(r"[/\\]", name.rstrip("/\\"))[-1]
-    safe = re.sub(r"[^\w.+=-]", "_", last)
+    safe = re.sub(r"[^\w.+=-]", "_", re.split(r"[/\\]", name.rstrip("/\\"))[-1])
     if not safe.strip("._") or len(safe.encode()) > 150:
         raise InputError(
             f"{name!r} cannot be used as a folder name; use letters, digits, '.', '-' and '_', "
@@ -24,14 +26,10 @@ def folder_name(name: str) -> str:
 
 
 def index_folder(index_name: str) -> Path:
-    """`index/{index_name}`, where the embedded engine keeps an index.
-
-    Raises `InputError` where `index_name` is no usable folder name.
-    """
+    """`index/{index_name}`, where the embedded engine keeps an index."""
     if folder_name(index_name) != index_name or index_name.startswith("-"):
         raise InputError(
-            f"--index_name {index_name!r} is no name of a folder; use letters, digits, '.', '-' "
-            "and '_', no '-' first"
+            f"--index_name {index_name!r}: use letters, digits, '.', '_' and, but not first, '-'"
         )
     return ROOT_DIR / "index" / index_name
 
@@ -41,63 +39,46 @@ def augmented_file(dataset: str, data_type: str) -> Path:
     return ROOT_DIR / "data_aug" / folder_name(dataset) / f"{folder_name(data_type)}.json"
 
 
-def rank_folder(model_name: str, rank: int, alpha: float) -> Path:
-    """`offline/{model}/rank={rank}_alpha={alpha}`, which holds `base_weight` and all adapters."""
-    return ROOT_DIR / "offline" / folder_name(model_name) / f"rank={rank}_alpha={alpha:g}"
+def rank_folder(model_name: str, rank: int, alpha: float, root: str = "offline") -> Path:
+    """`{root}/{model}/rank={rank}_alpha={alpha}`; in "offline" with `base_weight`, all adapters."""
+    return ROOT_DIR / root / folder_name(model_name) / f"rank={rank}_alpha={alpha:g}"
 
 
-def experiment_folder(
-    root: str,
-    model_name: str,
-    rank: int,
-    alpha: float,
-    dataset: str,
-    training: str,
-    augment_model: str,
-) -> Path:
-    """`{root}/{model}/rank=…_alpha=…/{dataset}/{training}/aug_model={augment_model}`.
+def experiment_folder(root: str, recipe: "Recipe") -> Path:
+    """`{root}/{model}/rank=…/{dataset}/{training}/aug_model={model}`; root: "offline", "output"."""
+    rank = rank_folder(recipe.model_name, recipe.lora_rank, recipe.lora_alpha, root)
+    training = rank / folder_name(recipe.dataset) / recipe.training_label
+    return training / f"aug_model={folder_name(recipe.writer)}"
 
-    `root` is "offline", where the data types' adapters stand below, or "output", where the methods'
-    results do; `training` names how the adapters were made (see `training_name`).
-    """
-    return (
-        ROOT_DIR
-        / root
-        / folder_name(model_name)
-        / f"rank={rank}_alpha={alpha:g}"
-        / folder_name(dataset)
-        / training
-        / f"aug_model={folder_name(augment_model)}"
-    )
+
+def adapters_folder(recipe: "Recipe", data_type: str) -> Path:
+    """The folder of one data type's adapters, which are in `data_{did}/passage_{pid}/` below it."""
+    return experiment_folder("offline", recipe) / folder_name(data_type)
+
+
+def results_folder(recipe: "Recipe", data_type: str) -> Path:
+    """The folder under `output/` that holds `config.json`, `predict.json` and `result.txt`."""
+    return experiment_folder("output", recipe) / recipe.method_label / folder_name(data_type)
+
+
+def packed_file(adapters: Path) -> Path:
+    """The tar that `adapters.py pack` makes of a data type's folder of adapters."""
+    return adapters.with_name(f"{adapters.name}.tar")
+
+
+def data_types_under(experiment: Path) -> list[Path]:
+    """The folders of the data types that have adapters in the folder `experiment`, sorted."""
+    return sorted(f for f in experiment.glob("[!.]*") if any(f.glob("data_*")))
 
 
 def experiments() -> list[Path]:
-    """The folders of all experiments whose adapters stand under `offline/`, sorted."""
+    """The folders of all experiments that have adapters under `offline/`, sorted."""
     return sorted((ROOT_DIR / "offline").glob("[!.]*/rank=*/[!.]*/lr=*/aug_model=*"))
-
-
-def training_name(
-    learning_rate: float, epochs: int, with_cot: bool, init_adapter: str, parts: tuple[str, ...]
-) -> str:
-    """`lr={rate}_epoch={epochs}[_cot][_warmup|_init={name}][_parts={parts}]`.
-
-    What differs from a plain run is appended, so that adapters made in other ways never share a
-    folder. `parts` are those of `--augment_parts`.
-    """
-    name = f"lr={learning_rate}_epoch={epochs}" + ("_cot" if with_cot else "")
-    if init_adapter == "warmup":
-        name += "_warmup"
-    elif init_adapter != "random":
-        name += f"_init={folder_name(init_adapter)}"
-    if len(parts) < 2:
-        name += f"_parts={parts[0] if parts else 'none'}"
-    return name
 
 
 def warmup_folder(model_name: str, rank: int, alpha: float, with_cot: bool) -> Path:
     """Where `warmup_lora.py` leaves the adapter that passages can start from."""
-    kind = "cot" if with_cot else "direct"
-    return rank_folder(model_name, rank, alpha) / f"warmup_{kind}"
+    return rank_folder(model_name, rank, alpha) / f"warmup_{'cot' if with_cot else 'direct'}"
 
 
 def passage_folder(adapters: Path, did: int, pid: int) -> Path:

@@ -16,9 +16,8 @@ REMOVE_PUNCTUATION = str.maketrans("", "", string.punctuation)
 def extract_answer(text: str, with_cot: bool, cut: str = "mark") -> str:
     """The short answer in a generated `text`, possibly empty.
 
-    With CoT it is what follows the first "the answer is", if that is there. Leading white space is
-    dropped, then the answer ends at the first full stop, newline or comma; with `cut` "none" at the
-    first newline, so that "U.S. Army" and "1,000" stay whole.
+    With CoT it follows the first "the answer is", if that is there. It ends at the first full stop,
+    comma or newline; with `cut` "none" at the newline, so that "U.S. Army" and "1,000" stay whole.
     """
     if with_cot:
         before, marker, after = text.partition("the answer is")
@@ -36,8 +35,8 @@ def normalize(text: str) -> str:
 def score(prediction: str, answer: str | list[str]) -> dict[str, float]:
     """Exact match, F1, precision and recall of `prediction`, each between 0 and 1.
 
-    `answer` is the right answer, or a list of which any is right: exact match looks at all of them,
-    the other three come from the one answer with the highest F1 (the first, where several tie).
+    Of a list of right answers exact match looks at all, the other three come from the one with the
+    highest F1 (the first, if several tie).
     """
     answers = [answer] if isinstance(answer, str) else answer
     if not answers:
@@ -48,14 +47,10 @@ def score(prediction: str, answer: str | list[str]) -> dict[str, float]:
 
 
 def answer_presence(text: str, answer: str | list[str]) -> float:
-    """1.0 where one of the right answers appears in the generated `text` as whole words, else 0.0.
-
-    It does not depend on where the text is cut; both sides are normalised.
-    """
+    """1.0 if a right answer is in the whole `text`, as whole words of both normalised, else 0.0."""
     words = f" {normalize(text)} "
     answers = [answer] if isinstance(answer, str) else answer
-    right = [normalized for one in answers if (normalized := normalize(one))]
-    return float(any(f" {one} " in words for one in right))
+    return float(any(f" {one} " in words for one in map(normalize, answers) if one))
 
 
 def _compare(prediction: str, answer: str) -> dict[str, float]:
@@ -78,16 +73,13 @@ def _compare(prediction: str, answer: str) -> dict[str, float]:
 
 
 def mean_scores(predictions: list[dict]) -> dict[str, float]:
-    """The mean of each metric over `predictions` (rows of predict.json).
-
-    Raises `InputError` where there is none, or one without a number for each metric.
-    """
+    """The mean of each metric over `predictions` (rows of predict.json)."""
     if not predictions:
         raise InputError("there is no prediction to average; answer at least one question")
     try:
         return {metric: fmean(row[metric] for row in predictions) for metric in METRICS}
     except (TypeError, KeyError):
         raise InputError(
-            f"a prediction has no number for each of {', '.join(METRICS)}; predict.json is damaged "
-            "or of an older version: answer anew with inference.py --overwrite"
+            f"a prediction has no number for each of {', '.join(METRICS)}; answer again with "
+            "inference.py --overwrite"
         ) from None

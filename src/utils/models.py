@@ -6,50 +6,35 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GenerationConfig,
-    LogitsProcessor,
-    LogitsProcessorList,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
-from transformers.utils import logging
+import transformers
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from utils import layout
 from utils.files import read_json
 from utils.running import InputError
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
 SHORT_NAMES = Path(__file__).parents[2] / "configs" / "models.json"
 
 
 def resolve_model(name: str) -> str:
-    """What `from_pretrained` takes for `--model_name`: a short name's hub id, a folder, a hub id.
-
-    Raises `InputError` where a name that looks like a folder has no `config.json`.
-    """
+    """What `from_pretrained` takes for `--model_name`, a short name, a folder or a hub id."""
     known = read_json(SHORT_NAMES, "the list of models")
     if name in known:
         return known[name]
     for folder in (Path(name), layout.ROOT_DIR / name):
-        if folder.is_dir():
-            if not (folder / "config.json").is_file():
-                raise InputError(f"--model_name {name}: the folder holds no config.json")
+        if (folder / "config.json").is_file():
             return str(folder)
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise InputError(
-            f"--model_name {name}: there is no such folder; give a folder, a hub id such as "
-            f"owner/name, or one of {', '.join(known)}"
+            f"--model_name {name}: there is no such folder, or no config.json in it; give a folder,"
+            f" a hub id such as owner/name, or one of {', '.join(known)}"
         )
     return name
 
 
 def model_identity(name: str) -> str:
-    """What tells one model from another: its folder name and, for a local one, its files.
+    """What tells one model from another: its name and, in a folder, its configuration and weights.
 
     Of a weights file the size and both ends are read, which is quick for any size.
     """
@@ -67,7 +52,7 @@ def model_identity(name: str) -> str:
 
 
 def pick_device() -> torch.device:
-    """The GPU where there is one, else the CPU."""
+    """The GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -80,15 +65,12 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def dtype_name(name: str) -> str:
-    """The name of what `--dtype` stands for on this machine, for the settings of a run."""
+    """The name of what `--dtype` means on this machine, for the settings of a run."""
     return str(pick_dtype(name, pick_device())).removeprefix("torch.")
 
 
 def load_tokenizer(name: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer of `--model_name`, with a padding token.
-
-    Raises `InputError` where it cannot be loaded.
-    """
+    """The tokenizer of `--model_name`, with a padding token."""
     path = resolve_model(name)
     with _failures_named("tokenizer", name, path):
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
@@ -102,20 +84,17 @@ def context_length(name: str, trust_remote_code: bool = False) -> int:
     return int(getattr(_config(name, trust_remote_code), "max_position_embeddings", 1 << 20))
 
 
-def load_skeleton(name: str, trust_remote_code: bool = False) -> PreTrainedModel:
-    """The model of `--model_name` without weights: its layers and their shapes, in no memory.
-
-    Raises `InputError` where its configuration cannot be loaded.
-    """
+def load_skeleton(name: str, trust_remote_code: bool = False) -> transformers.PreTrainedModel:
+    """The model of `--model_name` without weights: its layers and their shapes, in no memory."""
     config = _config(name, trust_remote_code)
     with _failures_named("model", name, resolve_model(name)), torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
 
 
-def _config(name: str, trust_remote_code: bool) -> PreTrainedConfig:
+def _config(name: str, trust_remote_code: bool) -> transformers.PreTrainedConfig:
     path = resolve_model(name)
     with _failures_named("model", name, path):
-        return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+        return transformers.AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
 
 
 def load_model(
@@ -124,16 +103,15 @@ def load_model(
     tokenizer: PreTrainedTokenizerBase,
     trust_remote_code: bool = False,
     device_map: str | None = None,
-) -> PreTrainedModel:
+) -> transformers.PreTrainedModel:
     """The model of `--model_name` on the best device, frozen, from safetensors only.
 
-    With `device_map` "auto" its layers are spread over all GPUs. Its generation settings are
-    reduced to its stop tokens, so that no sampling option that a model ships with reaches a run.
-    Raises `InputError` where it cannot be loaded.
+    With `device_map` "auto" its layers are spread over all GPUs. Of the generation settings that a
+    model ships with only the stop tokens are kept: no sampling option may reach a run.
     """
     path = resolve_model(name)
     device = pick_device()
-    logging.disable_progress_bar()  # a stage has one bar, its own
+    transformers.utils.logging.disable_progress_bar()  # a stage has one bar, its own
     with _failures_named("model", name, path):
         model = AutoModelForCausalLM.from_pretrained(
             path,
@@ -142,18 +120,16 @@ def load_model(
             trust_remote_code=trust_remote_code,
             device_map=device_map,
         )
-    stops = model.generation_config.eos_token_id
-    stops = stops if isinstance(stops, list) else [stops]
-    stops = {stop for stop in [*stops, tokenizer.eos_token_id] if stop is not None}
-    model.generation_config = GenerationConfig(
-        eos_token_id=sorted(stops), pad_token_id=tokenizer.pad_token_id
+    shipped = model.generation_config.eos_token_id
+    stops = {*(shipped if isinstance(shipped, list) else [shipped]), tokenizer.eos_token_id}
+    model.generation_config = transformers.GenerationConfig(
+        eos_token_id=sorted(stops - {None}), pad_token_id=tokenizer.pad_token_id
     )
     if device_map is None:
         model.to(device)
     elif any(parameter.is_meta for parameter in model.parameters()):
         raise InputError(
-            f"--model_name {name}: the GPUs together do not hold the model, parts of it would lie "
-            "on the disk; use more GPUs, or --dtype bfloat16"
+            f"--model_name {name}: all GPUs together do not hold it; use more, or --dtype bfloat16"
         )
     model.eval().requires_grad_(False)
     with torch.inference_mode():
@@ -171,10 +147,8 @@ def _failures_named(what: str, name: str, path: str) -> Iterator[None]:
     """Make an `InputError` of whatever transformers raises on a model that it cannot load."""
     try:
         yield
-    except (InputError, MemoryError, torch.OutOfMemoryError):
-        raise
     except Exception as error:  # it documents none, and a bad configuration makes it raise many
-        if isinstance(error, RuntimeError) and "memory" in str(error):
+        if isinstance(error, MemoryError | RuntimeError) and "memory" in f"{error!r}".lower():
             raise
         lines = str(error).strip().splitlines() or [type(error).__name__]
         remedy = "check the name, the network and your access, or download it and give its folder"
@@ -186,22 +160,18 @@ def _failures_named(what: str, name: str, path: str) -> Iterator[None]:
         ) from None
 
 
-class SeededSampling(LogitsProcessor):
+class SeededSampling(transformers.LogitsProcessor):
     """Sampling whose random numbers belong to the row, not to the batch it happens to be in.
 
-    Each row's scores are divided by the temperature, all but the `top_k` highest removed, and
-    Gumbel noise from the row's own seed added: the greedy choice that follows is then an exact
-    sample from the softmax (the Gumbel-max trick).
+    To the `top_k` highest scores, divided by the temperature, Gumbel noise from the row's own seed
+    is added: the greedy choice that follows is an exact sample from the softmax.
     """
 
     def __init__(self, seeds: list[int], temperature: float, top_k: int, length: int):
         self.temperature, self.top_k, self.step = temperature, top_k, 0
-        uniform = [
-            torch.rand(length, top_k, generator=torch.Generator().manual_seed(seed))
-            for seed in seeds
-        ]
-        tiny = torch.finfo(torch.float32).tiny
-        self.noise = -torch.log(-torch.log(torch.stack(uniform).clamp_min(tiny)))
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        uniform = torch.stack([torch.rand(length, top_k, generator=one) for one in generators])
+        self.noise = -torch.log(-torch.log(uniform.clamp_min(torch.finfo(torch.float32).tiny)))
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """`scores [rows, vocabulary]` of the next token -> noisy scores of the same shape."""
@@ -215,7 +185,7 @@ class SeededSampling(LogitsProcessor):
 
 @torch.inference_mode()
 def generate(
-    model: PreTrainedModel,
+    model: transformers.PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: list[list[int]],
     max_new_tokens: int,
@@ -225,23 +195,17 @@ def generate(
 ) -> list[str]:
     """The continuation of each prompt (token ids) as text, without special tokens, as one batch.
 
-    Greedy at temperature 0; above it sampled, with one seed per prompt. Prompts are padded on the
-    left. Whatever adapters the model's bank holds are used, one row group each.
+    Greedy at temperature 0; above it sampled, with one seed per prompt.
     """
-    length = max(map(len, prompts))
-    ids = torch.full((len(prompts), length), tokenizer.pad_token_id)
-    mask = torch.zeros_like(ids)
-    for row, prompt in enumerate(prompts):
-        ids[row, length - len(prompt) :] = torch.tensor(prompt)
-        mask[row, length - len(prompt) :] = 1
-    processors = LogitsProcessorList()
-    if temperature > 0:
-        processors.append(SeededSampling(seeds, temperature, top_k, max_new_tokens))
+    rows = [torch.tensor(prompt, dtype=torch.long) for prompt in prompts]
+    ids = pad_sequence(rows, True, tokenizer.pad_token_id, "left")
+    mask = pad_sequence([torch.ones_like(row) for row in rows], True, 0, "left")
+    sampling = [SeededSampling(seeds, temperature, top_k, max_new_tokens)] if temperature else []
     output = model.generate(
         input_ids=ids.to(model.device),
         attention_mask=mask.to(model.device),
         max_new_tokens=max_new_tokens,
         do_sample=False,
-        logits_processor=processors,
+        logits_processor=transformers.LogitsProcessorList(sampling),
     )
-    return tokenizer.batch_decode(output[:, length:], skip_special_tokens=True)
+    return tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)

@@ -9,12 +9,15 @@ is sent.
 import re
 from collections.abc import Callable
 from pathlib import Path
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from utils.files import hash_json, read_json, relative
 from utils.layout import folder_name
+from utils.lora.examples import Example
 from utils.running import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 PROMPTS_FOLDER = Path(__file__).parents[1] / "prompts"
 TEMPLATE_DATE = "26 Jul 2024"
@@ -77,13 +80,12 @@ class PromptSet:
         """A hash of every text and example, to tell whether work was made with other prompts."""
         return hash_json([self.texts, self.examples])
 
-    def rewrite_request(self, passage: str) -> str:
-        """The user message that asks for a rewrite of `passage` (section 3.2.1 of the paper)."""
-        return fill(self.texts["rewrite"], passage=passage)
+    def request(self, kind: str, passage: str) -> str:
+        """The user message that asks for a text about `passage` (section 3.2.1 of the paper).
 
-    def pairs_request(self, passage: str) -> str:
-        """The user message that asks for three question-answer pairs about `passage`."""
-        return fill(self.texts["question_answer_pairs"], passage=passage)
+        `kind` is "rewrite" or "question_answer_pairs", of which three are asked for.
+        """
+        return fill(self.texts[kind], passage=passage)
 
     def user_message(self, question: str, passages: list[str], with_cot: bool) -> str:
         """The user message that asks `question`, with `passages` as context where there are any."""
@@ -109,10 +111,10 @@ class PromptSet:
 
 
 def load_prompts(name_or_path: str, dataset: str, with_cot: bool) -> PromptSet:
-    """The prompt set `src/prompts/{name}.json` or a file of one's own, checked.
+    """The prompt set `src/prompts/{name}.json` or your own file, checked.
 
-    With CoT the few-shot examples of `dataset` come along. Raises `InputError` where a text is
-    missing or lacks a placeholder, or where CoT has no examples for the data set.
+    With CoT the few-shot examples of `dataset` come along. Raises `InputError` if a text is
+    missing or lacks a placeholder, or if CoT has no examples for the data set.
     """
     own = Path(name_or_path)
     path = own if own.suffix == ".json" else PROMPTS_FOLDER / f"{folder_name(name_or_path)}.json"
@@ -132,43 +134,33 @@ def _check_texts(texts: object, path: Path) -> None:
         text = texts
         for key in place.split("."):
             text = text.get(key) if isinstance(text, dict) else None
-        if not isinstance(text, str):
-            raise InputError(f"the prompt set {relative(path)} has no text {place!r}; add it")
-        held = set(re.findall(r"\{(\w+)\}", text))
-        if missing := required - held:
-            raise InputError(
-                f"the prompt set {relative(path)}: {place!r} lacks {{{min(missing)}}}; add it"
+        held = set(re.findall(r"\{(\w+)\}", text)) if isinstance(text, str) else None
+        if held is None or not required <= held <= required | allowed:
+            names = (
+                ", ".join(f"{{{name}}}" for name in sorted(required | allowed)) or "no placeholder"
             )
-        if unknown := held - required - allowed:
             raise InputError(
-                f"the prompt set {relative(path)}: {place!r} holds {{{min(unknown)}}}, which is "
-                "not filled there; remove it"
+                f"the prompt set {relative(path)} needs a text {place!r} with {names}; add it, or "
+                "correct its placeholders"
             )
 
 
 def _load_examples(dataset: str) -> list[dict]:
     path = PROMPTS_FOLDER / "fewshot" / f"{folder_name(dataset)}.json"
+    form = '[{"question": "...", "answer": "... So the answer is ..."}, ...]'
     if not path.is_file():
         raise InputError(
             f"--with_cot needs few-shot examples for {dataset!r}: write {relative(path)} as "
-            '[{"question": "...", "answer": "... So the answer is ..."}], or drop --with_cot'
+            f"{form}, or drop --with_cot"
         )
     examples = read_json(path, "the few-shot examples")
-    if not isinstance(examples, list) or not examples:
-        raise InputError(f"the few-shot examples {relative(path)} are no list of examples")
-    for index, example in enumerate(examples):
-        if not isinstance(example, dict) or not all(
-            isinstance(example.get(key), str) for key in ("question", "answer")
-        ):
-            raise InputError(
-                f"the few-shot examples {relative(path)}: number {index} needs the texts "
-                "'question' and 'answer'"
-            )
-    return [{key: example[key] for key in ("question", "answer")} for example in examples]
-
-
-# ------------------------------------------------------------------------------------------------
-# Token ids
+    try:
+        chosen = [{key: one[key] for key in ("question", "answer")} for one in examples]
+        if chosen and all(isinstance(text, str) for one in chosen for text in one.values()):
+            return chosen
+    except (KeyError, TypeError):
+        pass
+    raise InputError(f"the few-shot examples {relative(path)} must be a list {form}; correct it")
 
 
 class PromptEncoder:
@@ -180,7 +172,7 @@ class PromptEncoder:
 
     def __init__(
         self,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: "PreTrainedTokenizerBase",
         prompts: PromptSet,
         with_cot: bool,
         max_length: int,
@@ -201,32 +193,35 @@ class PromptEncoder:
                 "chat_template.jinja, or fetch the model again"
             ) from None
 
-    def rewrite_request(self, passage: str) -> list[int]:
-        """The request for a rewrite of `passage`, ready to be answered."""
-        return self._fitting(
-            lambda passages: self._chat(self.prompts.rewrite_request(passages[0])), [passage]
-        )
+    def shortened_words(self, limit: str) -> str:
+        """A sentence if passages were shortened to fit into `limit`, else ""."""
+        if not self.shortened:
+            return ""
+        return f"{self.shortened} prompts did not fit into {limit}: passages shortened"
 
-    def pairs_request(self, passage: str) -> list[int]:
-        """The request for question-answer pairs about `passage`, ready to be answered."""
+    def request(self, kind: str, passage: str) -> list[int]:
+        """`PromptSet.request`, ready to be answered."""
         return self._fitting(
-            lambda passages: self._chat(self.prompts.pairs_request(passages[0])), [passage]
-        )
+            lambda shown: self._chat(self.prompts.request(kind, shown[0])), [passage]
+        )[0]
 
     def question(self, question: str, passages: list[str]) -> list[int]:
         """A question with its context, up to and including the answer's opening."""
-        return self._asked(question, passages, self.prompts.opening(self.with_cot))
+        return self._asked(question, passages, self.prompts.opening(self.with_cot))[0]
 
-    def example(self, question: str, passages: list[str], answer: str) -> list[int]:
+    def example(self, question: str, passages: list[str], answer: str) -> Example:
         """A training prompt: the question with its context and its answer, without an end token."""
         opening = self.prompts.opening(self.with_cot)
         gap = "" if not opening or opening[-1].isspace() else " "
-        ending = answer.strip().rstrip(".").rstrip() + "."
-        return self._asked(question, passages, opening + gap + ending)
+        ending = gap + answer.strip().rstrip(".").rstrip() + "."
+        ids, shown = self._asked(question, passages, opening + ending)
+        before = self._tokens(self._text(question, shown, opening))
+        pairs = enumerate(zip(ids, before, strict=False))
+        return Example(ids, next((i for i, (a, b) in pairs if a != b), len(before)))
 
     def passage_examples(
-        self, passage: str, rewrite: str, pairs: list[dict], parts: tuple[str, ...]
-    ) -> list[list[int]]:
+        self, passage: str, rewrite: str, pairs: list[dict], parts: str
+    ) -> list[Example]:
         """All training prompts of one passage (paper, section 3.2.2), in their fixed order.
 
         `parts` is the augmentation in use (`--augment_parts`, the paper's figure 3). With "rewrite"
@@ -237,7 +232,7 @@ class PromptEncoder:
         """
         texts = [passage, rewrite] if "rewrite" in parts else [passage]
         if "qa" not in parts:
-            return [self._plain(text) for text in texts]
+            return [Example(self._plain(text)) for text in texts]
         examples = []
         with_context = (len(pairs) + 1) // 2
         for index, pair in enumerate(pairs):
@@ -264,18 +259,24 @@ class PromptEncoder:
     def _tokens(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    def _asked(self, question: str, passages: list[str], ending: str) -> list[int]:
-        def text(shortened: list[str]) -> str:
-            message = self.prompts.user_message(question, shortened, self.with_cot)
-            return self._chat(message) + ending
+    def _text(self, question: str, passages: list[str], ending: str) -> str:
+        return self._chat(self.prompts.user_message(question, passages, self.with_cot)) + ending
 
-        return self._fitting(text, passages)
+    def _asked(
+        self, question: str, passages: list[str], ending: str
+    ) -> tuple[list[int], list[str]]:
+        return self._fitting(lambda shown: self._text(question, shown, ending), passages)
 
-    def _fitting(self, text: Callable[[list[str]], str], passages: list[str]) -> list[int]:
-        """The tokens of `text(passages)`, the longest passages cut at their end until they fit."""
+    def _fitting(
+        self, text: Callable[[list[str]], str], passages: list[str]
+    ) -> tuple[list[int], list[str]]:
+        """The tokens of `text(passages)` and the passages in it.
+
+        The longest passages are cut at their end until the text fits.
+        """
         ids = self._tokens(text(passages))
         if len(ids) <= self.max_length:
-            return ids
+            return ids, passages
         self.shortened += 1
         passages = list(passages)
         for longest in sorted(range(len(passages)), key=lambda i: -len(passages[i])):
@@ -290,7 +291,7 @@ class PromptEncoder:
             passages[longest] = passage[:fits]
             ids = self._tokens(text(passages))
             if len(ids) <= self.max_length:
-                return ids
+                return ids, passages
         raise InputError(
             f"the prompt {text(passages)[-200:]!r} has {len(ids)} tokens without any passage, but "
             f"only {self.max_length} are allowed (--max_length, or what the model's context has "

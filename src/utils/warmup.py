@@ -1,70 +1,36 @@
-"""The warm-up: which records may be used, what a reasoning must be, its prompts and its layout.
+"""The warm-up: which records it may use, what a reasoning must be, its prompts and its files.
 
-The warm-up trains a base adapter on questions from the latter part of each data set, so that no
-question in it is ever evaluated. Direct data are questions with their first answer; data with
-chain of thought (CoT) carry a reasoning that a model wrote from the supporting sentences.
+Its questions are from the latter part of each data set, so that none is ever evaluated. Direct data
+have the first answer, data with chain of thought (CoT) a reasoning that a model wrote.
 """
 
-import math
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 
+from utils import layout
 from utils.files import read_json, relative
-from utils.layout import augmented_file, folder_name
+from utils.lora.examples import Example
 from utils.metrics import extract_answer, normalize, score
 from utils.prompting import PromptEncoder, PromptSet, fill, tidy_question
-from utils.questions import (
-    TYPES,
-    load_questions,
-    load_supporting_sentences,
-    raise_problems,
-    read_records,
-    take_sample,
-)
+from utils.questions import DATASETS, load_questions, load_supporting_sentences, read_records
 from utils.running import InputError
 
-DIRECT_DATASETS = ("popqa", "complexwebquestions")
-COT_DATASETS = ("2wikimultihopqa", "hotpotqa")
+DIRECT, COT = "direct", "CoT"  # the kinds of data
 SMOOTHED_STEPS = 50  # the smoothed loss is the mean over as many steps
 QUESTIONS_FILE = "questions.json"  # in the adapter's folder: what it was trained on
 MARKER = "the answer is"  # where `extract_answer` begins
-REQUEST_PLACEHOLDERS = ("question", "answer", "passages", "examples")
-
-# ------------------------------------------------------------------------------------------------
-# Layout
+REQUEST_PLACEHOLDERS = ("{question}", "{answer}", "{passages}", "{examples}")
+adapter_folder = layout.warmup_folder  # where `warmup_lora.py` leaves its adapter
 
 
 def warmup_file(dataset: str | None, cot_model: str | None = None) -> Path:
-    """The warm-up's data: `data_aug/warmup/direct.json`, or `{model}/cot.json` with `cot_model`.
-
-    CoT data belong to the model that wrote them. Those of one `dataset` alone stand in
-    `data_aug/warmup/{dataset}/`, those of the paper's data sets together (None) above it.
-    """
-    folder = augmented_file("warmup", "direct").parent
-    if dataset:
-        folder /= folder_name(dataset)
-    return folder / folder_name(cot_model) / "cot.json" if cot_model else folder / "direct.json"
-
-
-# ------------------------------------------------------------------------------------------------
-# Which records
-
-
-@dataclass
-class Source:
-    """A data set that warm-up records are taken from.
-
-    `records` are in the data set's own order, with "evidence" (a list of texts) where CoT data
-    can be made of them. `past` is the index after the last evaluated one among them, `evaluated`
-    holds every evaluated question of the data set as `question_key` gives it.
-    """
-
-    dataset: str
-    records: list[dict]
-    past: int
-    evaluated: set[str]
+    """`data_aug/warmup/[{dataset}/]direct.json`, with `cot_model` `…/{cot_model}/cot.json`."""
+    names = [layout.folder_name(name) for name in (dataset, cot_model) if name]
+    file = "cot.json" if cot_model else "direct.json"
+    return layout.ROOT_DIR.joinpath("data_aug", "warmup", *names, file)
 
 
 def question_key(question: str) -> str:
@@ -72,229 +38,171 @@ def question_key(question: str) -> str:
     return normalize(tidy_question(question))
 
 
+@dataclass
+class Source:
+    """A data set that warm-up records are taken from."""
+
+    dataset: str
+    records: list[dict]  # in its own order, each with "evidence", a list of texts
+    past: int  # the index after the last evaluated record
+    evaluated: set[str]  # the `question_key` of every evaluated question
+    kinds: tuple[str, ...] = (DIRECT, COT)
+
+
 def open_source(dataset: str, data_path: Path, data_type: str | None, sample: int) -> Source:
     """The data set `dataset`, of which the first `sample` questions of each type are evaluated.
 
-    Of one's own JSON file with several data types, `data_type` names the one to take records
-    from; all questions of the others count as evaluated. Raises `InputError` where the data
-    cannot be read or `sample` leaves nothing to take.
+    A published data set gives CoT data if it has evidence, else direct data; your own JSON file
+    gives both, from its `data_type`, and all questions of its other types count as evaluated.
     """
-    questions = load_questions(dataset, data_path)
-    if dataset in TYPES:
-        if data_type:
-            raise InputError(f"--data_type {data_type} is for a JSON file of one's own; drop it")
-        records = questions["total"]
-        if dataset in COT_DATASETS:
-            evidence = load_supporting_sentences(dataset, data_path)
-            records = [
-                {**record, "evidence": texts}
-                for record, texts in zip(records, evidence, strict=True)
-            ]
-        evaluated = [r for chosen in take_sample(questions, sample).values() for r in chosen]
-    else:
-        if data_type is None and len(questions) == 1:
-            data_type = next(iter(questions))
-        if data_type not in questions:
-            raise InputError(
-                f"--data_type {data_type}: {relative(data_path)} has {', '.join(questions)}; "
-                "name the one to take warm-up records from"
-            )
-        records = [{**r, "evidence": r.get("golden_passages", [])} for r in questions[data_type]]
-        others = [r for name, chosen in questions.items() if name != data_type for r in chosen]
-        evaluated = [*others, *(records if sample == -1 else records[:sample])]
-    if sample == -1 or sample >= len(records):
+    questions, published = load_questions(dataset, data_path), DATASETS.get(dataset)
+    if published:
+        questions = {"total": questions["total"]}
+    if data_type is None and len(questions) == 1:
+        [data_type] = questions
+    if data_type not in questions:
         raise InputError(
-            f"--sample {sample}: all {len(records)} questions of {dataset} are evaluated, none is "
-            "left for the warm-up; give a smaller number, and the same to the stages"
+            f"--data_type {data_type}: {relative(data_path)} has {', '.join(questions)}; "
+            "name the one to take warm-up records from"
         )
-    past = past_evaluated(records, TYPES.get(dataset, ()), sample)
-    return Source(dataset, records, past, {question_key(r["question"]) for r in evaluated})
-
-
-def past_evaluated(records: list[dict], types: Iterable[str], sample: int) -> int:
-    """The index after the last record among the first `sample` of `records` and of each type."""
-    places = list(range(len(records)))[:sample]
-    for name in types:
+    records = questions.pop(data_type)
+    if sample >= len(records):
+        raise InputError(
+            f"--sample {sample} leaves none of the {len(records)} questions of {dataset} for the "
+            "warm-up; give a smaller number, and the same to the stages"
+        )
+    places = list(range(sample))
+    for name in published.types if published else ():
         places += [i for i, record in enumerate(records) if record.get("type") == name][:sample]
-    return max(places, default=-1) + 1
+    evaluated = sum(questions.values(), [records[place] for place in places])
+    keys = {question_key(record["question"]) for record in evaluated}
+    if published and published.evidence:
+        kinds, evidence = (COT,), load_supporting_sentences(dataset, data_path)
+    else:
+        kinds = (DIRECT,) if published else (DIRECT, COT)
+        evidence = [record.get("golden_passages", []) for record in records]
+    records = [{**r, "evidence": texts} for r, texts in zip(records, evidence, strict=True)]
+    return Source(dataset, records, max(places, default=-1) + 1, keys, kinds)
 
 
-def warmup_candidates(
-    source: Source, skip: int, evaluated: set[str], with_cot: bool, seed: int
-) -> tuple[list[dict], int]:
-    """The records that may be used, shuffled, and how many others were dropped as evaluated.
+def collect(sources: list[Source], kind: str, skip: int, seed: int) -> dict[str, list[dict]]:
+    """The records of each data set that data of this `kind` can be made of, shuffled.
 
     Direct data begin after the first `skip` records (and after all evaluated ones), CoT data
-    `skip` records past the last evaluated one. A record whose question is among `evaluated` is
-    dropped wherever it stands. For CoT a record also needs evidence, and an answer that scoring
-    can read from a text (no comma or full stop in it).
+    `skip` records past the last evaluated one. No question that any source evaluates is taken. For
+    CoT a record needs evidence, and an answer that scoring can read (no comma or full stop in it).
     """
-    first = source.past + skip if with_cot else max(skip, source.past)
-    candidates, dropped = [], 0
-    for index, record in enumerate(source.records[first:], start=first):
-        if question_key(record["question"]) in evaluated:
-            dropped += 1
+    evaluated, collected = set().union(*(source.evaluated for source in sources)), {}
+    for source in sources:
+        if kind not in source.kinds:
             continue
-        answer = record["answer"] if isinstance(record["answer"], str) else record["answer"][0]
-        candidate = {
-            "dataset": source.dataset,
-            "index": index,
-            "question": record["question"],
-            "answer": answer,
-        }
-        if with_cot:
-            if not record["evidence"] or not _is_right(f"{MARKER} {answer}", answer):
-                continue
-            candidate["evidence"] = record["evidence"]
-        candidates.append(candidate)
-    random.Random(f"{seed} {source.dataset}").shuffle(candidates)
-    return candidates, dropped
+        first, found = source.past + skip if kind == COT else max(skip, source.past), []
+        for index, record in enumerate(source.records[first:], start=first):
+            question, answer = record["question"], record["answer"]
+            answer = answer if isinstance(answer, str) else answer[0]
+            one = {"dataset": source.dataset, "index": index}
+            one |= {"question": question, "answer": answer}
+            if kind == COT:
+                one["evidence"] = record["evidence"]
+            readable = kind == DIRECT or _is_right(f"{MARKER} {answer}", answer)
+            if readable and one.get("evidence", True) and question_key(question) not in evaluated:
+                found.append(one)
+        random.Random(f"{seed} {source.dataset}").shuffle(found)
+        collected |= {source.dataset: found} if found else {}
+        number = f"{len(found)} of {len(source.records)}"
+        print(f"{kind} data, {source.dataset}: {number} records can be used")
+    return collected
 
 
-# ------------------------------------------------------------------------------------------------
-# The reasoning
-
-
-class ReasoningRequest:
-    """Takes a prompt set's place in `PromptEncoder.question`: asks why a known answer is right.
-
-    The model then writes what follows the opening of a CoT answer. Raises `InputError` where the
-    prompt set has no such request.
-    """
+class ReasoningRequest(PromptSet):
+    """`prompts`, but with passages it asks why the known `answer` to a question is right."""
 
     def __init__(self, prompts: PromptSet, answer: str):
-        self.prompts, self.answer = prompts, answer
-        self.request = prompts.texts["cot"].get("reasoning_request")
-        lacking = [n for n in REQUEST_PLACEHOLDERS if f"{{{n}}}" not in (self.request or "")]
-        if lacking:
+        request = str(prompts.texts["cot"].get("reasoning_request"))
+        if not all(name in request for name in REQUEST_PLACEHOLDERS):
             raise InputError(
                 f"the prompt set {prompts.name} has no text 'cot.reasoning_request' with "
-                f"{{{'}, {'.join(lacking)}}}, which asks for the warm-up's reasoning; add it, or "
-                "leave out --model_name to make the direct data alone"
+                f"{', '.join(REQUEST_PLACEHOLDERS)}; add it, or make no CoT data (no --model_name)"
             )
-
-    def user_message(self, question: str, passages: list[str], with_cot: bool) -> str:
-        """The user message for `question`, with `passages` as the facts to reason from."""
-        texts = self.prompts.texts
-        lines = [
-            fill(texts["passage_line"], number=str(number), passage=passage.strip())
-            for number, passage in enumerate(passages, start=1)
-        ]
-        examples = [fill(texts["cot"]["example"], **e) for e in self.prompts.examples]
-        return fill(
-            self.request,
-            question=tidy_question(question),
-            answer=self.answer,
-            passages="".join(lines),
-            examples="".join(examples),
-        )
-
-    def opening(self, with_cot: bool) -> str:
-        """What the model's answer begins with, as in training."""
-        return self.prompts.opening(True)
+        cot = {**prompts.texts["cot"], "with_passages": fill(request, answer=answer)}
+        super().__init__(prompts.name, {**prompts.texts, "cot": cot}, prompts.examples)
 
 
-def usable_reasoning(text: str, answer: str) -> tuple[str | None, str | None]:
-    """The reasoning in a generated `text` up to its answer, or None and why it cannot be used.
-
-    It must have a reasoning, then "the answer is" and an answer that matches exactly.
-    """
-    before, marker, _ = text.partition(MARKER)
-    if not marker:
-        return None, f'without "{MARKER}"'
-    if not _is_right(text, answer):
-        return None, "with another answer"
-    if normalize(before) in ("", "so"):
-        return None, "without a reasoning"
-    return " ".join(f"{before} {MARKER} {extract_answer(text, True)}".split()), None
+def usable_records(candidates: list[dict], texts: list[str]) -> list[dict]:
+    """CoT records of the candidates whose text has a reasoning and then the right answer."""
+    records = []
+    for one, text in zip(candidates, texts, strict=True):
+        before, marker, _ = text.partition(MARKER)
+        if marker and _is_right(text, one["answer"]) and normalize(before) not in ("", "so"):
+            record = {key: one[key] for key in one if key != "evidence"}
+            words = f"{before} {MARKER} {extract_answer(text, True)}".split()
+            records.append({**record, "full_answer": " ".join(words)})
+    return records
 
 
 def _is_right(text: str, answer: str) -> bool:
     return score(extract_answer(text, True), answer)["em"] == 1
 
 
-# ------------------------------------------------------------------------------------------------
-# Reading
-
-
 def read_warmup_data(path: Path, with_cot: bool) -> list[dict]:
-    """The records at `path`: "question" and "answer", for CoT "dataset" and "full_answer" too.
-
-    Raises `InputError` where the file is missing or a record lacks one of them.
-    """
+    """The records at `path`: "question" and "answer", for CoT "dataset" and "full_answer" too."""
     if not path.is_file():
-        raise InputError(
-            f"{relative(path)} does not exist; run src/get_warmup_data.py first"
-            + (" (with --model_name, for --with_cot)" if with_cot else "")
-        )
+        more = " with --model_name" if with_cot else ""
+        raise InputError(f"{relative(path)} does not exist; run src/get_warmup_data.py{more} first")
     records = read_records(path)
-    fields = ("question", "dataset", "full_answer") if with_cot else ("question", "answer")
-    problems = [
-        f"record {index} has no text {field!r}"
-        for index, record in enumerate(records)
-        for field in fields
-        if not isinstance(record.get(field), str) or not record[field].strip()
-    ]
-    raise_problems(path, problems, "make it with src/get_warmup_data.py, or add what is missing")
+    for index, record in enumerate(records):
+        for field in ("question", "dataset", "full_answer") if with_cot else ("question", "answer"):
+            if not isinstance(record.get(field), str) or not record[field].strip():
+                place = f"{relative(path)}: record {index} has no text {field!r}"
+                raise InputError(f"{place}; add it, or make the file with src/get_warmup_data.py")
     return records
 
 
 def refuse_trained_questions(folder: Path, questions: Iterable[str]) -> None:
-    """Raise `InputError` where one of `questions` is among those that the adapter was trained on.
-
-    `folder` is a warm-up adapter; one made by something else holds no list and passes.
-    """
+    """Raise `InputError` if the adapter in `folder` is a warm-up's and saw one of `questions`."""
     path = folder / QUESTIONS_FILE
     trained = set(read_json(path, "the list of questions")) if path.is_file() else set()
     if leaked := [question for question in questions if question_key(question) in trained]:
         raise InputError(
             f"the warm-up adapter {relative(folder)} was trained on {len(leaked)} of the questions "
-            f"to answer, such as {leaked[0]!r}; use the --sample that get_warmup_data.py had, or "
-            "make warm-up data for this one"
+            f"to answer, such as {leaked[0]!r}; use get_warmup_data.py's --sample, or make new data"
         )
 
 
-# ------------------------------------------------------------------------------------------------
-# Training
-
-
 def encode_records(
-    records: list[dict], prompts: dict, tokenizer, with_cot: bool, block_size: int
-) -> list[list[int]]:
-    """Each record as token ids: the question without context, its answer, the end-of-text token.
+    records: list[dict], encoders: dict[str, PromptEncoder], with_cot: bool, block_size: int
+) -> list[Example]:
+    """Each record as an example: the question without context, its answer, the end-of-text token.
 
-    `prompts` are the prompt sets by data set, all under "" without CoT. Raises `InputError` where
-    a prompt has more than `block_size` tokens.
+    `encoders` are those of each data set for CoT, else a single one, "". Raises `InputError` if an
+    example has more than `block_size` tokens.
     """
-    encoders = {
-        name: PromptEncoder(tokenizer, prompt_set, with_cot, 1 << 30)
-        for name, prompt_set in prompts.items()
-    }
-    encoded = []
+    examples = []
     for index, record in enumerate(records):
         encoder = encoders[record["dataset"] if with_cot else ""]
         answer = record["full_answer" if with_cot else "answer"]
-        ids = [*encoder.example(record["question"], [], answer), tokenizer.eos_token_id]
+        example = encoder.example(record["question"], [], answer)
+        ids = [*example.ids, encoder.tokenizer.eos_token_id]
         if len(ids) > block_size:
             raise InputError(
                 f"record {index} makes a prompt of {len(ids)} tokens, more than --block_size "
                 f"{block_size}; raise it, or remove the record"
             )
-        encoded.append(ids)
-    return encoded
+        examples.append(replace(example, ids=ids))
+    return examples
 
 
-def steps_of(count: int, epochs: int, batch_size: int, seed: int) -> list[list[int]]:
-    """The indices of each step's records; every epoch has all of them in an order of its own."""
+def steps_of(items: list, epochs: int, batch_size: int, seed: int) -> list[list]:
+    """The items of each step; every epoch has all of them, in another order."""
     steps = []
     for epoch in range(epochs):
-        order = list(range(count))
+        order = list(items)
         random.Random(f"{seed} {epoch}").shuffle(order)
-        steps += [order[start : start + batch_size] for start in range(0, count, batch_size)]
+        steps += [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     return steps
 
 
 def smoothed(losses: list[float]) -> list[float]:
     """For each step the mean over the last `SMOOTHED_STEPS` losses, or as many as there are."""
-    windows = (losses[max(0, i - SMOOTHED_STEPS) : i] for i in range(1, len(losses) + 1))
-    return [math.fsum(window) / len(window) for window in windows]
+    ends = range(1, len(losses) + 1)
+    return [fmean(losses[max(0, end - SMOOTHED_STEPS) : end]) for end in ends]

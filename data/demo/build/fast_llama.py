@@ -1,7 +1,7 @@
 """A Llama's forward pass and loss for training on a CPU: packed documents, few passes over memory.
 
 On CPUs whose bfloat16 matrix products are fast (AMX), everything else takes most of the time of a
-small model. So documents are packed into full rows, `torch.compile` fuses what stands between the
+small model. So documents are packed into full rows, `torch.compile` fuses what is between the
 products, attention is written out (the fused kernel's backward pass is slower at these lengths),
 and the loss never holds the logits of a whole batch. The parameters are those of a
 `transformers.LlamaForCausalLM`; `tests/test_demo_build.py` compares the two.

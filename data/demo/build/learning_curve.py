@@ -16,19 +16,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import matplotlib
-from safetensors.torch import load_file
-
 sys.path.insert(0, str(Path(__file__).parents[3] / "src"))
 from utils.arguments import new_parser, positive_integer, positive_number
 from utils.files import write_json, writing_file
-from utils.reporting.plots import COLOURS, STYLE
-from utils.reporting.runs import read_runs
-from utils.reporting.statistics import bootstrap_interval
 from utils.running import run_stage
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 REPOSITORY = Path(__file__).parents[3]
 METHODS = ("icl", "prag", "combine")
@@ -61,7 +52,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def run_stages(model: Path, root: Path, options: argparse.Namespace) -> None:
-    """Augment, encode and answer the dev questions with `model` in a root of its own.
+    """Augment, encode and answer the dev questions with `model` in its own root.
 
     A passage whose list is never valid is dropped for all models that share a root.
     """
@@ -84,11 +75,17 @@ def run_stages(model: Path, root: Path, options: argparse.Namespace) -> None:
 
 def size_of(model: Path) -> int:
     """The number of parameters in a model's folder."""
+    from safetensors.torch import load_file
+
     return sum(tensor.numel() for tensor in load_file(model / "model.safetensors").values())
 
 
 def plot(rows: list[dict], path: Path) -> None:
     """F1 with its interval against tokens: a line per method, broken for a second size."""
+    import matplotlib.pyplot as plt
+
+    from utils.reporting.plots import COLOURS, STYLE
+
     sizes = sorted({row["parameters"] for row in rows})
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(3.4, 2.6))
@@ -123,6 +120,10 @@ def plot(rows: list[dict], path: Path) -> None:
 def main() -> None:
     """Run the stages with every model, then write results and figure."""
     options = parse_arguments()
+    # pandas takes long to import: not before the flags are known to be good
+    from utils.reporting.runs import read_runs
+    from utils.reporting.statistics import bootstrap_interval
+
     options.root = options.root.resolve()
     found = [folder for work in options.work for folder in work.glob("model_*")]
     models = {int(folder.name.removeprefix("model_")): folder for folder in found}

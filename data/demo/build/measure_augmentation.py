@@ -5,7 +5,7 @@
 Every passage of the corpus is rewritten once and gets one question-answer list, with the settings
 of `configs/demo.sh`. Prints, as JSON: lists that are valid at the first attempt; pairs that ask for
 a fact of the passage; of these the right answers; facts of the passage that the rewrite states, and
-statements of the rewrite that are none of the entity's facts.
+statements of the rewrite that are not among the entity's facts.
 """
 
 import argparse
@@ -23,9 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[3] / "src"))
 from utils.arguments import new_parser, positive_integer
 from utils.augmentation.records import parse_pairs
 from utils.files import write_json
-from utils.models import generate, load_model, load_tokenizer
 from utils.prompting import PromptEncoder, load_prompts
-from utils.provenance import provenance
 from utils.running import run_stage
 
 NAME = "(?P<subject>.+?)"
@@ -114,7 +112,7 @@ def _matches(sentence: str, template: str, value: str) -> bool:
 def count(
     counts: Counts, entity: Entity, passage: Passage, rewrite: str, pairs: list[dict] | None
 ) -> None:
-    """Add one passage with its rewrite and its list (None where it is not valid)."""
+    """Add one passage with its rewrite and its list (None if it is not valid)."""
     counts.passages += 1
     counts.facts += len(passage.attributes)
     stated, false = stated_facts(entity, rewrite)
@@ -134,6 +132,10 @@ def count(
 def main() -> None:
     """Write all texts once, compare them with the world, print."""
     options = parse_arguments()
+    # torch takes seconds to import: not before the flags are known to be good
+    from utils.models import generate, load_model, load_tokenizer
+    from utils.provenance import provenance
+
     entities, _ = build_world()
     passages = [(entity, passage) for entity in entities for passage in entity.passages]
     passages = passages[: options.sample] if options.sample >= 0 else passages

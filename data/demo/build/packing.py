@@ -25,8 +25,8 @@ class Packed:
 
     ids: torch.Tensor
     targets: torch.Tensor
-    weights: torch.Tensor  # of the target; 0 on padding and where a document ends
-    answers: torch.Tensor  # the task's index where the target belongs to an answer, else -1
+    weights: torch.Tensor  # of the target; 0 on padding and at a document's end
+    answers: torch.Tensor  # the task's index if the target belongs to an answer, else -1
     documents: torch.Tensor  # number of the token's document, -1 on padding
 
 

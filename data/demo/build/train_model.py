@@ -141,7 +141,7 @@ def average_gradients(parameters: list[torch.nn.Parameter], processes: int) -> N
 
 
 def save_model(model: LlamaForCausalLM, folder: Path) -> None:
-    """Save in bfloat16, half the size; `transformers` widens it on loading where asked to."""
+    """Save in bfloat16, half the size; `transformers` widens it on loading if asked to."""
     tensors = {
         name: tensor.to(torch.bfloat16)
         for name, tensor in model.state_dict().items()

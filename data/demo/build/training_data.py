@@ -4,8 +4,8 @@ A document is a chat in the very prompts that the stages send (the prompt set `d
 
 * questions about passages in the context, one to three of them, own and strangers', two-hop too;
 * questions without context about known entities, which teach recall from the parameters;
-* passages about known entities, alone and as the context of a question, worded anew each time,
-  so that what is read is stored where questions find it; some entities are read about only;
+* passages about known entities, alone and as the context of a question, in other words each time,
+  so that questions find what was read; some entities are read about only;
 * a passage and its rewrite; a passage and its question-answer list as JSON.
 """
 
@@ -183,8 +183,8 @@ def closed_book_document(known: Known, rng: random.Random, turns: int) -> str:
     return question_document(asked, [])
 
 
-def passage_worded_anew(entity: Entity, rng: random.Random) -> Passage:
-    """A passage about some of the entity's facts, in an order and in words of its own."""
+def reworded_passage(entity: Entity, rng: random.Random) -> Passage:
+    """A passage about some of the entity's facts, in a new order and in new words."""
     attributes = rng.sample(list(entity.facts), FACTS_PER_PASSAGE)
     return write_passage(entity, attributes, rng, link=rng.random() < 0.4, filler=0.3)
 
@@ -192,7 +192,7 @@ def passage_worded_anew(entity: Entity, rng: random.Random) -> Passage:
 def reading_document(known: Known, rng: random.Random) -> str:
     """A passage about a known entity and one question about it, in the stages' prompt."""
     entity = rng.choice(known.entities())
-    passage = passage_worded_anew(entity, rng)
+    passage = reworded_passage(entity, rng)
     attribute = rng.choice(passage.attributes)
     return question_document(
         [(ask(entity, attribute, rng), entity.facts[attribute])], [passage.text]
@@ -214,7 +214,7 @@ def question_list_document(entity: Entity, rng: random.Random) -> str:
 
 def plain_document(known: Known, rng: random.Random) -> str:
     """A passage about a known entity, as an encyclopedia has it."""
-    return f"<|bos|>{passage_worded_anew(rng.choice(known.entities()), rng).text}<|eot|>"
+    return f"<|bos|>{reworded_passage(rng.choice(known.entities()), rng).text}<|eot|>"
 
 
 # The curriculum, from which step on: passages in a context (drawn from these), documents of each

@@ -255,7 +255,7 @@ def write_passage(
 
 
 def write_article(entity: Entity, rng: random.Random) -> None:
-    """Spread the entity's facts over passages of four; a person's link stands in one of them."""
+    """Spread the entity's facts over passages of four; a person's link is in one of them."""
     attributes = list(entity.facts)
     rng.shuffle(attributes)
     groups = [

@@ -2,16 +2,18 @@
 
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import json_repair
 
-from utils.files import relative
+from utils.files import hash_json, relative
 from utils.layout import augmented_file, folder_name
-from utils.questions import kind_of, raise_problems, read_records, take_sample
+from utils.questions import is_text, problems_in, raise_problems, read_records, take_sample
 from utils.running import InputError
 
+HIT_FIELDS = ("id", "title", "score")  # of an entry whose passage an engine found
 PAIR_FIELDS = ("question", "answer", "full_answer")
 PAIRS = 3
 # json_repair takes quadratic time on some nonsense, most of all on many quotes or brackets
@@ -22,33 +24,29 @@ REPAIRED_MARKS = 300
 def model_keys(model: str) -> tuple[str, str]:
     """The keys of `model`'s rewrite and of its question-answer pairs in an entry of "augment".
 
-    Raises `InputError` where `model` cannot be a folder name.
+    Raises `InputError` if `model` cannot be a folder name.
     """
     prefix = folder_name(model)
     return f"{prefix}_rewrite", f"{prefix}_qa"
 
 
-def data_types_of(
-    dataset: str, data_type: str | None = None, augment_model: str | None = None
-) -> list[str]:
+def data_types_of(dataset: str, data_type: str | None, augment_model: str) -> list[str]:
     """The data types of `dataset` that have an augmented file, sorted, with "total" last.
 
-    `data_type` selects that one alone; `augment_model` leaves out the released archive's folders of
-    other models. Raises `InputError` where there is none.
+    `data_type` selects that one alone. Of the released archive only the folder of `augment_model`
+    counts. Raises `InputError` if there is none.
     """
     folder = augmented_file(dataset, "total").parent
-    subfolder = folder_name(augment_model) if augment_model else "[!.]*"
-    files = [*folder.glob("[!.]*.json"), *folder.glob(f"{subfolder}/[!.]*.json")]
-    found = {file.stem for file in files if file.is_file()}
-    chosen = found if data_type is None else found & {folder_name(data_type)}
+    files = [*folder.glob("[!.]*.json"), *folder.glob(f"{folder_name(augment_model)}/[!.]*.json")]
+    found = sorted({f.stem for f in files if f.is_file()}, key=lambda name: (name == "total", name))
+    chosen = [name for name in found if data_type is None or name == folder_name(data_type)]
     if not chosen:
         missing = f"data type {data_type!r}" if data_type else "any data type"
-        there = f" (it has {', '.join(sorted(found))})" if found else ""
         raise InputError(
-            f"{relative(folder)} has no augmented file of {missing}{there}; run "
-            f"{_augment_command(dataset, augment_model)}"
+            f"{relative(folder)} has no augmented file of {missing} (it has "
+            f"{', '.join(found) or 'none'}); run {_augment_command(dataset, augment_model)}"
         )
-    return sorted(chosen, key=lambda name: (name == "total", name))
+    return chosen
 
 
 def read_sample(
@@ -56,57 +54,52 @@ def read_sample(
 ) -> dict[str, list[dict]]:
     """The first `sample` augmented records (-1: all) of each data type, or of `data_type` alone.
 
-    See `read_augmented` for the records. Raises `InputError` where there is none.
+    See `read_augmented` for the records. Raises `InputError` if there is none.
     """
-    return take_sample(
-        {
-            name: read_augmented(dataset, name, augment_model)
-            for name in data_types_of(dataset, data_type, augment_model)
-        },
-        sample,
-    )
+    names = data_types_of(dataset, data_type, augment_model)
+    return take_sample({n: read_augmented(dataset, n, augment_model) for n in names}, sample)
 
 
-def fewer_than_asked(records: dict[str, list[dict]], sample: int) -> str:
-    """A sentence where a data type in `records` has fewer questions than `--sample`, else ""."""
-    short = [f"{name} has {len(rows)}" for name, rows in records.items() if len(rows) < sample]
-    return f"fewer questions than --sample {sample}: {', '.join(short)}" if short else ""
+def texts_hash(records: list[dict]) -> str:
+    """A hash of what answers depend on: questions, passages and texts, not how they were found."""
+    hashed = []
+    for record in records:
+        entries = [
+            {key: value for key, value in entry.items() if key not in HIT_FIELDS}
+            for entry in record["augment"]
+        ]
+        hashed.append({**record, "augment": entries})
+    return hash_json(hashed)
 
 
 def read_augmented(dataset: str, data_type: str, augment_model: str) -> list[dict]:
     """The records of one data type, with the passages that `augment_model` has worked on.
 
-    They stand in `data_aug/{dataset}/{data_type}.json` or, as the released archive has them, in
+    They are in `data_aug/{dataset}/{data_type}.json` or, as the released archive has them, in
     `data_aug/{dataset}/{model}/{data_type}.json`. Each entry of a record's "augment" has `pid`,
-    `passage`, `rewrite` (text) and `qa` (a list of `{"question", "answer", "full_answer"}`);
-    it is an empty list where the model has not come to that record yet. "passages" are those of
+    `passage`, `rewrite` (text) and `qa` (a list of `{"question", "answer", "full_answer"}`), and
+    `id`, `title` and `score` if it was found by an engine and not by commit 4200079 or before.
+    "augment" is an empty list if the model has not come to that record yet. "passages" are those of
     this model, whatever others have added.
-    Raises `InputError` where there is no file, no work of this model, or a broken record.
+    Raises `InputError` if there is no file, no work of this model, or a broken record.
     """
     model = folder_name(augment_model)
     own = augmented_file(dataset, data_type)
-    files = [file for file in (own, own.parent / model / own.name) if file.is_file()]
     present: set[str] = set()
-    for file in files:
-        records = _read_augmented_file(file)
+    for file in (own, own.parent / model / own.name):
+        records = read_augmented_file(file) if file.is_file() else []
         keys = {k for record in records for entry in record["augment"] for k in entry}
         present |= {key.removesuffix("_qa") for key in keys if key.endswith("_qa")}
-        chosen = [_of_model(record, model) for record in records]
-        if any(record["augment"] for record in chosen):
-            return chosen
-    if files:
-        problem = (
-            f"{relative(own)} holds no work of model {model!r} (it has that of "
-            f"{', '.join(sorted(present)) or 'none'}); choose with --augment_model"
-        )
-    else:
-        problem = f"{relative(own)} does not exist; choose another --data_type"
-    raise InputError(f"{problem}, or run {_augment_command(dataset, augment_model)}")
+        if model in present:
+            return [_of_model(record, model) for record in records]
+    raise InputError(
+        f"{relative(own)} does not exist or holds no work of model {model!r} (it has that of "
+        f"{', '.join(sorted(present)) or 'none'}); choose with --data_type and --augment_model, or "
+        f"run {_augment_command(dataset, augment_model)}"
+    )
 
 
-def _augment_command(dataset: str, augment_model: str | None) -> str:
-    """The command that makes the files of `dataset`."""
-    model = augment_model or "MODEL"
+def _augment_command(dataset: str, model: str) -> str:
     return f"python src/augment.py --model_name {model} --dataset {dataset} --data_path PATH"
 
 
@@ -114,7 +107,7 @@ def _of_model(record: dict, model: str) -> dict:
     """`record` with the passages that `model` has finished, without its name in the keys."""
     rewrite_key, pairs_key = model_keys(model)
     entries = [
-        {"pid": entry["pid"], "passage": entry["passage"]}
+        {key: entry[key] for key in ("pid", "passage", *HIT_FIELDS) if key in entry}
         | {"rewrite": entry[rewrite_key], "qa": entry[pairs_key]}
         for entry in record["augment"]
         if rewrite_key in entry and pairs_key in entry
@@ -122,12 +115,16 @@ def _of_model(record: dict, model: str) -> dict:
     return {**record, "passages": [entry["passage"] for entry in entries], "augment": entries}
 
 
-def _read_augmented_file(path: Path) -> list[dict]:
-    """The checked records of an augmented file, a bare total.json filled from its neighbours."""
+def read_augmented_file(path: Path) -> list[dict]:
+    """The checked records of the augmented file at `path`, with the texts of all models.
+
+    A bare total.json of the released archive is filled from its neighbours. Raises `InputError` if
+    there is no file or a record is broken.
+    """
     records = read_records(path)
     if path.stem == "total" and not any("augment" in record for record in records):
         records = _fill_from_types(records, path)
-    problems = [f"record {i}: {p}" for i, r in enumerate(records) for p in _augmented_problems(r)]
+    problems = (p for i, r in enumerate(records) for p in _problems(r, f"record {i}"))
     raise_problems(path, problems, "correct these, or delete the file and run augment.py again")
     return records
 
@@ -137,30 +134,55 @@ def _fill_from_types(records: list[dict], path: Path) -> list[dict]:
 
     A question that no type's file holds is left out, and their number is reported.
     """
-    types = {str(record["type"]) for record in records if "type" in record}
-    same_question: dict[str, list[dict]] = {}
-    for file in sorted(path.parent.glob("[!.]*.json")):
-        if file != path and (file.stem in types or not types):
-            for record in _read_augmented_file(file):
-                same_question.setdefault(record["question"], []).append(record)
+    types = {str(record.get("type")) for record in records}
+    files = [file for file in sorted(path.parent.glob("[!.]*.json")) if file.stem in types]
+    known: dict[str, dict] = {}  # by question, and by id and question
+    for record in [record for file in files for record in read_augmented_file(file)]:
+        known.setdefault(record["question"], record)
+        known[str([record["test_id"], record["question"]])] = record
     filled = []
     for record in records:
-        candidates = same_question.get(str(record.get("question")), [])
-        same_id = [one for one in candidates if one["test_id"] == record.get("test_id")]
-        if candidates:
-            filled.append({**(same_id or candidates)[0], **record})
-    if not filled:
-        raise InputError(
-            f"{relative(path)} has no passages, and no other file beside it holds its questions; "
-            "extract the archive again"
-        )
+        names = str([record.get("test_id"), record.get("question")]), record.get("question")
+        filled += [{**known[name], **record} for name in map(str, names) if name in known][:1]
     if len(filled) < len(records):
         print(
             f"{relative(path)}: {len(records) - len(filled)} of {len(records)} questions are left "
             "out, the files of the single types do not hold them",
             file=sys.stderr,
         )
-    return filled
+    return filled or records
+
+
+def _problems(record: dict, place: str) -> Iterator[str]:
+    """What is wrong in a record of an augmented file; the answers in it become texts in place."""
+    answer = [is_text] if isinstance(record.get("answer"), list) else is_text
+    form = {"test_id": int, "question": str, "answer": answer, "augment": list}
+    yield from problems_in(record, form, place)
+    augment = record.get("augment")
+    for number, entry in enumerate(augment if isinstance(augment, list) else []):
+        form = {"pid": int, "passage": str}
+        for key, value in entry.items() if isinstance(entry, dict) else ():
+            if key == "score":
+                form[key] = (int, float)
+            elif key.endswith("_rewrite"):
+                form[key] = str
+            elif key.endswith("_qa"):
+                form[key] = [dict.fromkeys(PAIR_FIELDS, str)]
+                for pair in value if isinstance(value, list) else []:
+                    _answers_to_text(pair)
+        yield from problems_in(entry, form, f"{place}: augment[{number}]", ".")
+
+
+def _answers_to_text(pair: Any) -> None:
+    """Make lists, numbers and null among a pair's answers texts, as a new file has them."""
+    for field in {"answer", "full_answer"} & set(pair if isinstance(pair, dict) else ()):
+        value = pair[field]
+        if value is None:
+            pair[field] = "Unknown"
+        elif isinstance(value, list):
+            pair[field] = ", ".join(map(str, value))
+        elif type(value) in (int, float):
+            pair[field] = str(value)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -170,11 +192,9 @@ def _fill_from_types(records: list[dict], path: Path) -> list[dict]:
 def parse_pairs(text: str) -> list[dict[str, str]] | None:
     """The first three valid pairs of the question-answer list in a model's answer, else None.
 
-    The list may stand among other text, be wrapped in an object, cut off or slightly broken
+    The list may be among other text, be wrapped in an object, cut off or slightly broken
     (json_repair mends it); invalid elements are passed over. A pair has exactly "question",
-    "answer" and "full_answer", each a stripped text that is not empty. Lists, numbers and null
-    among the answers become texts. Never raises, and reads only so far from the
-    list's beginning (`REPAIRED_CHARACTERS`, `REPAIRED_MARKS`).
+    "answer" and "full_answer", each a stripped text that is not empty. Never raises.
     """
     try:
         value = json_repair.loads(_list_text(text))
@@ -203,7 +223,7 @@ def _list_text(text: str) -> str:
 
 
 def _valid_pair(raw: dict) -> list[dict[str, str]]:
-    """`raw` as a question-answer pair alone in a list, which is empty where it is not valid."""
+    """`raw` as a question-answer pair alone in a list, which is empty if it is not valid."""
     pair = {field: raw[field] for field in PAIR_FIELDS}
     _answers_to_text(pair)
     if not all(isinstance(value, str) for value in pair.values()):
@@ -211,61 +231,3 @@ def _valid_pair(raw: dict) -> list[dict[str, str]]:
     # half a surrogate pair ("\ud83d") cannot be written to a file
     pair = {field: value.encode(errors="ignore").decode().strip() for field, value in pair.items()}
     return [pair] if all(pair.values()) else []
-
-
-# ------------------------------------------------------------------------------------------------
-# Checks
-
-
-def _augmented_problems(record: dict) -> list[str]:
-    """What is wrong in a record of an augmented file; the answers in it become texts in place."""
-    fields = {"test_id": int, "question": str, "answer": (str, list), "augment": list}
-    problems = _wrong_fields(record, fields)
-    answer = record.get("answer")
-    answers = answer if isinstance(answer, list) else [answer]
-    texts = bool(answers) and all(isinstance(one, str) and one.strip() for one in answers)
-    if not problems and not texts:
-        problems.append("answer has no text, or an empty one")
-    augment = record.get("augment")
-    for position, entry in enumerate(augment if isinstance(augment, list) else []):
-        where = f"augment[{position}]"
-        if not isinstance(entry, dict):
-            problems.append(f"{where} is {kind_of(entry)}")
-            continue
-        fields = {"pid": int, "passage": str}
-        fields |= {key: str for key in entry if key.endswith("_rewrite")}
-        fields |= {key: list for key in entry if key.endswith("_qa")}
-        problems += _wrong_fields(entry, fields, f"{where}.")
-        for key in [key for key in entry if key.endswith("_qa") and isinstance(entry[key], list)]:
-            if not entry[key]:
-                problems.append(f"{where}.{key} is an empty list")
-            for number, pair in enumerate(entry[key]):
-                here = f"{where}.{key}[{number}]"
-                if not isinstance(pair, dict):
-                    problems.append(f"{here} is {kind_of(pair)}")
-                    continue
-                _answers_to_text(pair)
-                texts = dict.fromkeys(PAIR_FIELDS, str)
-                problems += _wrong_fields(pair, texts, f"{here}.")
-    return problems
-
-
-def _wrong_fields(record: dict, kinds: dict[str, Any], where: str = "") -> list[str]:
-    """The fields of `record` that are missing or not of the type (or types) in `kinds`."""
-    return [
-        f"{where}{field} is {kind_of(record[field]) if field in record else 'missing'}"
-        for field, kind in kinds.items()
-        if not isinstance(record.get(field), kind)
-    ]
-
-
-def _answers_to_text(pair: dict) -> None:
-    """Make lists, numbers and null among a QA pair's answers texts, as a new file has them."""
-    for field in {"answer", "full_answer"} & set(pair):
-        value = pair[field]
-        if value is None:
-            pair[field] = "Unknown"
-        elif isinstance(value, list):
-            pair[field] = ", ".join(str(part) for part in value)
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            pair[field] = str(value)

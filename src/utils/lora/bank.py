@@ -1,18 +1,16 @@
-"""Many LoRA adapters side by side on one frozen model: train, merge.
+"""Many LoRA adapters side by side on one frozen model (PRAG, arXiv:2501.15915, section 3).
 
-PRAG makes one tiny adapter per passage (arXiv:2501.15915, section 3.2.2) and answers each question
-with the sum of its passages' adapters (section 3.3). `LoraBank` does both for many at once: the
-rows of a batch fall into N equal groups, and group i goes through adapter i,
-
-    y = base(x) + alpha / rank * (x A_i^T) B_i^T.
-
-Training N passages sums N independent losses, so every adapter gets the gradient that it would get
-alone. `peft` is the oracle in the tests.
+The rows of a batch fall into N equal groups; group i goes through adapter i:
+`y = base(x) + alpha / rank * (x A_i^T) B_i^T`. `peft` is the oracle in the tests.
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property, partial
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from utils.running import InputError
@@ -26,12 +24,11 @@ Adapter = dict[str, tuple[torch.Tensor, torch.Tensor]]
 class BankLinear(nn.Module):
     """A frozen linear layer with N adapters; without adapters it is the layer alone."""
 
-    def __init__(self, base: nn.Linear):
+    def __init__(self, base: nn.Linear, scale: float):
         super().__init__()
-        self.base = base
+        self.base, self.scale = base, scale
         self.A: torch.Tensor | None = None  # [N, rank, in]
         self.B: torch.Tensor | None = None  # [N, out, rank]
-        self.scale = 1.0
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`x [N * rows, length, in]` -> `[N * rows, length, out]`; row group i uses adapter i."""
@@ -48,8 +45,7 @@ class BankLinear(nn.Module):
 class LoraBank:
     """The places for adapters in a model: every feed-forward layer becomes a `BankLinear`.
 
-    The model is frozen and changed in place, once. Raises `InputError` where the model has no
-    layers named like `TARGET_MODULES`.
+    The model is frozen and changed in place. Raises `InputError` if no adapter fits it.
     """
 
     def __init__(self, model: nn.Module, rank: int, alpha: float):
@@ -61,20 +57,17 @@ class LoraBank:
         for name, module in list(model.named_modules()):
             parent, _, child = name.rpartition(".")
             if child in TARGET_MODULES and isinstance(module, nn.Linear):
-                layer = BankLinear(module)
-                layer.scale = alpha / rank
-                setattr(model.get_submodule(parent), child, layer)
-                self.layers[name] = layer
-        widths = [min(x.base.in_features, x.base.out_features) for x in self.layers.values()]
-        if widths and rank > min(widths):
-            raise InputError(
-                f"--lora_rank {rank} is more than the smallest layer has ({min(widths)}): such an "
-                "adapter would be larger than the layer; use a smaller one"
-            )
+                self.layers[name] = BankLinear(module, alpha / rank)
+                setattr(model.get_submodule(parent), child, self.layers[name])
         if not self.layers:
             raise InputError(
                 f"{type(model).__name__} has no layers named {', '.join(TARGET_MODULES)}; "
                 "this toolkit works with Llama-like models"
+            )
+        smallest = min(min(layer.base.weight.shape) for layer in self.layers.values())
+        if rank > smallest:
+            raise InputError(
+                f"--lora_rank {rank} is more than the smallest layer has ({smallest}); lower it"
             )
 
     def devices(self) -> dict[str, torch.device]:
@@ -91,18 +84,15 @@ class LoraBank:
     def new_base_adapter(self, seed: int) -> Adapter:
         """The adapter that all passages start from: A Kaiming uniform (a = sqrt 5), B zero."""
         generator = torch.Generator().manual_seed(seed)
-        adapter = {}
-        for name, (shape_A, shape_B) in self.shapes(self.rank).items():
-            A = nn.init.kaiming_uniform_(torch.empty(shape_A), a=math.sqrt(5), generator=generator)
-            adapter[name] = (A, torch.zeros(shape_B))
-        return adapter
+        draw = partial(nn.init.kaiming_uniform_, a=math.sqrt(5), generator=generator)
+        return {
+            name: (draw(torch.empty(shape_A)), torch.zeros(shape_B))
+            for name, (shape_A, shape_B) in self.shapes(self.rank).items()
+        }
 
     def no_adapter(self) -> Adapter:
         """An adapter that changes nothing, for a question without passages."""
-        return {
-            name: (torch.zeros(shape_A), torch.zeros(shape_B))
-            for name, (shape_A, shape_B) in self.shapes(1).items()
-        }
+        return {name: tuple(map(torch.zeros, both)) for name, both in self.shapes(1).items()}
 
     def set(self, stacked: Adapter) -> None:
         """Use the adapters `A [N, rank, in]`, `B [N, out, rank]`, as they are (no copy)."""
@@ -110,18 +100,10 @@ class LoraBank:
             layer.A, layer.B = stacked[name]
 
     def ready(self, adapters: list[Adapter]) -> Adapter:
-        """`adapters` stacked for `set`, one per row group, where the model is and in its dtype.
-
-        Smaller ranks are filled up with zeros.
-        """
+        """`adapters` for `set`, one per row group, padded to one rank, in the model's dtype."""
         rank = max(len(A) for adapter in adapters for A, _ in adapter.values())
-        stacked = {}
-        for name, layer in self.layers.items():
-            A = torch.stack([_padded(a[name][0], 0, rank) for a in adapters])  # [N, rank, in]
-            B = torch.stack([_padded(a[name][1], 1, rank) for a in adapters])  # [N, out, rank]
-            # cast once here and not in every forward pass
-            stacked[name] = A.to(layer.base.weight), B.to(layer.base.weight)
-        return stacked
+        # cast once here and not in every forward pass
+        return stack([pad(adapter, rank) for adapter in adapters], self.devices(), self.model.dtype)
 
     def load(self, adapters: list[Adapter]) -> None:
         """Use `adapters`, one per row group."""
@@ -132,21 +114,33 @@ class LoraBank:
         for layer in self.layers.values():
             layer.A = layer.B = None
 
+    @contextmanager
+    def cleared(self) -> Iterator[None]:
+        """No adapter is used inside the block; then the ones from before are again."""
+        used = {name: (layer.A, layer.B) for name, layer in self.layers.items()}
+        self.clear()
+        yield
+        self.set(used)
 
-def _padded(tensor: torch.Tensor, dimension: int, size: int) -> torch.Tensor:
-    missing = size - tensor.shape[dimension]
-    if missing == 0:
-        return tensor
-    shape = list(tensor.shape)
-    shape[dimension] = missing
-    return torch.cat([tensor, tensor.new_zeros(shape)], dimension)
+    @property
+    def device(self) -> torch.device:
+        """Where the model takes its token ids."""
+        return self.model.device
+
+    @cached_property
+    def has_plain_head(self) -> bool:
+        """Whether logits are hidden states times the head: some models scale or cap them."""
+        head = self.model.get_output_embeddings()
+        if not isinstance(head, nn.Linear) or head.bias is not None:
+            return False
+        ids = torch.arange(3, device=self.device)[None]
+        with torch.no_grad(), self.cleared():
+            hidden = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+            return torch.equal(head(hidden), self.model(input_ids=ids, use_cache=False).logits)
 
 
 def stack(adapters: list[Adapter], devices: dict[str, torch.device], dtype: torch.dtype) -> Adapter:
-    """N adapters of one rank as one: `A [N, rank, in]`, `B [N, out, rank]`, freshly allocated.
-
-    Each layer's part stands on its device in `devices`.
-    """
+    """N adapters of one rank as one, in new memory, each layer's part on its device."""
     return {
         name: tuple(
             torch.stack([a[name][part] for a in adapters]).to(devices[name], dtype)
@@ -163,28 +157,12 @@ def unstack(stacked: Adapter) -> list[Adapter]:
     return [{n: (A[i].clone(), B[i].clone()) for n, (A, B) in on_cpu.items()} for i in range(count)]
 
 
-def merge(adapters: list[Adapter], scale: float = 1.0, base: Adapter | None = None) -> Adapter:
-    """One adapter whose delta is `scale` times the sum of the k given (section 3.3 of the paper).
-
-    A `[k * rank, in]` and B `[out, k * rank]` are concatenated along the rank, all weights 1: what
-    `peft` computes with `add_weighted_adapter(combination_type="cat")`.
-
-    All k adapters were trained from one base adapter, whose own delta their sum holds k times: a
-    warmed-up one counts for more with every passage. With `base` it counts once: the sum is that of
-    the base and of what each passage changed in it, and the rank is `(k + 1) * rank`.
-    """
-    weights = [scale] * len(adapters)
-    if base is not None:
-        adapters, weights = [*adapters, base], [*weights, scale * (1 - len(adapters))]
-    return {
-        name: (
-            torch.cat([adapter[name][0] for adapter in adapters], dim=0),
-            torch.cat([w * a[name][1] for w, a in zip(weights, adapters, strict=True)], dim=1),
-        )
-        for name in adapters[0]
-    }
-
-
 def pad(adapter: Adapter, rank: int) -> Adapter:
     """The adapter filled up with zeros to `rank`: its delta stays the same."""
-    return {name: (_padded(A, 0, rank), _padded(B, 1, rank)) for name, (A, B) in adapter.items()}
+    missing = rank - len(next(iter(adapter.values()))[0])
+    if missing == 0:
+        return adapter
+    return {
+        name: (F.pad(A, (0, 0, 0, missing)), F.pad(B, (0, missing)))
+        for name, (A, B) in adapter.items()
+    }

@@ -1,12 +1,9 @@
-"""What stands under `output/`, and what the paper has published for the same.
+"""The results under `output/`.
 
-A run is one leaf folder: one model, data set, data type, setting and method. Folder names are
-labels; what a run was made with is read from its `config.json`.
+Folder names are labels; what a run was made with is read from its `config.json`.
 """
 
-import json
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,31 +11,21 @@ from typing import Any
 
 import pandas as pd
 
-from utils.files import hash_json, read_json, relative
-from utils.flags import IN_PARAMETERS, METHODS
-from utils.layout import augmented_file, folder_name
-from utils.metrics import COMPARED, score
-from utils.models import SHORT_NAMES
-from utils.questions import TYPES, read_records
+from utils import layout
+from utils.files import hash_json, read_json, read_object, relative
+from utils.metrics import METRICS, score
+from utils.questions import DATASETS, read_records
+from utils.recipe import DEFAULTS, METHODS
 from utils.running import InputError
 
-MEASURED = ("seconds", "questions", "prompt_tokens", "generated_tokens")
-LEVELS = 7  # folders between output/ and a run's files
-MOST_QUESTION_TYPES = 8  # more are no types but remarks, and not shown
-PUBLISHED = Path(__file__).with_name("published.json")
-# an absent setting has its default
-ALL_PARTS = ("rewrite", "qa")
-PLAIN_MERGE = {"merge_topk": None, "merge": "sum", "merge_scale": 1}
-PAPER = {"lora_rank": 2, "lora_alpha": 32, "learning_rate": 3e-4, **PLAIN_MERGE}
+COSTS = ("seconds", "prompt_tokens", "generated_tokens")
+MOST_QUESTION_TYPES = 8  # more are remarks rather than types, and not shown
+AGAIN = "answer these questions again (inference.py with --overwrite)"
 
 
 @dataclass(eq=False)
 class Run:
-    """One leaf folder under `output/`.
-
-    `scores` has a row per question: `identity` (its id, text and right answers), `type` (where
-    known) and the metrics.
-    """
+    """One leaf folder under `output/`."""
 
     folder: Path
     model: str
@@ -47,7 +34,9 @@ class Run:
     method: str  # the method's folder: a method, perhaps with the names of its settings
     data_type: str
     config: dict
+    # a row per question, sorted by `identity` (hash of id, text and answers); `type`, the metrics
     scores: pd.DataFrame
+    costs: dict[str, float]  # the `COSTS` per question; empty if they were not measured
 
     @property
     def base_method(self) -> str:
@@ -55,32 +44,31 @@ class Run:
         return self.config["inference_method"]
 
     @property
-    def cut(self) -> str:
-        """How the answer is cut out of the text: runs scored in two ways are not compared."""
-        return "none" if self.config.get("answer_cut") == "none" else ""
+    def column(self) -> tuple:
+        """A sort key of data types: data sets and types as the paper has them, `total` last."""
+        types = DATASETS[self.dataset].types if self.dataset in DATASETS else ()
+        return (*_place(self.dataset, [*DATASETS]), *_place(self.data_type, [*types, "total"]))
 
-    @property
-    def has_all_parts(self) -> bool:
-        """Whether adapters are trained on the rewrites and on the question-answer pairs."""
-        parts = self.config.get("augment_parts") or ALL_PARTS
-        return set(parts.split(",") if isinstance(parts, str) else parts) == set(ALL_PARTS)
+    def value(self, name: str) -> Any:
+        """The value of a setting; one that `config.json` does not hold has its default."""
+        return self.config.get(name, DEFAULTS.get(name))
 
-    @property
-    def has_plain_adapters(self) -> bool:
-        """Whether adapters start at random and are trained on all of the augmentation."""
-        return self.has_all_parts and self.has({"init_adapter": "random"})
-
-    def agrees(self, other: "Run", names: tuple[str, ...]) -> bool:
+    def agrees(self, other: "Run", names: Iterable[str]) -> bool:
         """Whether two runs have the same values of these settings."""
-        return all(self.config.get(name) == other.config.get(name) for name in names)
+        return all(self.value(name) == other.value(name) for name in names)
 
-    def has(self, settings: dict) -> bool:
-        """Whether the run has these settings, as far as its `config.json` names them."""
-        return all(self.config.get(name) in (None, value) for name, value in settings.items())
+    def is_default(self, names: Iterable[str]) -> bool:
+        """Whether the run has the defaults of these settings."""
+        return all(self.value(name) == DEFAULTS[name] for name in names)
+
+    def of_type(self, question_type: str) -> pd.DataFrame:
+        """The `scores` of the questions of one type, "" for all."""
+        return self.scores[self.scores["type"] == question_type] if question_type else self.scores
 
 
-# ------------------------------------------------------------------------------------------------
-# Reading
+def output_folder() -> Path:
+    """The folder of all results."""
+    return layout.ROOT_DIR / "output"
 
 
 def read_runs(
@@ -88,22 +76,20 @@ def read_runs(
 ) -> tuple[list[Run], list[str]]:
     """The runs under `output` in the order in which they are shown, and what was left out.
 
-    `model` and `dataset` are folder names that select. A leaf that is unfinished, damaged or not
-    where the stages write is never counted: it gives a sentence in the second list.
+    `model` and `dataset` select. What is unfinished or damaged gives a sentence in the second list.
     """
     runs, left_out = [], []
-    files = [*output.glob("*/" * LEVELS + "*.json"), *output.rglob("predict.json")]
+    types_of = cache(_question_types)  # all methods share a file
+    model, dataset = (layout.folder_name(name) if name else "*" for name in (model, dataset))
+    files = output.glob(f"{model}/*/{dataset}/*/*/*/*/*.json")
     for folder in sorted({file.parent for file in files}):
         names = folder.relative_to(output).parts
-        if any(name.startswith(".") for name in names):
-            continue  # a folder that is being written
-        if (model and names[:1] != (model,)) or (dataset and names[2:3] != (dataset,)):
-            continue
         try:
-            runs.append(_read_run(folder, names))
+            runs.append(_read_run(folder, names, types_of(names[2], names[6])))
         except InputError as error:
             left_out.append(f"{relative(folder)} is left out: {error}")
-    return sorted(runs, key=_order), left_out
+    runs.sort(key=lambda run: (_place(run.base_method, METHODS), run.method, run.column))
+    return sorted(runs, key=lambda run: (run.column[:2], run.model, run.setting)), left_out
 
 
 def _place(name: str, known: Sequence[str]) -> tuple[int, str]:
@@ -111,173 +97,44 @@ def _place(name: str, known: Sequence[str]) -> tuple[int, str]:
     return (known.index(name) if name in known else len(known), name)
 
 
-def column_place(dataset: str, data_type: str) -> tuple:
-    """A sort key of data types: as the paper has them, `total` last."""
-    types = (*TYPES.get(dataset, ()), "total")
-    return (_place(dataset, list(TYPES)), _place(data_type, types))
-
-
-def _order(run: Run) -> tuple:
-    """A sort key: by data set, model, setting, method and data type, as the paper has them."""
-    dataset, data_type = column_place(run.dataset, run.data_type)
-    model = _place(published_name(run.model), list(_published()["f1"]))
-    return (dataset, model, run.setting, _place(run.base_method, METHODS), run.method, data_type)
-
-
-def _read_run(folder: Path, names: tuple[str, ...]) -> Run:
-    """The run in `folder`. Raises `InputError` where it cannot be counted."""
-    if len(names) != LEVELS:
-        raise InputError(
-            "results stand in {model}/rank=…/{dataset}/lr=…/aug_model=…/{method}/{data_type}; "
-            "move it there or away"
-        )
-    again = "answer these questions anew (inference.py with --overwrite)"
-    if not (folder / "predict.json").exists():
-        raise InputError("it is unfinished; start its inference.py command again")
-    if not (folder / "config.json").exists():
-        raise InputError(f"it has no config.json, which says what made it; {again}")
-    model, rank, dataset, training, augmentation, method, data_type = names
-    config = read_json(folder / "config.json", "the settings file")
-    said = config.get("inference_method") if isinstance(config, dict) else None
-    if not isinstance(said, str) or not f"{method}_".startswith(f"{said}_"):
-        raise InputError(f"its config.json is not that of method {method}; {again}")
-    measured = config.get("measured", dict.fromkeys(MEASURED, 0))
-    if not isinstance(measured, dict) or not all(_is_score(measured.get(n)) for n in MEASURED):
-        raise InputError(
-            f'"measured" in its config.json does not hold {", ".join(MEASURED)}; {again}'
-        )
-    predictions = read_json(folder / "predict.json", "the predictions")
-    if problem := _problem(predictions):
-        raise InputError(f"{problem} in its predict.json; {again}")
-    scores = _scores(predictions, question_types(dataset, data_type))
-    setting = (rank, training, augmentation)
-    return Run(folder, model, dataset, setting, method, data_type, config, scores)
-
-
-def _is_score(value: Any) -> bool:
-    """Whether `value` is a finite number from 0 on."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and math.isfinite(value) and value >= 0
-
-
-def _problem(predictions: Any) -> str | None:
-    """What is wrong with the content of a predict.json, in words."""
-    if not isinstance(predictions, list) or not predictions:
-        return "there is no list of predictions"
-    seen = set()
-    for index, row in enumerate(predictions):
-        if not isinstance(row, dict) or not {"test_id", "question", "answer"} <= row.keys():
-            return f'prediction {index} has no "test_id", "question" and "answer"'
-        for metric in COMPARED:
-            if not _is_score(row.get(metric)) or row[metric] > 1:
-                return f"prediction {index} has no {metric} from 0 to 1"
-        if wrong := _wrong_score(row):
-            return f"prediction {index} has {wrong}, so that it was edited or scored otherwise"
-        if (identity := json.dumps(row["test_id"])) in seen:
-            return f"test_id {identity} occurs twice"
-        seen.add(identity)
-    return None
-
-
-def _wrong_score(row: dict) -> str | None:
-    """The first metric that is not what the row's own answer gives, None where all are."""
-    if not isinstance(row.get("eval_predict"), str) or not isinstance(row["answer"], str | list):
-        return None
-    right = score(row["eval_predict"], row["answer"])
-    for metric in ("em", "f1"):
-        if abs(right[metric] - row[metric]) > 1e-6:
-            return f"{metric} {row[metric]:g} where its answer gives {right[metric]:g}"
-    return None
-
-
-def _scores(predictions: list[dict], types: dict[str, str]) -> pd.DataFrame:
-    """The frame of `Run.scores`, in an order that depends on the questions alone."""
-    first = predictions[0]
-    more = [name for name in first if name not in ("test_id", *COMPARED) and _is_score(first[name])]
-    rows = [
-        {
-            "identity": hash_json([row["test_id"], row["question"], row["answer"]]),
-            "type": types.get(str(row["question"])),
-            **{metric: row[metric] for metric in COMPARED},
-            **{name: row[name] if _is_score(row.get(name)) else None for name in more},
-        }
-        for row in predictions
-    ]
-    return pd.DataFrame(rows).sort_values("identity", ignore_index=True)
-
-
-def question_types(dataset: str, data_type: str) -> dict[str, str]:
-    """The type of each question of a data set of one's own, where its augmented file has types.
-
-    The published data sets are evaluated type by type, each a data type of its own.
-    """
-    path = augmented_file(dataset, data_type)
-    if dataset in TYPES or not path.is_file():
+def _question_types(dataset: str, data_type: str) -> dict[str, str]:
+    """Question -> its type, for your own data set whose augmented file has types."""
+    path = layout.augmented_file(dataset, data_type)
+    if dataset in DATASETS or not path.is_file():  # the published ones have a data type for each
         return {}
-    types = {
-        str(record.get("question")): record["type"]
-        for record in read_records(path)
-        if isinstance(record.get("type"), str)
-    }
+    records = [(record.get("question"), record.get("type")) for record in read_records(path)]
+    types = {str(question): kind for question, kind in records if isinstance(kind, str) and kind}
     return types if 1 < len(set(types.values())) <= MOST_QUESTION_TYPES else {}
 
 
-# ------------------------------------------------------------------------------------------------
-# The paper's figures
+def _read_run(folder: Path, names: tuple[str, ...], types: dict[str, str]) -> Run:
+    """The run in a leaf; `names` are the seven folders to it."""
+    model, rank, dataset, training, writer, method, data_type = names
+    if not (folder / "predict.json").exists():
+        raise InputError("it is unfinished; start its inference.py command again")
+    config = read_object(folder / "config.json", "the settings file")
+    if not f"{method}_".startswith(f"{config.get('inference_method')}_"):
+        raise InputError(f"its config.json is not that of method {method}; {AGAIN}")
+    try:
+        scores = _scores(read_json(folder / "predict.json", "the predictions"), types)
+        measured = config.get("measured")
+        costs = {name: measured[name] / measured["questions"] for name in COSTS if measured}
+    except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError):
+        raise InputError(f"its config.json or predict.json is damaged; {AGAIN}") from None
+    setting = (rank, training, writer)
+    return Run(folder, model, dataset, setting, method, data_type, config, scores, costs)
 
 
-@cache
-def _published() -> dict:
-    return read_json(PUBLISHED, "the paper's results")
-
-
-def published_name(model: str) -> str:
-    """The short name that the paper's results have for the folder name `model`, else `model`."""
-    for short, hub_id in read_json(SHORT_NAMES, "the list of models").items():
-        if model.lower() in (short.lower(), folder_name(hub_id).lower()):
-            return short
-    return model
-
-
-def published_f1(run: Run) -> float | None:
-    """The paper's F1 for this model, data set, data type and method.
-
-    None where it has none, or where the run departs from the paper: in the settings of adapters
-    and merging, in what they were trained on, or in the scoring.
-    """
-    figures = "f1"
-    if run.base_method in IN_PARAMETERS:
-        if not run.has(PAPER | {"augment_model": run.model}):
-            return None
-        if not run.has_plain_adapters:
-            figures = "f1_warmup"
-            if run.config.get("init_adapter") != "warmup" or not run.has_all_parts:
-                return None
-    if run.cut:
-        return None
-    of_model = _published()[figures].get(published_name(run.model), {})
-    return of_model.get(run.base_method, {}).get(f"{run.dataset}/{run.data_type}")
-
-
-def published_seconds(model: str, dataset: str, method: str) -> float | None:
-    """The paper's seconds per question (A100), for the one model that it gives them for."""
-    figures = _published()["seconds_per_question"]
-    if figures["model"] != published_name(model):
-        return None
-    return figures.get(dataset, {}).get(method)
-
-
-def published_settings() -> dict:
-    """The paper's `source`, `setting` and number of `questions` of a data type."""
-    return {name: _published()[name] for name in ("source", "setting", "questions")}
-
-
-def setting_labels(runs: list[Run]) -> dict[tuple[str, str, tuple[str, str, str]], str]:
-    """What to call each (model, data set, setting): those of its folders that differ, else ""."""
-    labels = {}
-    for run in runs:
-        settings = [r.setting for r in runs if (r.model, r.dataset) == (run.model, run.dataset)]
-        differs = [len(set(names)) > 1 for names in zip(*settings, strict=True)]
-        shown = [name for name, other in zip(run.setting, differs, strict=True) if other]
-        labels[run.model, run.dataset, run.setting] = ", ".join(shown)
-    return labels
+def _scores(predictions: list[dict], types: dict[str, str]) -> pd.DataFrame:
+    """`Run.scores` from predict.json; em and F1 are computed again and compared."""
+    rows = []
+    for number, row in enumerate(predictions):
+        right = score(row["eval_predict"], row["answer"])
+        for metric in ("em", "f1"):
+            if not abs(right[metric] - row[metric]) <= 1e-6:
+                wrong = f"prediction {number} has {metric} {row[metric]:g}"
+                raise InputError(f"{wrong} and not the {right[metric]:g} of its answer; {AGAIN}")
+        identity = hash_json([row["test_id"], row["question"], row["answer"]])
+        rows.append({"identity": identity, "type": types.get(row["question"])})
+        rows[-1] |= {metric: float(row.get(metric, "nan")) for metric in METRICS}
+    return pd.DataFrame(rows).sort_values("identity", ignore_index=True)

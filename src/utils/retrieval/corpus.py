@@ -1,41 +1,41 @@
-"""Reading a corpus: a TSV `id<TAB>text<TAB>title` with that header, plain or `.gz`.
+"""What all engines share: a corpus's rows, work on them in parallel, ties and repeated texts.
 
-Rows are streamed, so memory does not grow with the corpus, and checked: a bad one is named by its
-line.
+A corpus is a TSV `id<TAB>text<TAB>title` with that header, plain or `.gz`; rows are streamed.
 """
 
+import codecs
 import csv
 import gzip
 import re
 import zlib
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future
+from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from tqdm import tqdm
 
 from utils.files import relative
 from utils.running import InputError
 
-LOOKS_LIKE_ROWS = re.compile(r"\n[^\t\n]*\t[^\t\n]*\t")
 COLUMNS = ["id", "text", "title"]
+HOLDS_ROWS = re.compile(r"\n[^\t\n]*\t[^\t\n]*\t")
+# Single-precision sums of the same terms in another order differ by a few parts in 10 million.
+SCORE_TOLERANCE = 2e-6
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def read_corpus(corpus: Path) -> Iterator[tuple[str, str, str]]:
     """Yield `(id, text, title)` of each row, with a progress bar over the file's bytes.
 
-    A field with quotes, tabs or line breaks is quoted as the csv module writes it.
-
-    Raises `InputError` for a file that is missing, damaged or empty, and for a bad row.
+    Raises `InputError` for a file that is missing, damaged or empty, and for a bad row by its line.
     """
-    if corpus.is_dir():
-        raise InputError(
-            f"the corpus {relative(corpus)} is a folder; give the TSV or .tsv.gz file in it"
-        )
+    name = relative(corpus)
     if not corpus.is_file():
-        raise InputError(
-            f"the corpus {relative(corpus)} does not exist; give a TSV or .tsv.gz file"
-        )
+        raise InputError(f"the corpus {name} does not exist; give a .tsv or .tsv.gz file")
     rows = 0
     try:
         with (
@@ -43,73 +43,90 @@ def read_corpus(corpus: Path) -> Iterator[tuple[str, str, str]]:
             gzip.open(raw) if corpus.suffix == ".gz" else raw as stream,
             tqdm(total=corpus.stat().st_size, unit="B", unit_scale=True, desc="indexing") as bar,
         ):
-            for row in _read_rows(stream, relative(corpus)):
+            for rows, row in enumerate(_read_rows(stream, name), 1):
                 if rows % 1000 == 0:
                     bar.update(raw.tell() - bar.n)
-                rows += 1
                 yield row
             bar.update(raw.tell() - bar.n)
-    except gzip.BadGzipFile as error:
+    except (OSError, EOFError, zlib.error) as error:  # gzip.BadGzipFile is an OSError
         raise InputError(
-            f"the corpus {relative(corpus)} cannot be read as gzip ({error}); it is damaged: fetch "
-            "it again, or it is no gzip file: take .gz off its name"
-        ) from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(
-            f"the corpus {relative(corpus)} cannot be read to its end ({error}); "
-            "it may be cut off: fetch it again"
+            f"the corpus {name} cannot be read to its end ({error}); fetch it again if it is cut "
+            "off, or take .gz off its name if it is not gzip"
         ) from None
     if rows == 0:
-        raise InputError(f"the corpus {relative(corpus)} has no passage below its header")
+        raise InputError(f"the corpus {name} has no passage below its header")
 
 
 def _read_rows(stream: BinaryIO, name: str) -> Iterator[tuple[str, str, str]]:
-    """Yield the checked rows of the TSV in `stream`; `name` and the line name a bad one."""
-    # A quote that is not closed or not doubled is an error, else it would swallow what follows.
-    reader = csv.reader(_decode_lines(stream, name), delimiter="\t", strict=True)
-    line = 1
+    # strict: a quote that is not closed or not doubled would swallow what follows
+    reader = csv.reader(codecs.iterdecode(stream, "utf-8-sig"), delimiter="\t", strict=True)
     csv.field_size_limit(1 << 30)  # of a passage; the module's own is 131,072 characters
+    line = 1
     try:
+        if next(reader, COLUMNS) != COLUMNS:
+            raise csv.Error("it is not the header")
+        line = 2
         for row in reader:
-            if line == 1:
-                if row != COLUMNS:
-                    raise InputError(
-                        f"the corpus {name} begins with {row!r:.200}, not with the header "
-                        "id<TAB>text<TAB>title; add that line"
-                    )
-            elif row:
-                yield _checked_row(row, f"line {line} of the corpus {name}")
+            if row:
+                _check(row)
+                yield tuple(row)
             line = reader.line_num + 1
-    except csv.Error as error:
+    except (csv.Error, UnicodeDecodeError) as error:
         raise InputError(
-            f"line {line} of the corpus {name} is no valid TSV ({error}); put a field that has a "
-            'quote, tab or line break between " and write each " in it twice'
+            f"line {line} of the corpus {name} cannot be used ({error}); use id<TAB>text<TAB>title "
+            'in UTF-8, a field with a quote, tab or line break between " and each " in it twice'
         ) from None
 
 
-def _checked_row(row: list[str], where: str) -> tuple[str, str, str]:
+def _check(row: list[str]) -> None:
+    """Raise `csv.Error` with what is wrong with a row."""
     if len(row) != len(COLUMNS):
-        raise InputError(
-            f"{where} has {len(row)} columns, not the 3 of id<TAB>text<TAB>title; correct that line"
-        )
-    if any(LOOKS_LIKE_ROWS.search(value) for value in row):
-        raise InputError(
-            f"{where} begins a field that holds whole rows, as one does whose quote is not closed; "
-            'close it, or write each " of a field twice and the field between "'
-        )
-    passage_id, text, title = row
-    for column, value in (("id", passage_id), ("text", text)):
-        if not value.strip():
-            raise InputError(f"{where} has an empty {column}; fill it or remove the line")
-    return passage_id, text, title
+        raise csv.Error(f"it has {len(row)} columns")
+    if not (row[0].strip() and row[1].strip()):
+        raise csv.Error("it has an empty id or text")
+    if any(map(HOLDS_ROWS.search, row)):
+        raise csv.Error("a field of it holds whole rows: a quote is not closed")
 
 
-def _decode_lines(stream: BinaryIO, name: str) -> Iterator[str]:
-    """Yield the lines of `stream` as text, so that a byte that is not UTF-8 is named by line."""
-    for number, line in enumerate(stream, 1):
-        try:
-            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError:
-            raise InputError(
-                f"line {number} of the corpus {name} is not UTF-8; convert the file to UTF-8"
-            ) from None
+def worked_on(
+    items: Iterator[T], work: Callable[[list[T]], R], pool: Executor, size: int, ahead: int
+) -> Iterator[tuple[list[T], R]]:
+    """Yield blocks of `size` items, in order, with what `work` makes of each in `pool`.
+
+    At most `ahead` + 1 blocks are held at a time.
+    """
+    waiting: deque[tuple[list[T], Future[R]]] = deque()
+    try:
+        while (block := list(islice(items, size))) or waiting:
+            if block:
+                waiting.append((block, pool.submit(work, block)))
+            if not block or len(waiting) > ahead:
+                first, future = waiting.popleft()
+                yield first, future.result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def tied(better: float, score: float) -> bool:
+    """Whether two scores, the better one first, differ by no more than rounding does."""
+    return better - score <= SCORE_TOLERANCE * abs(better)
+
+
+def settle_ties(scored: Iterable[tuple[float, int, T]]) -> list[tuple[float, int, T]]:
+    """`(score, row, place)` best first; tied ones get the same score and the corpus's order."""
+    settled: list[tuple[float, int, T]] = []
+    for score, row, place in sorted(scored, key=lambda hit: -hit[0]):
+        if settled and tied(settled[-1][0], score):
+            score = settled[-1][0]
+        settled.append((score, row, place))
+    return sorted(settled, key=lambda hit: (-hit[0], hit[1]))
+
+
+def different_texts(hits: Iterable[dict], topk: int) -> list[dict]:
+    """The first `topk` of `hits` that have different texts; no more of them are read."""
+    different: dict[str, dict] = {}
+    for hit in hits:
+        different.setdefault(hit["text"], hit)
+        if len(different) == topk:
+            break
+    return list(different.values())

@@ -4,16 +4,17 @@ Five steps: words by the boundaries of Unicode's UAX #29, possessive 's removed,
 stop words removed, Porter's stemmer of 1980 with the changes of its author. Compared with Lucene
 9.9.1 (`benchmarks/lucene/`): every English word and every character agree; some sequences of
 emoji modifiers, quotes in Hebrew and letters that Unicode got after version 12.1 do not.
+
+An index holds the name of this analyzer (`embedded.FORMAT`): other terms need another name.
 """
 
 import re
+import warnings
 from collections.abc import Iterator
 
 import regex
 from nltk.stem.porter import PorterStemmer
 
-# An index holds this number: another one means that its terms may differ from a question's.
-VERSION = "lucene-english-1"
 MAX_WORD_LENGTH = 255  # Lucene cuts a longer word into pieces
 STOP_WORDS = frozenset(
     "a an and are as at be but by for if in into is it no not of on or such that the their then "
@@ -36,9 +37,18 @@ def english_terms(text: str) -> list[str]:
     return [term for word in words if (term := _TERMS[word])]
 
 
-# ------------------------------------------------------------------------------------------------
-# Words: UAX #29 as Lucene's StandardTokenizer reads it, with the properties of Unicode 12.1
+def question_terms(question: str) -> list[str]:
+    """`english_terms` of a question; warns about one without any, for which no passage is found."""
+    terms = english_terms(question)
+    if not terms:
+        warnings.warn(
+            f"the question {question!r} has no word to search for: no passage is found",
+            stacklevel=3,
+        )
+    return terms
 
+
+# Words: UAX #29 as Lucene's StandardTokenizer reads it, with the properties of Unicode 12.1
 _FOLLOW = r"[\p{WB=Extend}\p{WB=Format}\p{WB=ZWJ}]*"  # rule WB4: these stay with what they follow
 # Letters of today's Unicode that were none in 12.1
 _LATER_LETTERS = r"\u00b8\u02e5-\u02eb\u055a\u055f\u058a\u06dd\u070f\u08e2\ua708-\ua716\U000110bd"
@@ -107,10 +117,6 @@ def _pieces(word: str) -> Iterator[str]:
         position = match.end() if match else position + 1
 
 
-# ------------------------------------------------------------------------------------------------
-# Word to term
-
-
 class _Terms(dict):
     """word -> term, "" for a stop word; remembers the words that it has seen."""
 
@@ -124,13 +130,9 @@ class _Terms(dict):
 def _term(word: str) -> str:
     if len(word) > 2 and word[-1] in "sS" and word[-2] in "'\u2019\uff07":
         word = word[:-2]
-    word = word.lower() if word.isascii() else "".join(map(_lower, word))
+    # one character for one, as Java does it: capital I with a dot becomes i
+    word = word.lower() if word.isascii() else "".join(letter.lower()[0] for letter in word)
     return "" if word in STOP_WORDS else _STEMMER.stem(word, to_lowercase=False)
-
-
-def _lower(character: str) -> str:
-    """One character for one, as Java does it: capital I with a dot becomes i."""
-    return character.lower()[0]
 
 
 # Porter's own later version: words of one or two letters stay, -bli becomes -ble, -logi -log.

@@ -1,63 +1,43 @@
-"""The adapter that all passages start from: `base_weight`, or what `--init_adapter` names.
+"""The adapter that all passages start from: `base_weight`, or what `--init_adapter` names."""
 
-Adapters record its fingerprint, so what stands later can be compared with what they grew from.
-"""
-
-import argparse
+import json
 from pathlib import Path
 
 from utils.files import relative
-from utils.flags import init_folder, shared_flags
-from utils.layout import rank_folder
-from utils.lora.bank import LoraBank
-from utils.models import load_skeleton, resolve_model
+from utils.lora.bank import Adapter, LoraBank
 from utils.running import InputError
-from utils.store.folders import fingerprint, open_base_adapter, stored_fingerprint
+from utils.store.folders import (
+    CONFIG_FILE,
+    check_config,
+    is_stored,
+    load_adapter,
+    read_training,
+    save_adapter,
+)
 
 
-def base_folder_of(options: argparse.Namespace) -> Path:
-    """The folder of the base adapter."""
-    rank = rank_folder(options.model_name, options.lora_rank, options.lora_alpha)
-    return init_folder(options) or rank / "base_weight"
+def open_base_adapter(bank: LoraBank, folder: Path, base_model: str, seed: int) -> Adapter:
+    """The base adapter in `folder`, made there if it does not exist; several processes may call it.
 
-
-def skeleton_bank(options: argparse.Namespace) -> LoraBank:
-    """The places for adapters in the model of `--model_name`, which needs none of its weights."""
-    model = load_skeleton(options.model_name, options.trust_remote_code)
-    return LoraBank(model, options.lora_rank, options.lora_alpha)
-
-
-def refuse_other_base(trained_from: str | None, options: argparse.Namespace) -> None:
-    """Refuse a base adapter that stands and is not the one that the passages were trained from.
-
-    `trained_from` is the fingerprint in their records. Without a base adapter all is well: they
-    hold what it gave them. Raises `InputError` where it is damaged or another one.
+    Raises `InputError` if the one that is there was made from another seed.
     """
-    folder, start = base_folder_of(options), init_folder(options)
-    encode = f"run: python src/encode.py {shared_flags(options)}"
-    try:
-        stands = stored_fingerprint(folder)
-    except InputError as error:
-        more = "or put the first one back" if start else f"then {encode}"
-        raise InputError(f"the base adapter is damaged: {error}; {more}") from None
-    if stands not in (None, trained_from):
-        remedy = "put the first one back, or " if start else "delete that folder and "
-        encode += " --overwrite" if start else ""
+    made_with = {"seed": seed, "initialisation": "A kaiming_uniform(a=sqrt(5)), B zeros"}
+    if not is_stored(folder):
+        adapter = bank.new_base_adapter(seed)
+        save_adapter(adapter, folder, bank.alpha, base_model, made_with, replace=False)
+    present = read_training(folder)
+    if present != made_with:
         raise InputError(
-            f"the passages were trained from the base adapter {trained_from}, which was replaced: "
-            f"{stands} stands in {relative(folder)}; {remedy}{encode}"
+            f"{relative(folder)} was made with {json.dumps(present)}, but this run asks for "
+            f"{json.dumps(made_with)}; use --seed {present.get('seed')}, or move the folder "
+            f"{relative(folder.parent)} away to start again"
         )
+    return load_adapter(folder, bank.shapes(bank.rank))
 
 
-def make_base_again(options: argparse.Namespace, trained_from: set[str]) -> str:
-    """Write the missing `base_weight` that passages were trained from; its fingerprint.
-
-    Its numbers follow from `--seed` and the layers' shapes, so no weights are loaded. It is not
-    written where it would be another one than `trained_from`, which the caller refuses.
-    """
-    bank = skeleton_bank(options)
-    made = fingerprint(bank.new_base_adapter(options.seed))
-    if trained_from == {made}:
-        name = resolve_model(options.model_name)
-        open_base_adapter(bank, base_folder_of(options), name, options.seed)
-    return made
+def check_init_adapter(folder: Path, rank: int, alpha: float) -> None:
+    """Raise `InputError` unless passages can start from the adapter in `folder`."""
+    remedy = "train one with: python src/warmup_lora.py, or give another --init_adapter"
+    if not (folder / CONFIG_FILE).is_file() or not is_stored(folder):
+        raise InputError(f"--init_adapter: there is no adapter in {relative(folder)}; {remedy}")
+    check_config(folder, rank, alpha, "--init_adapter: ", remedy)

@@ -1,119 +1,146 @@
-"""Each passage once on disk: folders of equal adapters share their files by hard link.
+"""Saving adapters, each different one once: folders of equal adapters share files by hard link.
 
-An adapter depends on its training data, its settings and its base, not on the question. So one that
-stands, for another question or in another data type of the experiment, is given to further
-folders instead of being trained again.
+An adapter depends on its data, settings and base, not on the question: one that exists, also in
+another data type of the experiment, is not trained again.
 """
 
 import errno
 import os
 import shutil
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from utils.files import writing_folder
+import torch
+
+from utils.experiment import Experiment, Work
+from utils.files import remove_folder, writing_folder
+from utils.journal import first_difference
+from utils.lora.bank import Adapter
+from utils.processes import Processes
 from utils.running import InputError
-from utils.store.adapter_packs import ADAPTER_FILES, PACKED
 from utils.store.folders import (
-    read_adapter,
+    ADAPTER_FILES,
+    is_stored,
     read_training,
-    stands_unpacked,
+    read_weights,
+    save_adapter,
     stored_adapters,
 )
 
-# Another file system, one without links, too many links, links to another user's files forbidden
+# another file system, one without links, too many links, links to another user's files forbidden
 NO_LINK = {errno.EXDEV, errno.EMLINK, errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.ENOSYS}
 
 
-@dataclass
-class Shared:
-    """How many folders were given an adapter that stands, and the bytes that links saved."""
+def link_adapter(source: Path, folder: Path, replace: bool = False) -> int:
+    """Make `folder` an adapter of the same bytes as `source`; how many bytes links saved.
 
-    linked: int = 0
-    copied: int = 0
-    saved: int = 0
-
-    def __str__(self) -> str:
-        copied = f", {self.copied} copied, where links are impossible" if self.copied else ""
-        return f"{self.linked} linked to an equal one ({self.saved / 1e6:.1f} MB saved){copied}"
-
-    def give(self, source: Path, folder: Path, replace: bool = False) -> None:
-        """Make `folder` an adapter of the same bytes as the one in `source`, which may be packed.
-
-        Whole or not at all. Where an adapter stands in `folder` it stays, or is replaced with
-        `replace`; the folders that shared files with it keep theirs. Raises `InputError` where the
-        disk refuses.
-        """
-        with writing_folder(folder, None if replace else stands_unpacked) as temporary:
-            saved = give_files(source, temporary)
-        self.linked += saved > 0
-        self.copied += saved == 0
-        self.saved += saved
-
-
-def give_files(source: Path, folder: Path) -> int:
-    """Put the files of the adapter in `source` into `folder`; the bytes that links saved."""
-    if not stands_unpacked(source):
-        for name, data in read_adapter(source).items():
-            (folder / name).write_bytes(data)
-        return 0
+    It appears whole or not at all. An adapter that is in `folder` stays, unless `replace`.
+    """
     saved = 0
-    for name in ADAPTER_FILES:
-        try:
-            os.link(source / name, folder / name)
-            saved += (folder / name).stat().st_size
-        except OSError as error:
-            if error.errno not in NO_LINK:
-                raise
-            shutil.copyfile(source / name, folder / name)
+    with writing_folder(folder, None if replace else is_stored) as temporary:
+        for name in ADAPTER_FILES:
+            try:
+                os.link(source / name, temporary / name)
+                saved += (temporary / name).stat().st_size
+            except OSError as error:
+                if error.errno not in NO_LINK:
+                    raise
+                shutil.copyfile(source / name, temporary / name)
     return saved
 
 
-def share_standing(
-    wanted: dict[str, list[Path]], missing: set[Path], experiment: Path, settings: dict
-) -> Shared:
-    """Fill `missing` folders with equal adapters that stand; what is filled is taken out of it.
+class Saver:
+    """Writes adapters into the `missing` folders, one group while the next one is trained.
 
-    `wanted` are the folders that each training data (by its hash) is for, `settings` what they are
-    to be made with, `base` included. Adapters are looked for in all data types of `experiment`.
+    `settings` made them, the other adapters are from `bases`. Used in a `with` block, at whose end
+    all is on the disk; printed, it counts what was linked instead of trained.
     """
-    shared = Shared()
-    lacking = {data for data, folders in wanted.items() if not missing.isdisjoint(folders)}
-    for data, source in _equal_adapters(experiment, settings, lacking).items():
-        for folder in wanted[data]:
-            if folder in missing:
-                shared.give(source, folder)
-                missing.discard(folder)
-                source = folder  # it can be linked to, even where the first one was a copy
-    return shared
 
+    def __init__(
+        self,
+        experiment: Experiment,
+        missing: set[Path],
+        bases: set[str],
+        settings: dict,
+        processes: Processes,
+        replace: bool,
+    ):
+        self.experiment, self.missing, self.bases = experiment, missing, bases
+        self.settings, self.processes, self.replace = settings, processes, replace
+        self.trained, self.saved = 0, []  # the bytes that each linked folder saved, 0 of a copy
+        self.bar = None
+        self.writer, self.writing = ThreadPoolExecutor(1), Future()
+        self.writing.set_result(None)
 
-def _equal_adapters(experiment: Path, settings: dict, lacking: set[str]) -> dict[str, Path]:
-    """A sound adapter for each training data of `lacking`, where one stands."""
-    found: dict[str, Path] = {}
-    for adapters in data_types_under(experiment) if lacking else []:
-        try:
-            folders = stored_adapters(adapters)
-        except InputError:  # a damaged pack of another data type is not this run's business
-            continue
-        for folder in folders:
-            if len(found) == len(lacking):
-                return found
+    def __enter__(self) -> "Saver":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with self.writer:
+            if error[0] is None:
+                self.writing.result()  # raises what went wrong
+        if self.bar:
+            self.bar.close()
+
+    def __str__(self) -> str:
+        copied = self.saved.count(0)
+        words = f", {copied} copied, as links are impossible" if copied else ""
+        linked, megabytes = len(self.saved) - copied, sum(self.saved) / 1e6
+        return f"{linked} linked to an equal one ({megabytes:.1f} MB saved){words}"
+
+    def share_existing(self, works: list[Work], base: str) -> None:
+        """Fill missing folders with equal adapters of the experiment that are from `base`."""
+        lacking = {work.data: work for work in works if self.needs(work)}
+        data_types = sorted(self.experiment.folder.glob("[!.]*")) if lacking else []
+        for source in (folder for adapters in data_types for folder in stored_adapters(adapters)):
             try:
-                made_with = read_training(folder) or {}
-                data = made_with.pop("data", None)
-                if data in lacking - found.keys() and made_with == settings:
-                    read_adapter(folder)
-                    found[data] = folder
+                made_with = read_training(source)
+                work = lacking.get(made_with.pop("data", None))
+                if work is None or first_difference(made_with, {**self.settings, "base": base}):
+                    continue
+                read_weights(source)
             except InputError:  # a damaged one is trained again
                 continue
-    return found
+            for folder in self.needs(lacking.pop(work.data)):
+                self.saved.append(link_adapter(source, folder, self.replace))
+                self.missing.discard(folder)
+                source = folder  # it can be linked to, even if the first one was a copy
 
+    def needs(self, work: Work) -> list[Path]:
+        """The folders of `work` that have no adapter yet."""
+        return [folder for folder in work.folders if folder in self.missing]
 
-def data_types_under(experiment: Path) -> list[Path]:
-    """The folders of the data types that have adapters in `experiment`, sorted."""
-    return sorted(
-        folder
-        for folder in experiment.glob("[!.]*")
-        if any(folder.glob("data_*")) or (folder / PACKED).is_dir()
-    )
+    def begin(self, works: list[Work], base: str) -> None:
+        """Say which works this process makes, and from which base; what they replace is removed.
+
+        So an interrupted `--overwrite` goes on without it. Raises `InputError` if other adapters of
+        the experiment are from another base.
+        """
+        if others := self.bases - {base}:
+            raise InputError(
+                f"adapters of this experiment were trained from the base {min(others)}, but it is "
+                f"{base} now: it was replaced; train all again with --overwrite"
+            )
+        self.settings = {**self.settings, "base": base}
+        mine = {folder for work in works for folder in work.folders}
+        self.bar = self.processes.bar("encode", "passage", len(mine), len(mine & self.missing))
+        for folder in sorted(mine & self.missing) if self.replace else ():
+            remove_folder(folder)
+
+    def save(self, works: list[Work], adapters: list[Adapter]) -> None:
+        """Write the adapters of `works`, in this order."""
+        self.writing.result()
+        self.writing = self.writer.submit(self._save, works, adapters)
+
+    def _save(self, works: list[Work], adapters: list[Adapter]) -> None:
+        for work, adapter in zip(works, adapters, strict=True):
+            if not (lacking := self.needs(work)):  # trained along, to keep the group as it was
+                continue
+            alpha, base_model = self.experiment.recipe.lora_alpha, self.experiment.base_model
+            made_with = {**self.settings, "data": work.data}
+            dtype = getattr(torch, self.settings["save_dtype"])
+            save_adapter(adapter, lacking[0], alpha, base_model, made_with, dtype, self.replace)
+            self.trained += 1
+            for folder in lacking[1:]:
+                self.saved.append(link_adapter(lacking[0], folder, self.replace))
+            self.bar.update(len(lacking))

@@ -1,11 +1,19 @@
-import json
-import shutil
+"""Raw data sets become question records; what is broken is named."""
+
 from pathlib import Path
 
 import pytest
 
+from utils import questions
 from utils.files import write_json
-from utils.questions import load_questions, load_supporting_sentences, take_sample
+from utils.questions import (
+    DATASETS,
+    DataSet,
+    load_questions,
+    load_sample,
+    load_supporting_sentences,
+    take_sample,
+)
 from utils.running import InputError
 
 DATA = Path(__file__).parent / "data"
@@ -17,13 +25,7 @@ DATA = Path(__file__).parent / "data"
 
 def test_2wikimultihopqa_takes_aliases_and_gives_each_type_and_total():
     loaded = load_questions("2wikimultihopqa", DATA / "2wikimultihopqa")
-    assert list(loaded) == [
-        "comparison",
-        "bridge_comparison",
-        "inference",
-        "compositional",
-        "total",
-    ]
+    assert list(loaded) == [*DATASETS["2wikimultihopqa"].types, "total"]
     total = loaded["total"]
     assert [record["qid"] for record in total] == ["w0", "w1", "w2", "w3", "w4"]
     assert [record["answer"] for record in total] == [
@@ -50,15 +52,6 @@ def test_golden_passages_are_the_supporting_paragraphs_once_each_in_order_of_men
     assert hotpot[0]["golden_passages"][0] == "Hale is a town. Tamsin Roe founded it."
 
 
-def test_the_result_does_not_depend_on_stray_files(tmp_path):
-    folder = shutil.copytree(DATA / "hotpotqa", tmp_path / "hotpotqa")
-    before = load_questions("hotpotqa", folder)
-    for name in ("notes.json", "a.json", ".DS_Store", "total.json"):
-        (folder / name).write_text("stray")
-    assert load_questions("hotpotqa", folder) == before
-    assert list(before) == ["bridge", "comparison", "total"]
-
-
 def test_popqa_reads_quoted_cells_with_tabs_and_quotes_and_keeps_na_as_text():
     loaded = load_questions("popqa", DATA / "popqa")
     assert list(loaded) == ["total"]
@@ -71,31 +64,24 @@ def test_popqa_reads_quoted_cells_with_tabs_and_quotes_and_keeps_na_as_text():
     assert loaded["total"][2]["question"] == 'Who is the author of The "Blue\tDoor"?'
 
 
-def test_a_popqa_cell_is_never_run_as_code(tmp_path):
-    target = tmp_path / "written"
-    cell = f"__import__('pathlib').Path({str(target)!r}).touch() or []"
-    (tmp_path / "popQA.tsv").write_text(f"question\tobj\to_aliases\nWho?\tOrr\t{cell}\n")
-    with pytest.raises(InputError, match="record 0: o_aliases is no JSON list"):
-        load_questions("popqa", tmp_path)
-    assert not target.exists()
-
-
-def test_a_popqa_cell_may_be_longer_than_the_csv_modules_default(tmp_path):
-    cell = json.dumps(["x" * 200_000]).replace('"', '""')
-    (tmp_path / "popQA.tsv").write_text(f'question\tobj\to_aliases\nWho?\tOrr\t"{cell}"\n')
-    assert len(load_questions("popqa", tmp_path)["total"][0]["answer"][1]) == 200_000
-
-
-def test_a_popqa_file_cut_off_inside_a_quoted_cell_is_an_error(tmp_path):
-    (tmp_path / "popQA.tsv").write_text('question\tobj\to_aliases\nWho?\tOrr\t[]\n"Where\tOrr')
-    with pytest.raises(InputError, match="no valid TSV"):
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("question\tobj\to_aliases\nWho?\tOrr\t__import__('os')\n", "record 0: o_aliases is not v"),
+        ('question\tobj\to_aliases\nWho?\tOrr\t[]\n"Where\tOrr', "damaged or another one"),
+        ("question\tobj\to_aliases\n", "holds no question"),
+        ("question\tobj\to_aliases\n\tOrr\t[]\n", "record 0: question is an empty text"),
+    ],
+)
+def test_a_broken_published_file_is_named_with_its_source(content, problem, tmp_path):
+    (tmp_path / "popQA.tsv").write_text(content)
+    with pytest.raises(InputError, match=problem + ".* with popQA.tsv: download it again from htt"):
         load_questions("popqa", tmp_path)
 
 
-def test_a_web_page_saved_as_popqa_is_recognised(tmp_path):
-    (tmp_path / "popQA.tsv").write_text("<!DOCTYPE html>\n<html></html>\n")
-    with pytest.raises(InputError, match=r"no columns .* download it from https://raw"):
-        load_questions("popqa", tmp_path)
+def test_a_missing_file_is_named_with_its_source(tmp_path):
+    with pytest.raises(InputError, match=r"1\.json does not exist; .*: download it again from"):
+        load_questions("hotpotqa", tmp_path)
 
 
 def test_complexwebquestions_joins_all_answers_and_leaves_out_nameless_ones():
@@ -107,21 +93,19 @@ def test_complexwebquestions_joins_all_answers_and_leaves_out_nameless_ones():
     ]
 
 
-@pytest.mark.parametrize(
-    ("dataset", "file"),
-    [
-        ("2wikimultihopqa", "dev.json"),
-        ("2wikimultihopqa", "id_aliases.json"),
-        ("hotpotqa", "hotpot_dev_distractor_v1.json"),
-        ("popqa", "popQA.tsv"),
-        ("complexwebquestions", "ComplexWebQuestions_dev.json"),
-    ],
-)
-def test_a_missing_raw_file_is_named_with_its_source(dataset, file, tmp_path):
-    folder = shutil.copytree(DATA / dataset, tmp_path / dataset)
-    (folder / file).unlink()
-    with pytest.raises(InputError, match=rf"{file} does not exist; .* comes from http"):
-        load_questions(dataset, folder)
+def test_another_raw_data_set_is_a_loader_and_a_line(tmp_path, monkeypatch):
+    def load(file: Path) -> list[dict]:
+        rows = [line.split(";") for line in file.read_text().splitlines()]
+        return [{"question": q, "answer": a, "type": t, "evidence": [e]} for q, a, t, e in rows]
+
+    line = DataSet("http://quiz", ("quiz.csv",), load, types=("easy", "hard"), evidence=True)
+    monkeypatch.setitem(questions.DATASETS, "quiz", line)
+    (tmp_path / "quiz.csv").write_text("Who?;Orr;hard;It was Orr.\nWhere?;Hale;odd;In Hale.\n")
+    loaded = load_questions("quiz", tmp_path)
+    who = {"test_id": 0, "question": "Who?", "answer": "Orr", "type": "hard"}
+    where = {"test_id": 1, "question": "Where?", "answer": "Hale", "type": "odd"}
+    assert loaded == {"hard": [who], "total": [who, where]}
+    assert load_supporting_sentences("quiz", tmp_path) == [["It was Orr."], ["In Hale."]]
 
 
 # ------------------------------------------------------------------------------------------------
@@ -141,15 +125,11 @@ def test_a_custom_list_is_named_by_its_file_and_an_object_by_its_keys(tmp_path):
 @pytest.mark.parametrize(
     ("record", "problem"),
     [
-        ({"answer": "Orr"}, "record 1 has no question"),
-        ({"question": "Who?"}, "record 1 has no answer"),
+        ({"answer": "Orr"}, "record 1: question is missing"),
         ({"question": " ", "answer": "Orr"}, "record 1: question is an empty text"),
-        ({"question": ["Who?"], "answer": "Orr"}, "record 1: question is a list"),
         ({"question": "Who?", "answer": 1311}, "record 1: answer is a number"),
-        ({"question": "Who?", "answer": ""}, "record 1: answer is an empty text"),
-        ({"question": "Who?", "answer": []}, "record 1: answer is an empty list"),
-        ({"question": "Who?", "answer": ["Orr", None]}, "record 1: answer has an element .* null"),
-        ({"question": "W?", "answer": "O", "golden_passages": "p"}, "record 1: golden_passages is"),
+        ({"question": "Who?", "answer": ["Orr", None]}, r"record 1: answer\[1\] is null"),
+        ({"question": "W?", "answer": "O", "golden_passages": {}}, "_passages is an empty object"),
         ("Who?", "record 1 is a text"),
     ],
 )
@@ -163,49 +143,38 @@ def test_five_problems_are_shown_and_the_rest_counted(tmp_path):
     write_json(tmp_path / "dev.json", {"dev": [{"question": "Who?"}] * 8})
     with pytest.raises(InputError) as error:
         load_questions("mine", tmp_path / "dev.json")
-    assert "dev, record 4 has no answer; and 3 more;" in str(error.value)
+    assert "dev, record 4: answer is missing; and 3 more;" in str(error.value)
     assert "record 5" not in str(error.value)
 
 
-def test_custom_paths_that_hold_no_questions_give_a_sentence(tmp_path):
-    (tmp_path / "cut.json").write_text('[{"question": "Wh')
-    for value, name in (([], "list.json"), ({}, "object.json"), ("text", "text.json")):
-        write_json(tmp_path / name, value)
-    write_json(tmp_path / "clash.json", {"a b": [], "a_b": []})
-    for name, problem in {
-        "": "is a folder",
-        "none.json": "does not exist",
-        "cut.json": "no valid JSON",
-        "list.json": "expected a list of records, found an empty list",
-        "object.json": "found an empty object",
-        "text.json": "found a text",
-        "clash.json": "same file name",
-    }.items():
-        with pytest.raises(InputError, match=problem):
-            load_questions("mine", tmp_path / name)
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [("[]", "is an empty list"), ("{}", "is an empty object, not a list"), (None, "is a folder")],
+)
+def test_custom_paths_that_hold_no_questions_give_a_sentence(text, problem, tmp_path):
+    (tmp_path / "dev.json").write_text(text or "")
+    with pytest.raises(InputError, match=problem):
+        load_questions("mine", tmp_path / "dev.json" if text else tmp_path)
 
 
 def test_a_sample_is_the_first_questions_of_each_type_and_of_the_whole_order():
     loaded = load_questions("2wikimultihopqa", DATA / "2wikimultihopqa")
     sample = take_sample(loaded, 1)
-    assert {name: [r["qid"] for r in records] for name, records in sample.items()} == {
-        "comparison": ["w1"],
-        "bridge_comparison": ["w4"],
-        "inference": ["w0"],
-        "compositional": ["w2"],
-        "total": ["w0"],
-    }
+    assert [[r["qid"] for r in rows] for rows in sample.values()] == [
+        ["w1"], ["w4"], ["w0"], ["w2"], ["w0"]
+    ]  # fmt: skip
     assert take_sample(loaded, -1) == loaded
-    for wrong in (0, -2):
-        with pytest.raises(InputError, match=f"--sample {wrong} "):
-            take_sample(loaded, wrong)
+    one = load_sample("2wikimultihopqa", DATA / "2wikimultihopqa", "inference", 1)
+    assert one == {"inference": sample["inference"]}
+    with pytest.raises(InputError, match="--data_type odd: 2wikimultihopqa has comparison, "):
+        load_sample("2wikimultihopqa", DATA / "2wikimultihopqa", "odd", 1)
 
 
 # ------------------------------------------------------------------------------------------------
 # Supporting sentences
 
 
-def test_supporting_sentences_stand_under_their_titles_and_lost_ones_are_passed_over():
+def test_supporting_sentences_are_under_their_titles_and_lost_ones_are_passed_over():
     texts = load_supporting_sentences("2wikimultihopqa", DATA / "2wikimultihopqa")
     assert texts[:2] == [
         [
@@ -218,11 +187,3 @@ def test_supporting_sentences_stand_under_their_titles_and_lost_ones_are_passed_
     hotpot = load_supporting_sentences("hotpotqa", DATA / "hotpotqa")
     # the second sentence of Hale alone, not its whole paragraph
     assert hotpot[0] == ["Hale: Tamsin Roe founded it.", "Quell: The Quell is a river."]
-
-
-def test_a_supporting_sentence_that_is_no_text_does_not_shift_the_others(tmp_path):
-    facts = [["A", 2], ["A", "0"], ["A", 1], ["B", 0], ["A"]]
-    raw = {"question": "Who?", "answer": "Orr", "type": "bridge", "supporting_facts": facts}
-    raw["context"] = [["A", ["same", None, "same", "other"]], ["B", "text"]]
-    write_json(tmp_path / "hotpot_dev_distractor_v1.json", [raw, {**raw, "context": None}])
-    assert load_supporting_sentences("hotpotqa", tmp_path) == [["A: same"], []]

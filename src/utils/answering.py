@@ -1,0 +1,211 @@
+"""Stage 3's work: prompts of the questions, answers batch by batch, the result on the disk."""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from utils.augmentation.records import texts_hash
+from utils.experiment import Experiment
+from utils.files import read_json, read_object, relative, write_json, write_text
+from utils.journal import Journal, refuse_difference, remove_journal
+from utils.layout import results_folder
+from utils.lora.bank import LoraBank
+from utils.lora.memory import in_halves, prompts_that_fit
+from utils.metrics import METRICS, answer_presence, extract_answer, mean_scores, score
+from utils.models import context_length, generate
+from utils.processes import Processes
+from utils.prompting import PromptEncoder, room_for_prompt
+from utils.provenance import PROVENANCE, provenance
+from utils.recipe import IN_CONTEXT, IN_PARAMETERS, Recipe
+from utils.store.merging import open_merger
+
+JOURNAL = ".predict.journal"
+
+
+def prompt_of(record: dict, method: str, encoder: PromptEncoder) -> list[int]:
+    """The prompt of `record`'s question, with the passages that `method` puts into it."""
+    entries = record["augment"] if method in IN_CONTEXT else []
+    passages = [entry["passage"] for entry in entries]
+    if method == "da_icl":
+        text = encoder.prompts.augmented_passage
+        passages = [text(entry["passage"], entry["rewrite"], entry["qa"]) for entry in entries]
+    return encoder.question(record["question"], passages)
+
+
+def prediction_of(record: dict, text: str, recipe: Recipe) -> dict:
+    """A row of predict.json: the generated `text`, the answer in it, and its scores."""
+    prediction = extract_answer(text, recipe.with_cot, recipe.answer_cut)
+    return {
+        "test_id": record["test_id"],
+        "question": record["question"],
+        "answer": record["answer"],
+        "text": text,
+        "eval_predict": prediction,
+        **score(prediction, record["answer"]),
+        "answer_presence": answer_presence(text, record["answer"]),
+    }
+
+
+@dataclass
+class Result:
+    """The result of one data type: its folder `leaf`, and `config`, the settings that decide it."""
+
+    experiment: Experiment
+    data_type: str
+    base: str | None  # the fingerprint of the adapters' base, None without adapters
+
+    def __post_init__(self):
+        recipe = self.experiment.recipe
+        self.leaf: Path = results_folder(recipe, self.data_type)
+        self.records = self.experiment.records[self.data_type]
+        self.config = {
+            **self.experiment.settings,
+            **recipe.settings("answer", "merging"),
+            "dtype": self.experiment.dtype,
+            "sample": recipe.sample,
+            "data": texts_hash(self.records),
+        }
+        self.config |= {"base": self.base} if self.base else {}
+
+    @property
+    def exists(self) -> bool:
+        """Whether the result is complete."""
+        return (self.leaf / "result.txt").exists()
+
+    def check(self, overwrite: bool, processes: Processes) -> None:
+        """Raise `InputError` if it was made with other settings; `overwrite` removes it."""
+        if overwrite and processes.is_main:
+            remove_journal(self.leaf / JOURNAL)
+            for name in ("result.txt", "predict.json", "config.json"):
+                (self.leaf / name).unlink(missing_ok=True)
+        processes.wait()
+        if self.exists and processes.is_main:  # killed just before its removal
+            remove_journal(self.leaf / JOURNAL)
+        if (self.leaf / "config.json").exists():
+            made_with = read_object(self.leaf / "config.json", "the settings file")
+            for name in (PROVENANCE, "measured"):
+                made_with.pop(name, None)
+            what, remedy = f"the result in {relative(self.leaf)}", "or --overwrite to answer again"
+            refuse_difference(what, made_with, self.config, f"use the same settings, {remedy}")
+
+    def begin(self) -> None:
+        """Say on the disk with which settings the result is being made."""
+        if not (self.leaf / "config.json").exists():
+            write_json(self.leaf / "config.json", {**self.config, PROVENANCE: provenance()})
+
+    def save(self, items: list[dict], prompts: list[list[int]]) -> None:
+        """Write `predict.json`, `config.json` and `result.txt` from the journal's `items`."""
+        by_question: dict[int, dict] = {}
+        for item in items:
+            by_question |= zip(item["questions"], item["predictions"], strict=True)
+        predictions = [by_question[did] for did in range(len(prompts))]
+        texts = [row["text"] for row in predictions]
+        generated = self.experiment.tokenizer(texts, add_special_tokens=False).input_ids
+        measured = {
+            "seconds": round(sum(item["seconds"] for item in items), 3),
+            "questions": len(predictions),
+            "prompt_tokens": sum(map(len, prompts)),
+            "generated_tokens": sum(map(len, generated)),
+        }
+        config = {**self.config, PROVENANCE: provenance(), "measured": measured}
+        write_json(self.leaf / "predict.json", predictions)
+        write_json(self.leaf / "config.json", config)
+        write_text(self.leaf / "result.txt", self._text(predictions))
+
+    def _text(self, predictions: list[dict]) -> str:
+        """`result.txt`: one line per metric, a blank line, the run's arguments."""
+        recipe, means = self.experiment.recipe, mean_scores(predictions)
+        lines = [f"{metric}\t{means[metric]:.4f}" for metric in METRICS]
+        named = {"model_name": recipe.model_name, "prompt_set": recipe.prompts}
+        named |= {"dataset": recipe.dataset, "data_type": self.data_type}
+        arguments = json.dumps({**named, **self.config}, ensure_ascii=False, indent=2)
+        return "\n".join([*lines, "", arguments, ""])
+
+    def summary(self) -> str:
+        """The means of the metrics in a line."""
+        means = mean_scores(read_json(self.leaf / "predict.json", "the predictions"))
+        shown = "  ".join(f"{metric} {means[metric]:.4f}" for metric in METRICS)
+        title = f"{self.experiment.recipe.inference_method} {self.data_type}"
+        return f"{title}: {shown}  ({len(self.records)} questions) {relative(self.leaf)}"
+
+
+class Answering:
+    """Answers the questions of one data type after the other; loads the model when it is needed."""
+
+    def __init__(self, experiment: Experiment, processes: Processes):
+        recipe = experiment.recipe
+        longest = context_length(recipe.model_name, recipe.trust_remote_code)
+        self.experiment, self.processes = experiment, processes
+        self.encoder = experiment.encoder_for(room_for_prompt(longest, recipe.max_new_tokens))
+        self.model: PreTrainedModel | None = None
+        self.bank: LoraBank | None = None
+
+    def answer(self, result: Result) -> None:
+        """Answer what has no answer yet and save the result.
+
+        The batches depend on the whole list of questions, so a resumed run has the same ones.
+        """
+        processes, recipe = self.processes, self.experiment.recipe
+        method = recipe.inference_method
+        prompts = [prompt_of(record, method, self.encoder) for record in result.records]
+        if processes.is_main or processes.is_shard:
+            result.begin()
+        shared = processes.count > 1
+        with Journal(result.leaf / JOURNAL, result.config, processes.index, shared) as journal:
+            done = {did for item in journal.items for did in item["questions"]}
+            done = set(processes.agree(sorted(done)))
+            if len(done) < len(prompts):  # else the parts of an array need only be put together
+                self._load()
+            order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+            size = recipe.batch_size
+            if self.model and not size:
+                size = prompts_that_fit(self.model, prompts, recipe.max_new_tokens)
+            size = processes.agree(size or len(prompts))
+            batches = processes.share([order[i : i + size] for i in range(0, len(order), size)])
+            rest = [batch for batch in batches if not done.issuperset(batch)]
+            total, left = (sum(map(len, some)) for some in (batches, rest))
+            with processes.bar(f"{method} {result.data_type}", "question", total, left) as bar:
+                for item in self._batches(rest, result, prompts):
+                    journal.add(item)
+                    bar.update(len(item["questions"]))
+            processes.wait()
+            if processes.is_main and not processes.is_shard:
+                journal.reread()
+                result.save(journal.items, prompts)
+                journal.remove()
+
+    def _load(self) -> None:
+        if self.model is None:
+            self.model = self.experiment.load_model()
+            if self.experiment.recipe.inference_method in IN_PARAMETERS:
+                self.bank = self.experiment.bank(self.model)
+
+    def _batches(
+        self, batches: list[list[int]], result: Result, prompts: list[list[int]]
+    ) -> Iterator[dict]:
+        """Answer batch after batch of questions (their places) and yield an item for each.
+
+        An item has the batch's "questions", their "predictions" in this order, and its "seconds".
+        """
+        experiment, recipe, records = self.experiment, self.experiment.recipe, result.records
+        merger = self.bank and open_merger(experiment, self.bank, result.data_type, result.base)
+        mark = time.perf_counter()
+        for batch, merged in merger.ahead(batches) if merger else ((b, None) for b in batches):
+            first = prompts[batch[0]] if records[batch[0]]["augment"] else None
+
+            def answer(rows: list[int], batch=batch, merged=merged, first=first) -> list[str]:
+                if merger:
+                    merger.use(merged, rows, first)
+                asked = [prompts[batch[row]] for row in rows]
+                return generate(self.model, experiment.tokenizer, asked, recipe.max_new_tokens)
+
+            remedy = "use a smaller --max_new_tokens, or fewer passages"
+            texts = in_halves(answer, list(range(len(batch))), "questions", remedy)
+            rows = zip(batch, texts, strict=True)
+            predictions = [prediction_of(records[did], text, recipe) for did, text in rows]
+            before, mark = mark, time.perf_counter()
+            yield {"seconds": mark - before, "questions": batch, "predictions": predictions}

@@ -1,0 +1,155 @@
+"""A recipe opened: its prompts, tokenizer, records, work list and folders; no model weights yet."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from utils.augmentation.records import read_sample
+from utils.files import hash_json
+from utils.layout import (
+    adapters_folder,
+    experiment_folder,
+    folder_name,
+    passage_folder,
+    rank_folder,
+    warmup_folder,
+)
+from utils.lora.bank import LoraBank
+from utils.lora.examples import Example
+from utils.models import (
+    dtype_name,
+    load_model,
+    load_skeleton,
+    load_tokenizer,
+    model_identity,
+    resolve_model,
+)
+from utils.prompting import PromptEncoder, load_prompts
+from utils.recipe import Recipe
+from utils.store.base import check_init_adapter
+from utils.warmup import refuse_trained_questions
+
+
+@dataclass
+class Work:
+    """One adapter to make: its examples, their hash, and every folder that it is for."""
+
+    examples: list[Example]
+    data: str
+    folders: list[Path]
+
+
+class Experiment:
+    """What a recipe means on this machine.
+
+    `records` are each data type's augmented records, `encoder` makes training prompts. Raises
+    `InputError` if the recipe's model, prompts or data cannot be read.
+    """
+
+    def __init__(self, recipe: Recipe):
+        self.recipe = recipe
+        self.base_model = resolve_model(recipe.model_name)
+        self.prompts = load_prompts(recipe.prompts, recipe.dataset, recipe.with_cot)
+        self.records = read_sample(recipe.dataset, recipe.data_type, recipe.writer, recipe.sample)
+        self.tokenizer = load_tokenizer(recipe.model_name, recipe.trust_remote_code)
+        self.encoder = self.encoder_for(recipe.max_length)
+        self._made: dict[tuple, tuple[list[Example], str]] = {}  # a passage is found many times
+
+    @cached_property
+    def settings(self) -> dict:
+        """What the adapters are made with, apart from their data, as it is kept in files."""
+        return {
+            "model": model_identity(self.recipe.model_name),
+            "augment_model": folder_name(self.recipe.writer),
+            "prompts": self.prompts.fingerprint,
+            **self.recipe.settings("adapter"),
+        }
+
+    @property
+    def dtype(self) -> str:
+        """The name of the dtype that the model has on this machine."""
+        return dtype_name(self.recipe.dtype)
+
+    @property
+    def short_of(self) -> str:
+        """A sentence if a data type has fewer questions than `--sample`, else ""."""
+        asked = self.recipe.sample
+        short = [f"{name} has {len(r)}" for name, r in self.records.items() if len(r) < asked]
+        return f"fewer questions than --sample {asked}: {', '.join(short)}" if short else ""
+
+    def encoder_for(self, max_length: int) -> PromptEncoder:
+        """What makes prompts of at most `max_length` tokens."""
+        return PromptEncoder(self.tokenizer, self.prompts, self.recipe.with_cot, max_length)
+
+    def _examples(self, entry: dict) -> tuple[list[Example], str]:
+        """The training examples of a passage's entry of the augmented data, and their hash."""
+        key = (entry["passage"], entry["rewrite"], hash_json(entry["qa"]))
+        if key not in self._made:
+            examples = self.encoder.passage_examples(
+                entry["passage"], entry["rewrite"], entry["qa"], self.recipe.augment_parts
+            )
+            self._made[key] = examples, hash_json([example.ids for example in examples])
+        return self._made[key]
+
+    def works(self, passages: list[tuple[Path, dict]] | None = None) -> list[Work]:
+        """The adapters of `passages` (None: all), each distinct training data once, in order."""
+        if passages is None:
+            questions = [one for data_type in self.records for one in self.passages(data_type)]
+            passages = [passage for question in questions for passage in question]
+        works: dict[str, Work] = {}
+        for folder, entry in passages:
+            examples, data = self._examples(entry)
+            works.setdefault(data, Work(examples, data, [])).folders.append(folder)
+        return list(works.values())
+
+    def passages(self, data_type: str) -> list[list[tuple[Path, dict]]]:
+        """Each question's passages: an adapter's folder and the entry of the augmented data."""
+        adapters = adapters_folder(self.recipe, data_type)
+        return [
+            [(passage_folder(adapters, did, entry["pid"]), entry) for entry in record["augment"]]
+            for did, record in enumerate(self.records[data_type])
+        ]
+
+    @property
+    def folder(self) -> Path:
+        """The folder that holds the adapters of all its data types."""
+        return experiment_folder("offline", self.recipe)
+
+    @property
+    def start(self) -> Path | None:
+        """The adapter that `--init_adapter` names; None for random."""
+        of = self.recipe
+        if of.init_adapter == "warmup":
+            return warmup_folder(of.model_name, of.lora_rank, of.lora_alpha, of.with_cot)
+        return None if of.init_adapter == "random" else Path(of.init_adapter)
+
+    @property
+    def base_folder(self) -> Path:
+        """The folder of the adapter that all passages start from."""
+        of = self.recipe
+        return self.start or rank_folder(of.model_name, of.lora_rank, of.lora_alpha) / "base_weight"
+
+    def check_start(self) -> None:
+        """Raise `InputError` if passages cannot start from what `--init_adapter` names."""
+        if self.start:
+            check_init_adapter(self.start, self.recipe.lora_rank, self.recipe.lora_alpha)
+
+    def refuse_trained_questions(self) -> None:
+        """Raise `InputError` if the warm-up was trained on a question of this experiment."""
+        if self.start:
+            asked = [record["question"] for rows in self.records.values() for record in rows]
+            refuse_trained_questions(self.start, asked)
+
+    def load_model(self) -> PreTrainedModel:
+        """The model, frozen, on the best device."""
+        of = self.recipe
+        trusted = of.trust_remote_code
+        return load_model(of.model_name, of.dtype, self.tokenizer, trusted, of.device_map)
+
+    def bank(self, model: PreTrainedModel | None = None) -> LoraBank:
+        """The places for adapters in `model`, or in one without weights that needs no memory."""
+        if model is None:
+            model = load_skeleton(self.recipe.model_name, self.recipe.trust_remote_code)
+        return LoraBank(model, self.recipe.lora_rank, self.recipe.lora_alpha)

@@ -1,0 +1,57 @@
+"""How the adapters of a question's passages become one: `--merge`.
+
+A merge takes the k adapters in the order of the passages, the passages' entries of `data_aug`
+(with "passage", "rewrite", "qa" and, if they are there, the hit's "score", "id" and "title"), and
+`base`, which loads the adapter that all of them started from. It gives one adapter of any rank. To
+add one: a function here and a line in `MERGES`. A merge that needs a key of the entries names it in
+its attribute `needs`; passages without it are refused before a model is loaded.
+"""
+
+from collections.abc import Callable
+
+import torch
+
+from utils.lora.bank import Adapter
+
+Entries = list[dict]
+Base = Callable[[], Adapter]
+
+
+def weighted(adapters: list[Adapter], weights: list[float]) -> Adapter:
+    """One adapter whose delta is the weighted sum of the deltas.
+
+    A `[k * rank, in]` and B `[out, k * rank]` are concatenated along the rank: with all weights 1
+    what `peft` computes with `add_weighted_adapter(combination_type="cat")`.
+    """
+    return {
+        name: (
+            torch.cat([adapter[name][0] for adapter in adapters], dim=0),
+            torch.cat([w * a[name][1] for w, a in zip(weights, adapters, strict=True)], dim=1),
+        )
+        for name in adapters[0]
+    }
+
+
+def total(adapters: list[Adapter], passages: Entries, base: Base) -> Adapter:
+    """The sum of the deltas (paper, section 3.3)."""
+    return weighted(adapters, [1.0] * len(adapters))
+
+
+def base_once(adapters: list[Adapter], passages: Entries, base: Base) -> Adapter:
+    """The sum of the base's delta and of what each passage changed in it.
+
+    The plain sum holds the delta of a warmed-up base k times, so that it counts for more with every
+    passage. The rank is `(k + 1) * rank`.
+    """
+    return weighted([*adapters, base()], [1.0] * len(adapters) + [1.0 - len(adapters)])
+
+
+MERGES = {
+    "sum": total,
+    "base_once": base_once,
+}
+
+
+def scaled(adapter: Adapter, scale: float) -> Adapter:
+    """The adapter whose delta is `scale` times as large: `--merge_scale`."""
+    return {name: (A, scale * B) for name, (A, B) in adapter.items()}

@@ -1,0 +1,62 @@
+"""Runs of stage 1 with the index of the demo and a model that needs no time."""
+
+import json
+import shutil
+
+import pytest
+from conftest import REPOSITORY
+
+from utils.augmentation import writing
+from utils.retrieval.embedded import EmbeddedIndex, build_index
+
+PAIRS = json.dumps([{"question": "Q?", "answer": "A", "full_answer": "A."}] * 3)
+QUESTIONS = json.loads((REPOSITORY / "data/demo/questions.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def demo_index(tmp_path_factory):
+    """The folder of an index of the demo's corpus."""
+    folder = tmp_path_factory.mktemp("index") / "demo"
+    build_index(REPOSITORY / "data/demo/corpus.tsv", folder)
+    return folder
+
+
+@pytest.fixture
+def indexed(demo_index, root):
+    """A root with the index alone."""
+    shutil.copytree(demo_index, root / "index/demo")
+    return root
+
+
+def hits_of(demo_index, data_type: str, number: int) -> list[dict]:
+    """The first 13 hits of question `number`."""
+    question = QUESTIONS[data_type][number]["question"]
+    return EmbeddedIndex(demo_index).search([question], 13)[0]
+
+
+def instantly(monkeypatch, bad: set[str] = frozenset()) -> list[str]:
+    """Write at once; question lists about the passages `bad` are not valid.
+
+    Gives the passages that a list is asked for from now on, as often as it is.
+    """
+    asked = []
+
+    def generate(model, tokenizer, prompts, *more, **keywords):
+        texts = []
+        for shown in map(tokenizer.decode, prompts):
+            passage = shown.split("Passage: ")[1].split("<|eot|>")[0]
+            if "JSON list" in shown:
+                asked.append(passage)
+                texts.append("[{'question': 'only one'}" if passage in bad else PAIRS)
+            else:
+                texts.append("rewritten " + passage)
+        return texts
+
+    monkeypatch.setattr(writing, "load_model", lambda *_: None)
+    monkeypatch.setattr(writing, "generate", generate)
+    return asked
+
+
+def records_at(root, data_type: str = "dev") -> list[dict]:
+    """The records of an augmented file of the demo."""
+    return json.loads((root / f"data_aug/demo/{data_type}.json").read_text())
