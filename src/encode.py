@@ -55,8 +55,9 @@ def main() -> None:
     works = source.works(experiment)
     processes.say(experiment.encoder.shortened_words("--max_length"))
     settings = {**experiment.settings, "dtype": experiment.dtype, "save_dtype": options.save_dtype}
-    found = check.check_adapters(experiment, works, settings, weights=True)
-    found = found if not options.overwrite else []
+    found = []
+    if not options.overwrite:
+        found = check.check_adapters(experiment, works, settings, weights=True)
     check.refuse_other_adapters(found)
     right = {one.folder: one.base for one in found if one.state == check.RIGHT}
     missing = {folder for work in works for folder in work.folders} - right.keys()
