@@ -113,21 +113,25 @@ def compare_with_peft(
 
 
 @pytest.mark.parametrize(
-    ("architecture", "rank", "batch_size", "counts"),
+    ("architecture", "rank", "batch_size", "counts", "objective"),
     [
-        ("llama", 2, 1, [5, 2, 5, 3, 1, 4, 6]),
-        ("qwen2", 2, 3, [4, 2, 7]),
-        ("llama", 1, 3, [5]),
-        ("qwen2", 8, 1, [3, 5]),
-        ("llama", 8, 3, [1, 4, 5, 5, 2, 3, 7]),
-        ("qwen2", 1, 1, [2, 3]),
+        ("llama", 2, 1, [5, 2, 5, 3, 1, 4, 6], "lm"),
+        ("qwen2", 2, 3, [4, 2, 7], "lm"),
+        ("llama", 1, 3, [5], "lm"),
+        ("qwen2", 8, 1, [3, 5], "lm"),
+        ("llama", 8, 3, [1, 4, 5, 5, 2, 3, 7], "lm"),
+        ("qwen2", 1, 1, [2, 3], "lm"),
+        ("llama", 2, 1, [5, 2, 3], "answer"),
+        ("qwen2", 2, 3, [4, 2, 7], "answer"),
     ],
 )
 def test_side_by_side_equals_peft_one_at_a_time_in_float64(
-    tmp_path, architecture, rank, batch_size, counts
+    tmp_path, architecture, rank, batch_size, counts, objective
 ):
     moved = 0.0
-    pairs = compare_with_peft(tmp_path, architecture, torch.float64, rank, batch_size, counts)
+    pairs = compare_with_peft(
+        tmp_path, architecture, torch.float64, rank, batch_size, counts, objective=objective
+    )
     for mine, oracle in pairs:
         assert (mine - oracle).abs().max() < 1e-7
         moved = max(moved, oracle.abs().max().item())

@@ -201,3 +201,17 @@ def test_an_uncut_answer_is_scored_to_the_end_of_its_line(copy, finished, monkey
 def test_a_way_of_merging_that_a_user_adds_has_a_folder_of_its_own():
     recipe = Recipe(inference_method="prag", merge_topk=2, merge="mean")
     assert recipe.method_label == "prag_topk=2_mean"
+
+
+def test_adapters_of_another_objective_have_their_own_folder_and_loss(copy, monkeypatch):
+    """With `answer` the question and its context are not learnt: the adapter is another one."""
+    flags = ("--objective", "answer")
+    run(encode, *COMMON, *DEV, *TRAIN, *flags, monkeypatch=monkeypatch)
+    answer("prag", *flags, monkeypatch=monkeypatch)
+    label = "epoch=2_objective=answer"
+    place = copy / ADAPTERS.replace("epoch=2", label) / "data_0/passage_0"
+    made = [read_training(place), read_training(copy / ADAPTERS / "data_0/passage_0")]
+    assert made[0].pop("objective") == "answer" and made[1].pop("objective") == "lm"
+    assert made[0] == made[1]
+    assert stored_fingerprint(place) != stored_fingerprint(copy / ADAPTERS / "data_0/passage_0")
+    assert (copy / RESULTS.replace("epoch=2", label) / "prag/dev/result.txt").is_file()

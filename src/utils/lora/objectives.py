@@ -20,6 +20,12 @@ def lm(bank: LoraBank, batches: Batches) -> torch.Tensor:
     return cross_entropy(bank, Batch(batches, bank.device))
 
 
+def answer(bank: LoraBank, batches: Batches) -> torch.Tensor:
+    """The mean loss over the answers' tokens alone."""
+    return cross_entropy(bank, Batch(batches, bank.device, lambda example: example.labels_from))
+
+
 OBJECTIVES = {
     "lm": lm,
+    "answer": answer,
 }
