@@ -18,6 +18,7 @@ from utils.lora.merges import base_once
 from utils.recipe import Recipe
 from utils.running import InputError
 from utils.sources import trained
+from utils.store import merging
 from utils.store.folders import load_adapter, read_training, save_adapter, stored_fingerprint
 
 
@@ -215,3 +216,39 @@ def test_adapters_of_another_objective_have_their_own_folder_and_loss(copy, monk
     assert made[0] == made[1]
     assert stored_fingerprint(place) != stored_fingerprint(copy / ADAPTERS / "data_0/passage_0")
     assert (copy / RESULTS.replace("epoch=2", label) / "prag/dev/result.txt").is_file()
+
+
+def test_adapters_are_weighted_by_their_retrieval_scores(copy, monkeypatch):
+    merged = []
+    original = merging.MERGES["score"]
+
+    def watch(adapters, passages, base):
+        merged.append((adapters, passages, original(adapters, passages, base)))
+        return merged[-1][-1]
+
+    watch.needs = original.needs
+    monkeypatch.setitem(merging.MERGES, "score", watch)
+    answer("prag", "--merge", "score", monkeypatch=monkeypatch)
+    assert len(predictions(copy, "prag_score")) == len(merged) == 4
+    for adapters, passages, result in merged:
+        scores = torch.tensor([entry["score"] for entry in passages])
+        weights = 3 * scores / scores.sum()
+        assert len(set(weights.tolist())) > 1
+        for name, (A, B) in result.items():
+            expected = sum(
+                w * a[name][1] @ a[name][0] for w, a in zip(weights, adapters, strict=True)
+            )
+            assert torch.allclose(B @ A, expected, atol=1e-5)
+
+
+def test_passages_without_scores_cannot_be_weighted_by_them(copy, monkeypatch):
+    path = copy / "data_aug/demo/dev.json"
+    records = json.loads(path.read_text())
+    for entry in records[1]["augment"]:
+        del entry["score"]  # as an older version wrote it
+    path.write_text(json.dumps(records))
+    answer("prag", "--overwrite", monkeypatch=monkeypatch)
+    with pytest.raises(
+        InputError, match="--merge score needs the score of every passage, "
+    ):
+        answer("prag", "--merge", "score", monkeypatch=monkeypatch)
