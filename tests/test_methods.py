@@ -248,7 +248,29 @@ def test_passages_without_scores_cannot_be_weighted_by_them(copy, monkeypatch):
         del entry["score"]  # as an older version wrote it
     path.write_text(json.dumps(records))
     answer("prag", "--overwrite", monkeypatch=monkeypatch)
-    with pytest.raises(
-        InputError, match="--merge score needs the score of every passage, "
-    ):
+    with pytest.raises(InputError, match="--merge score needs the score of every passage, "):
         answer("prag", "--merge", "score", monkeypatch=monkeypatch)
+
+
+def test_the_average_adapter_is_one_for_all_passages_of_a_data_type(copy, monkeypatch, capsys):
+    flags = [*COMMON, *DEV, *TRAIN, "--adapters", "average"]
+    records = json.loads((copy / "data_aug/demo/dev.json").read_text())
+    (copy / "data_aug/demo/two.json").write_text(json.dumps(records[:2]))
+    run(encode, *flags, monkeypatch=monkeypatch)
+    assert "1 adapters average, 11 linked" in capsys.readouterr().out
+    answer("prag", "--adapters", "average", monkeypatch=monkeypatch)
+    folder = copy / ADAPTERS.replace("epoch=2", "epoch=2_adapters=average")
+    bank = LoraBank(AutoModelForCausalLM.from_pretrained(MODEL), 2, 32)
+    places = sorted((copy / ADAPTERS).glob("*/*"))
+    different = {stored_fingerprint(place): place for place in places}.values()
+    trained = [load_adapter(place, bank.shapes(2)) for place in different]
+    average = load_adapter(folder / "data_2/passage_1", bank.shapes(2))
+    for name, pair in average.items():
+        for part, tensor in enumerate(pair):
+            mean = torch.stack([adapter[name][part] for adapter in trained]).mean(0)
+            assert torch.allclose(tensor, mean, atol=1e-7)
+    assert len({path.stat().st_ino for path in folder.glob("*/*/*.safetensors")}) == 1
+    run(encode, *flags, monkeypatch=monkeypatch)
+    assert "12 adapters exist already" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"no adapter in .*/two/.*run first: python src/encode.py"):
+        run(encode, *[*flags, "--data_type", "two"], monkeypatch=monkeypatch)

@@ -5,8 +5,9 @@ make(experiment, works, saver, processes, adapters_per_batch) -> None
     makes those that `saver.needs`: `saver.begin(works, base)` once, then `saver.save(...)`
 """
 
-from utils.sources import trained
+from utils.sources import average, trained
 
 SOURCES = {
     "trained": trained,
+    "average": average,
 }
