@@ -230,8 +230,8 @@ def test_a_kill_between_two_saves_loses_nothing(indexed, demo_index, monkeypatch
     assert tree(indexed / "data_aug") == whole and not asked
 
 
-@pytest.mark.parametrize("place", ["write_chunk", "write_json"])
-def test_an_interrupted_overwriting_goes_on_without_the_flag(indexed, monkeypatch, place):
+@pytest.mark.parametrize(("place", "call"), [("write_chunk", 1), ("write_json", 3)])
+def test_an_interrupted_overwriting_goes_on_without_the_flag(indexed, monkeypatch, place, call):
     """The old texts are there until the new ones take their place, and never count as new."""
     instantly(monkeypatch)
     run(augment, *AUGMENT, monkeypatch=monkeypatch)
@@ -239,7 +239,7 @@ def test_an_interrupted_overwriting_goes_on_without_the_flag(indexed, monkeypatc
     flags = (*AUGMENT, "--seed", "5", "--sample", "2")
     module = writing if place == "write_chunk" else augmented_files
     with monkeypatch.context() as patch:
-        patch.setattr(module, place, stop_after(1, getattr(module, place)))
+        patch.setattr(module, place, stop_after(call, getattr(module, place)))
         with pytest.raises(KeyboardInterrupt):
             run(augment, *flags, "--overwrite", monkeypatch=patch)
     stopped = tree(indexed / "data_aug")

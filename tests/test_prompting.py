@@ -173,8 +173,9 @@ def test_braces_in_passages_questions_and_answers_are_literal(tokenizer):
         f"<|bos|><|user|>Read\n(1) {odd}\n(2) b\nand answer Is {odd}?<|eot|><|assistant|>"
         f"The answer is {odd}."
     )
-    assert encoder.prompts.pairs_request(odd) == f'As [{{"question": ""}}]: {odd}'
-    assert encoder.prompts.rewrite_request(odd) == f"Rewrite: {odd}"
+    asked = encoder.prompts.request("question_answer_pairs", odd)
+    assert asked == f'As [{{"question": ""}}]: {odd}'
+    assert encoder.prompts.request("rewrite", odd) == f"Rewrite: {odd}"
 
 
 def test_a_long_prompt_loses_passage_text_only_and_is_counted(tokenizer):
@@ -187,7 +188,8 @@ def test_a_long_prompt_loses_passage_text_only_and_is_counted(tokenizer):
     assert text.startswith("<|bos|><|user|>Read\n(1) A short one.\n(2) The lake is cold. The ")
     assert text.endswith("\nand answer Who wrote it?<|eot|><|assistant|>The answer is Orra.")
     assert encoder.shortened == 1
-    for request in (encoder.rewrite_request(long), encoder.pairs_request(long)):
+    for kind in ("rewrite", "question_answer_pairs"):
+        request = encoder.request(kind, long)
         assert 100 < len(request) <= 120
         assert tokenizer.decode(request).endswith("<|eot|><|assistant|>")
     assert encoder.shortened == 3

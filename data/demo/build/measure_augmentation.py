@@ -150,12 +150,12 @@ def main() -> None:
             generate(
                 model,
                 tokenizer,
-                [request(passage.text) for _, passage in batch],
+                [encoder.request(kind, passage.text) for _, passage in batch],
                 200,
                 seeds,
                 options.temperature,
             )
-            for request in (encoder.rewrite_request, encoder.pairs_request)
+            for kind in ("rewrite", "question_answer_pairs")
         ]
         for (entity, passage), rewrite, pairs in zip(batch, *texts, strict=True):
             count(counts, entity, passage, rewrite.strip(), parse_pairs(pairs))

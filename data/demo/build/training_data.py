@@ -202,14 +202,14 @@ def reading_document(known: Known, rng: random.Random) -> str:
 def rewrite_document(entity: Entity, rng: random.Random) -> str:
     """A passage and its rewrite."""
     passage = rng.choice(entity.passages)
-    return chat([(PROMPTS.rewrite_request(passage.text), rewrite(entity, passage, rng))])
+    return chat([(PROMPTS.request("rewrite", passage.text), rewrite(entity, passage, rng))])
 
 
 def question_list_document(entity: Entity, rng: random.Random) -> str:
     """A passage and its list of question-answer pairs."""
     passage = rng.choice(entity.passages)
     pairs = question_answer_list(entity, passage, rng)
-    return chat([(PROMPTS.pairs_request(passage.text), json.dumps(pairs))])
+    return chat([(PROMPTS.request("question_answer_pairs", passage.text), json.dumps(pairs))])
 
 
 def plain_document(known: Known, rng: random.Random) -> str:

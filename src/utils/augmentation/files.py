@@ -1,9 +1,9 @@
 """The files in `data_aug/` that one run of `augment.py` makes: what is there, what is added to it.
 
 A file can hold the work of several models, each under its own keys. Beside it is a hidden file with
-the settings of each model, and in the folder one journal of each model's unfinished work. A file is
-written before its settings, and the journal is removed last, so that a kill in between loses
-nothing: texts without settings beside a journal are those of an `--overwrite` that goes on.
+the settings of each model, and in the folder one journal of each model's unfinished work. Settings
+say `UNFINISHED` while texts are replaced or written, and the journal is removed last: a kill in
+between loses nothing, and the same command goes on.
 """
 
 from contextlib import suppress
@@ -15,6 +15,8 @@ from utils.files import read_object, relative, write_json
 from utils.journal import Journal, journal_parts, refuse_difference, remove_journal
 from utils.layout import augmented_file, folder_name
 from utils.running import InputError
+
+UNFINISHED = "unfinished"  # in the settings of texts that do not count any more
 
 
 class AugmentedFiles:
@@ -64,11 +66,11 @@ class AugmentedFiles:
         records = read_augmented_file(path) if path.exists() else []
         keys = {key for record in records for entry in record["augment"] for key in entry}
         others = any(key.endswith("_qa") and key != self.pairs_key for key in keys)
-        known = self._settings_path(data_type).exists()
-        replaced = self.overwrite or (not known and bool(journal_parts(self.journal)))
-        if self.pairs_key in keys and not replaced:
+        known, made_with = self._settings_path(data_type).exists(), {}
+        if known:
+            made_with = read_object(self._settings_path(data_type), "the settings file")
+        if self.pairs_key in keys and not (self.overwrite or made_with.get(UNFINISHED)):
             if known:
-                made_with = read_object(self._settings_path(data_type), "the settings file")
                 made_with.pop("questions", None)  # commit 4200079 and before kept a hash of them
                 remedy = "use the same settings, or --overwrite to start again"
                 refuse_difference(relative(path), made_with, self.settings, remedy)
@@ -113,7 +115,8 @@ class AugmentedFiles:
         """`--overwrite`: this model's texts and unfinished work count no more."""
         remove_journal(self.journal)
         for data_type in self.questions:
-            self._settings_path(data_type).unlink(missing_ok=True)
+            if self._path(data_type).exists():
+                write_json(self._settings_path(data_type), {UNFINISHED: True})
 
     def save(
         self, data_type: str, candidates: list[Candidates], results: dict[str, dict], topk: int
@@ -131,6 +134,7 @@ class AugmentedFiles:
             passages = [entry["passage"] for entry in augment]
             records.append({**question, "passages": passages, "augment": augment})
             count, short = count + len(keys), short + (len(keys) < topk)
+        write_json(self._settings_path(data_type), {UNFINISHED: True})
         write_json(path, records)
         write_json(self._settings_path(data_type), self.settings)
         return f"{relative(path)}: {len(records)} questions, {count} passages" + (
