@@ -72,7 +72,7 @@ BAD = {
         "encode", [*ENCODE, "--model_name", "none"], None, "none: .*there is no such folder",
     ),
     "a model in a folder without it": (
-        "encode", [*ENCODE, "--model_name", "{folder}"], None, r"folder with a config\.json",
+        "encode", [*ENCODE, "--model_name", "{folder}"], None, r"no config\.json in it",
     ),
     "a data set that nobody augmented": (
         "encode", [*ENCODE, "--dataset", "nowhere"], None, r"nowhere has no .*run python src/aug",

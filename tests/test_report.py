@@ -25,7 +25,7 @@ GOOD, BAD = [1.0] * 18 + [0.5] * 2, [0.0] * 18 + [0.5] * 2
 
 @pytest.fixture
 def here(root, monkeypatch):
-    """The report's root folder, with nothing in it, and a quick command line."""
+    """An empty root folder and a quick command line."""
     monkeypatch.setattr(sys, "argv", ["report.py", "--bootstrap_samples", "200"])
     monkeypatch.setitem(plots.STYLE, "savefig.dpi", 50)
     return root
@@ -101,7 +101,7 @@ def test_results_under_other_conditions_are_in_a_table_of_their_own(here, other,
     same = {"data": "a", "prompts": "a"}
     add(here, "icl", BAD, **same)
     file = add(here, "combine", GOOD, **same) / "predict.json"  # the same questions, other order
-    file.write_text(json.dumps(json.loads(file.read_text())[::-1]))
+    write_json(file, json.loads(file.read_text())[::-1])
     add(here, "prag", GOOD, **{**same, **other})
     add(here, "closed_book", BAD, **{**same, "data": "c"})  # uses no passages
     table, lines = made(here)
@@ -132,12 +132,11 @@ def test_settings_have_rows_of_their_own_named_by_the_folders_that_differ(here):
         ("lr=1", "prag"): ["icl"],
         ("objective", "prag"): ["icl", "prag"],
     }
-    assert float(rows[warm, "prag"]["p_prag"]) < 0.05
     # the paper's figure is beside the paper's settings alone, and the warm one beside the warm
     published = {key: row["published_f1"] for key, row in rows.items() if row["published_f1"]}
     assert lines[-1]["dataset"] == "popqa" and not lines[-1]["published_f1"]
-    papers = {(TRAINING, "icl"): "0.252", (TRAINING, "prag"): "0.2764", (warm, "prag"): "0.3546"}
-    assert published == papers
+    assert list(published) == [(TRAINING, "icl"), (TRAINING, "prag"), (warm, "prag")]
+    assert list(published.values()) == ["0.252", "0.2764", "0.3546"]
 
 
 def test_seconds_and_tokens_are_weighted_by_their_questions(here):
@@ -232,8 +231,7 @@ def test_the_bars_are_the_means_and_no_text_covers_another(here, monkeypatch):
     drawn = []
     monkeypatch.setattr(plots, "Figure", lambda **how: drawn.append(Figure(**how)) or drawn[-1])
     lines = [line for line in made(here)[1] if line["dataset"] == DATASET]
-    bars, scatter = drawn
-    panel = bars.axes[0]
+    panel, scatter = drawn[0].axes[0], drawn[1]
     labels = [f"{line['model']}, {line['method']}" for line in lines]
     for texts in (panel.get_yticklabels(), scatter.legends[0].get_texts()):
         assert [text.get_text() for text in texts] == labels

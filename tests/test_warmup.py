@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import get_warmup_data
 import warmup_lora
-from utils import models, questions, warmup
+from utils import models, warmup
 from utils.files import write_json
 from utils.lora import objectives
 from utils.lora.bank import LoraBank
@@ -87,19 +87,6 @@ def test_a_question_that_another_data_set_or_type_evaluates_is_dropped():
     assert source.past == 60 and len(warmup.collect([source], warmup.DIRECT, 0, 0)["demo"]) == 84
 
 
-def test_a_raw_data_set_of_a_new_name_gives_direct_data(root, monkeypatch):
-    new = questions.DataSet("https://…", ("new.json",), questions.read_records)
-    monkeypatch.setitem(DATASETS, "new", new)
-    rows = [{"question": f"Who is {i}?", "answer": "Orr"} for i in range(9)]
-    write_json(root / "data/new/new.json", rows)
-    flags = ["--data_path", str(root / "data"), "--sample", "2", "--skip", "0"]
-    run(get_warmup_data, *flags, "--model_name", MODEL, monkeypatch=monkeypatch)
-    file = root / "data_aug/warmup/direct.json"
-    assert sorted(r["index"] for r in json.loads(file.read_text())) == list(range(2, 9))
-    with pytest.raises(InputError, match="was made with records ="):
-        run(get_warmup_data, *flags, "--direct_records", "3", monkeypatch=monkeypatch)
-
-
 def test_a_reasoning_is_usable_only_with_the_answer_that_scoring_reads():
     texts = [
         "A made it.\nSo the answer is Orr.\n\nQuestion: x",
@@ -136,6 +123,8 @@ def test_both_kinds_of_data_are_made_and_a_stopped_run_ends_with_the_same_bytes(
     whole = tree(root)
     run(get_warmup_data, *MAKE, monkeypatch=monkeypatch)
     assert tree(root) == whole and not [name for name in whole if "journal" in name]
+    with pytest.raises(InputError, match="was made with records ="):
+        run(get_warmup_data, *MAKE, "--direct_records", "3", monkeypatch=monkeypatch)
     shutil.rmtree(root / "data_aug")
     monkeypatch.setattr(models, "generate", stop_after(3, reason))
     with pytest.raises(KeyboardInterrupt):
@@ -213,9 +202,8 @@ def train(root: Path, *more: str, monkeypatch) -> Path:
     data = root / "data.json"
     if not data.exists():
         write_json(data, json.loads(Path(DEMO).read_text())["dev"][-14:])
-    flags = ["--model_name", MODEL, "--prompts", "demo", "--data", str(data)]
-    flags += ["--learning_rate", "2e-3", "--save_steps", "5", *more]
-    run(warmup_lora, *flags, monkeypatch=monkeypatch)
+    flags = ["--model_name", MODEL, "--prompts", "demo", "--data", str(data), "--save_steps", "5"]
+    run(warmup_lora, *flags, "--learning_rate", "2e-3", *more, monkeypatch=monkeypatch)
     return root / WARM
 
 
@@ -238,7 +226,7 @@ def test_the_adapter_is_a_peft_folder_and_other_settings_are_refused(root, monke
     whole = tree(root)
     train(root, monkeypatch=monkeypatch)
     assert tree(root) == whole
-    write_json(root / "data.json", json.loads((root / "data.json").read_text())[1:])
+    (root / "data.json").write_text((root / "data.json").read_text().replace("Who", "What"))
     with pytest.raises(InputError, match="was made with data_file ="):
         train(root, monkeypatch=monkeypatch)
 
