@@ -14,6 +14,7 @@ from typing import Protocol
 
 ENGINES: dict[str, ModuleType] = {
     "embedded": import_module("utils.retrieval.embedded"),
+    "dense": import_module("utils.retrieval.dense"),
     "elasticsearch": import_module("utils.retrieval.elasticsearch"),
 }
 
