@@ -39,10 +39,6 @@ class DataSet:
     evidence: bool = False
 
 
-# ------------------------------------------------------------------------------------------------
-# The loaders of published data sets
-
-
 def _load_multihop(questions: Path, aliases: Path | None = None) -> list[dict]:
     """2wikimultihopqa or hotpotqa, which share one record shape."""
     lines = read_text(aliases, "the alias file").split("\n") if aliases else []
@@ -134,10 +130,6 @@ DATASETS = {
 }
 
 
-# ------------------------------------------------------------------------------------------------
-# Any data set
-
-
 def load_questions(dataset: str, data_path: str | Path) -> dict[str, list[dict]]:
     """The question records of each data type of `dataset`, all in the data set's own order.
 
@@ -225,10 +217,6 @@ def _load_custom(dataset: str, path: Path) -> dict[str, list[dict]]:
         ]
         for data_type, records in lists.items()
     }
-
-
-# ------------------------------------------------------------------------------------------------
-# Checks
 
 
 def kind_of(value: Any) -> str:

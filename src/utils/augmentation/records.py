@@ -185,10 +185,6 @@ def _answers_to_text(pair: Any) -> None:
             pair[field] = str(value)
 
 
-# ------------------------------------------------------------------------------------------------
-# A model's answer
-
-
 def parse_pairs(text: str) -> list[dict[str, str]] | None:
     """The first three valid pairs of the question-answer list in a model's answer, else None.
 

@@ -38,10 +38,6 @@ CHUNKS = 16  # at least, before a chunk grows beyond one batch
 Candidates = dict[str, dict]  # work key -> hit
 
 
-# ------------------------------------------------------------------------------------------------
-# What is to be written
-
-
 def work_key(passage: str, question: tuple[str, dict] | None = None) -> str:
     """The key of the texts about `passage`.
 
@@ -71,10 +67,6 @@ def next_wave(candidates: list[Candidates], results: dict[str, dict], topk: int)
         for key in chosen(hits, results, topk)
         if key not in results
     }
-
-
-# ------------------------------------------------------------------------------------------------
-# Writing
 
 
 class Author(Protocol):
