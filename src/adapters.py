@@ -192,9 +192,7 @@ def padded_rank(rank: int, wanted: int | None) -> int:
 
 def exported_alpha(alpha: float, rank: int, exported_rank: int) -> float:
     """The lora_alpha with which an adapter of `exported_rank` counts as `alpha` does at `rank`.
-
-    Loaders divide it by r: exact for powers of two, else to one unit in the last place.
-    """
+    Loaders divide it by r: exact for powers of two, else to one unit in the last place."""
     exported = alpha / rank * exported_rank
     return int(exported) if exported.is_integer() else exported
 

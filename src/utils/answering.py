@@ -145,10 +145,8 @@ class Answering:
         self.bank: LoraBank | None = None
 
     def answer(self, result: Result) -> None:
-        """Answer what has no answer yet and save the result.
-
-        The batches depend on the whole list of questions, so a resumed run has the same ones.
-        """
+        """Answer what has no answer yet and save the result. The batches depend on the whole list
+        of questions, so a resumed run has the same ones."""
         processes, recipe = self.processes, self.experiment.recipe
         method = recipe.inference_method
         prompts = [prompt_of(record, method, self.encoder) for record in result.records]
@@ -187,10 +185,8 @@ class Answering:
     def _batches(
         self, batches: list[list[int]], result: Result, prompts: list[list[int]]
     ) -> Iterator[dict]:
-        """Answer batch after batch of questions (their places) and yield an item for each.
-
-        An item has the batch's "questions", their "predictions" in this order, and its "seconds".
-        """
+        """Answer batch after batch of questions (their places) and yield an item for each. An item
+        has the batch's "questions", their "predictions" in this order, and its "seconds"."""
         experiment, recipe, records = self.experiment, self.experiment.recipe, result.records
         merger = self.bank and open_merger(experiment, self.bank, result.data_type, result.base)
         mark = time.perf_counter()

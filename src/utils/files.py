@@ -80,9 +80,7 @@ def remove_folder(path: Path) -> None:
 @contextmanager
 def scratch_folder(path: Path) -> Iterator[Path]:
     """Yield a hidden folder beside `path`, removed at the end; its name tells which run made it.
-
-    The parent folder is made, and what killed runs left in it is removed.
-    """
+    The parent folder is made, and what killed runs left in it is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path.parent)
     prefix = f".{path.name[:40]}.{_machine()}-{os.getpid()}-{RUN}-"

@@ -17,10 +17,8 @@ from utils.running import InputError
 
 
 def first_difference(made_with: dict, asked: dict) -> str | None:
-    """The name of the first setting in which two records differ, None if they agree.
-
-    One that a record does not hold has its default. `asked` names causes before their effects.
-    """
+    """The name of the first setting in which two records differ, None if they agree. One that a
+    record does not hold has its default. `asked` names causes before their effects."""
     made, now = DEFAULTS | made_with, DEFAULTS | asked
     names = (name for name in (*asked, *made_with) if made.get(name) != now.get(name))
     return next(names, None)

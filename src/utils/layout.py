@@ -12,10 +12,8 @@ if TYPE_CHECKING:
 
 
 def folder_name(name: str) -> str:
-    """`name` as one safe path component: a model folder or hub id becomes its last part.
-
-    Raises `InputError` if nothing usable is left: no name may lead out of its folder.
-    """
+    """`name` as one safe path component: a model folder or hub id becomes its last part. Raises
+    `InputError` if nothing usable is left: no name may lead out of its folder."""
     safe = re.sub(r"[^\w.+=-]", "_", re.split(r"[/\\]", name.rstrip("/\\"))[-1])
     if not safe.strip("._") or len(safe.encode()) > 150:
         raise InputError(

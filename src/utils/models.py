@@ -35,9 +35,7 @@ def resolve_model(name: str) -> str:
 
 def model_identity(name: str) -> str:
     """What tells one model from another: its name and, in a folder, its configuration and weights.
-
-    Of a weights file the size and both ends are read, which is quick for any size.
-    """
+    Of a weights file the size and both ends are read, which is quick for any size."""
     path = Path(resolve_model(name))
     if not path.is_dir():
         return str(path)
@@ -194,9 +192,7 @@ def generate(
     top_k: int = 50,
 ) -> list[str]:
     """The continuation of each prompt (token ids) as text, without special tokens, as one batch.
-
-    Greedy at temperature 0; above it sampled, with one seed per prompt.
-    """
+    Greedy at temperature 0; above it sampled, with one seed per prompt."""
     rows = [torch.tensor(prompt, dtype=torch.long) for prompt in prompts]
     ids = pad_sequence(rows, True, tokenizer.pad_token_id, "left")
     mask = pad_sequence([torch.ones_like(row) for row in rows], True, 0, "left")

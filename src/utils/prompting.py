@@ -1,13 +1,13 @@
 """A prompt set and a tokenizer -> the token ids that the model is trained on and answers.
 
-A prompt set is one JSON file under `src/prompts/` (or anywhere: `--prompts PATH`). Its texts hold
-placeholders in braces, `{question}`, `{passages}` and so on, which are filled literally: braces in
-a passage or in the JSON example of a prompt mean nothing. `all_prompt.md` shows every prompt as it
-is sent.
+A prompt set is one JSON file. Its texts hold placeholders in braces, which are filled literally:
+braces in a passage or in the JSON example of a prompt mean nothing.
 """
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 PROMPTS_FOLDER = Path(__file__).parents[1] / "prompts"
 TEMPLATE_DATE = "26 Jul 2024"
+Fitted = tuple[list[int], list[str]]  # token ids, and the passages in them
 
 # text -> the placeholders it must hold, and those it may hold
 PLACEHOLDERS = {
@@ -46,10 +47,7 @@ def fill(template: str, **values: str) -> str:
 
 
 def room_for_prompt(context_length: int, max_new_tokens: int) -> int:
-    """The tokens that a prompt may have beside its answer in a model of `context_length` tokens.
-
-    Raises `InputError` where none are left.
-    """
+    """The tokens that a prompt may have beside its answer; `InputError` if none are left."""
     if max_new_tokens >= context_length:
         raise InputError(
             f"--max_new_tokens {max_new_tokens} leaves no room for a prompt: the model takes "
@@ -63,17 +61,13 @@ def tidy_question(question: str) -> str:
     return question.strip().rstrip("? \t\n") + "?"
 
 
+@dataclass
 class PromptSet:
-    """The texts of one prompt set, and the few-shot examples of a data set for CoT.
+    """A prompt set's file: its stem and its content; for CoT a data set's few-shot examples."""
 
-    `texts` is the JSON file's content, `name` its stem, `examples` a list of
-    `{"question", "answer"}` (empty in direct mode).
-    """
-
-    def __init__(self, name: str, texts: dict, examples: list[dict] | None = None):
-        self.name = name
-        self.texts = texts
-        self.examples = examples or []
+    name: str
+    texts: dict
+    examples: list[dict] = field(default_factory=list)  # {"question", "answer"}
 
     @property
     def fingerprint(self) -> str:
@@ -82,21 +76,17 @@ class PromptSet:
 
     def request(self, kind: str, passage: str) -> str:
         """The user message that asks for a text about `passage` (section 3.2.1 of the paper).
-
-        `kind` is "rewrite" or "question_answer_pairs", of which three are asked for.
-        """
+        `kind` is "rewrite" or "question_answer_pairs", of which three are asked for."""
         return fill(self.texts[kind], passage=passage)
 
     def user_message(self, question: str, passages: list[str], with_cot: bool) -> str:
-        """The user message that asks `question`, with `passages` as context where there are any."""
+        """The user message that asks `question`, with `passages`, if any, as context."""
         texts = self.texts["cot" if with_cot else "direct"]
         lines = "".join(
             fill(self.texts["passage_line"], number=str(number), passage=passage.strip())
             for number, passage in enumerate(passages, start=1)
         )
-        examples = "".join(
-            fill(texts["example"], **example) for example in self.examples if with_cot
-        )
+        examples = "".join(fill(texts["example"], **one) for one in self.examples if with_cot)
         template = texts["with_passages" if passages else "without_passages"]
         return fill(template, passages=lines, question=tidy_question(question), examples=examples)
 
@@ -126,7 +116,7 @@ def load_prompts(name_or_path: str, dataset: str, with_cot: bool) -> PromptSet:
         )
     texts = read_json(path, "the prompt set")
     _check_texts(texts, path)
-    return PromptSet(path.stem, texts, _load_examples(dataset) if with_cot else None)
+    return PromptSet(path.stem, texts, _load_examples(dataset) if with_cot else [])
 
 
 def _check_texts(texts: object, path: Path) -> None:
@@ -136,12 +126,10 @@ def _check_texts(texts: object, path: Path) -> None:
             text = text.get(key) if isinstance(text, dict) else None
         held = set(re.findall(r"\{(\w+)\}", text)) if isinstance(text, str) else None
         if held is None or not required <= held <= required | allowed:
-            names = (
-                ", ".join(f"{{{name}}}" for name in sorted(required | allowed)) or "no placeholder"
-            )
+            names = ", ".join(f"{{{name}}}" for name in sorted(required | allowed))
             raise InputError(
-                f"the prompt set {relative(path)} needs a text {place!r} with {names}; add it, or "
-                "correct its placeholders"
+                f"the prompt set {relative(path)} needs a text {place!r} with "
+                f"{names or 'no placeholder'}; add it, or correct its placeholders"
             )
 
 
@@ -183,8 +171,7 @@ class PromptEncoder:
                 "use an instruction-tuned model, or add a chat_template.jinja to its folder"
             )
         self.tokenizer, self.prompts, self.with_cot = tokenizer, prompts, with_cot
-        self.max_length = max_length
-        self.shortened = 0
+        self.max_length, self.shortened = max_length, 0
         try:
             self._chat("Is the template whole?")
         except Exception as error:  # a template is a program of the model's
@@ -201,9 +188,8 @@ class PromptEncoder:
 
     def request(self, kind: str, passage: str) -> list[int]:
         """`PromptSet.request`, ready to be answered."""
-        return self._fitting(
-            lambda shown: self._chat(self.prompts.request(kind, shown[0])), [passage]
-        )[0]
+        asked = self.prompts.request
+        return self._fitting(lambda shown: self._chat(asked(kind, shown[0])), [passage])[0]
 
     def question(self, question: str, passages: list[str]) -> list[int]:
         """A question with its context, up to and including the answer's opening."""
@@ -216,19 +202,18 @@ class PromptEncoder:
         ending = gap + answer.strip().rstrip(".").rstrip() + "."
         ids, shown = self._asked(question, passages, opening + ending)
         before = self._tokens(self._text(question, shown, opening))
-        pairs = enumerate(zip(ids, before, strict=False))
-        return Example(ids, next((i for i, (a, b) in pairs if a != b), len(before)))
+        pairs = zip(ids, before, strict=False)
+        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        return Example(ids, max(1, same))
 
     def passage_examples(
         self, passage: str, rewrite: str, pairs: list[dict], parts: str
     ) -> list[Example]:
         """All training prompts of one passage (paper, section 3.2.2), in their fixed order.
 
-        `parts` is the augmentation in use (`--augment_parts`, the paper's figure 3). With "rewrite"
-        and "qa", each of the first half of the pairs (rounded up) is asked with the passage as
-        context and then with the rewrite; each of the others without context. With "qa" alone the
-        prompts with the rewrite are left out. Without "qa" there are no questions: the passage is
-        one prompt, as plain text, and with "rewrite" the rewrite is another.
+        Each of the first half of the pairs (rounded up) is asked with the passage as context and
+        then with the rewrite, each of the others without context. `parts` (`--augment_parts`, the
+        paper's figure 3) may leave out the rewrite; without "qa" the texts alone are prompts.
         """
         texts = [passage, rewrite] if "rewrite" in parts else [passage]
         if "qa" not in parts:
@@ -262,18 +247,12 @@ class PromptEncoder:
     def _text(self, question: str, passages: list[str], ending: str) -> str:
         return self._chat(self.prompts.user_message(question, passages, self.with_cot)) + ending
 
-    def _asked(
-        self, question: str, passages: list[str], ending: str
-    ) -> tuple[list[int], list[str]]:
+    def _asked(self, question: str, passages: list[str], ending: str) -> Fitted:
         return self._fitting(lambda shown: self._text(question, shown, ending), passages)
 
-    def _fitting(
-        self, text: Callable[[list[str]], str], passages: list[str]
-    ) -> tuple[list[int], list[str]]:
-        """The tokens of `text(passages)` and the passages in it.
-
-        The longest passages are cut at their end until the text fits.
-        """
+    def _fitting(self, text: Callable[[list[str]], str], passages: list[str]) -> Fitted:
+        """The tokens of `text(passages)` and the passages in it. The longest passages are cut at
+        their end until the text fits."""
         ids = self._tokens(text(passages))
         if len(ids) <= self.max_length:
             return ids, passages

@@ -160,10 +160,8 @@ def load_supporting_sentences(dataset: str, data_path: str | Path) -> list[list[
 def load_sample(
     dataset: str, data_path: str | Path, data_type: str | None, sample: int
 ) -> dict[str, list[dict]]:
-    """The first `sample` questions (-1: all) of each data type, or of `data_type` alone.
-
-    Raises `InputError` as `load_questions`, and if there is no such data type.
-    """
+    """The first `sample` questions (-1: all) of each data type, or of `data_type` alone. Raises
+    `InputError` as `load_questions`, and if there is no such data type."""
     questions = load_questions(dataset, data_path)
     if data_type and data_type not in questions:
         raise InputError(f"--data_type {data_type}: {dataset} has {', '.join(questions)}")
@@ -278,10 +276,8 @@ def read_records(path: Path) -> list[dict]:
 
 
 def raise_problems(path: Path, problems: Iterable[str], remedy: str = QUESTION_FORMAT) -> None:
-    """Raise one `InputError` for all `problems`, the first few in words, the rest counted.
-
-    It ends with `remedy`. Without problems nothing happens.
-    """
+    """Raise one `InputError` for all `problems`, the first few in words, the rest counted. It ends
+    with `remedy`. Without problems nothing happens."""
     if problems := list(problems):
         shown, rest = problems[:SHOWN_PROBLEMS], len(problems) - SHOWN_PROBLEMS
         more = f"; and {rest} more" if rest > 0 else ""

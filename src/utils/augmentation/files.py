@@ -121,10 +121,8 @@ class AugmentedFiles:
     def save(
         self, data_type: str, candidates: list[Candidates], results: dict[str, dict], topk: int
     ) -> str:
-        """Write the texts about the first `topk` candidates of each question that have some.
-
-        They come beside what other models wrote. Gives a line that says what was saved.
-        """
+        """Write the texts about the first `topk` candidates of each question that have some. They
+        come beside what other models wrote. Gives a line that says what was saved."""
         path, (existing, _) = self._path(data_type), self._look(data_type)
         records, count, short = [], 0, 0
         for number, question in enumerate(self.questions[data_type]):
@@ -170,10 +168,8 @@ class AugmentedFiles:
         return entries + others
 
     def remove_finished(self, journal: Journal, results: dict[str, dict]) -> None:
-        """Remove the journal, unless a stopped run of other questions left more in it.
-
-        `results` are those that are in the files.
-        """
+        """Remove the journal, unless a stopped run of other questions left more in it. `results`
+        are those that are in the files."""
         held = results_in(journal).items()
         if all(key in results for key, result in held if result["qa"] is not None):
             journal.remove()

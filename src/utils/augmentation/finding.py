@@ -17,9 +17,7 @@ def open_engine(
     options: argparse.Namespace, questions: dict[str, list[dict]], say: Callable[[str], None]
 ) -> PassageIndex | None:
     """The index that the flags name; None for the golden passages, which the questions carry.
-
-    Raises `InputError` if the index cannot be used or no question has golden passages.
-    """
+    Raises `InputError` if the index cannot be used or no question has golden passages."""
     if options.engine in ENGINES:
         index = ENGINES[options.engine].open_index(options)
         if (rows := index.identity.get("rows", options.topk)) < options.topk:

@@ -23,9 +23,7 @@ REPAIRED_MARKS = 300
 
 def model_keys(model: str) -> tuple[str, str]:
     """The keys of `model`'s rewrite and of its question-answer pairs in an entry of "augment".
-
-    Raises `InputError` if `model` cannot be a folder name.
-    """
+    Raises `InputError` if `model` cannot be a folder name."""
     prefix = folder_name(model)
     return f"{prefix}_rewrite", f"{prefix}_qa"
 
@@ -53,9 +51,7 @@ def read_sample(
     dataset: str, data_type: str | None, augment_model: str, sample: int
 ) -> dict[str, list[dict]]:
     """The first `sample` augmented records (-1: all) of each data type, or of `data_type` alone.
-
-    See `read_augmented` for the records. Raises `InputError` if there is none.
-    """
+    See `read_augmented` for the records. Raises `InputError` if there is none."""
     names = data_types_of(dataset, data_type, augment_model)
     return take_sample({n: read_augmented(dataset, n, augment_model) for n in names}, sample)
 
@@ -131,9 +127,7 @@ def read_augmented_file(path: Path) -> list[dict]:
 
 def _fill_from_types(records: list[dict], path: Path) -> list[dict]:
     """The records of the bare `path`, each with the augment of the same question in a type's file.
-
-    A question that no type's file holds is left out, and their number is reported.
-    """
+    A question that no type's file holds is left out, and their number is reported."""
     types = {str(record.get("type")) for record in records}
     files = [file for file in sorted(path.parent.glob("[!.]*.json")) if file.stem in types]
     known: dict[str, dict] = {}  # by question, and by id and question

@@ -39,11 +39,8 @@ Candidates = dict[str, dict]  # work key -> hit
 
 
 def work_key(passage: str, question: tuple[str, dict] | None = None) -> str:
-    """The key of the texts about `passage`.
-
-    `question` is the data type and the record of the question that gets its own texts; None if all
-    questions share them.
-    """
+    """The key of the texts about `passage`. `question` is the data type and the record of the
+    question that gets its own texts; None if all questions share them."""
     if question is None:
         return passage
     data_type, record = question
@@ -57,10 +54,8 @@ def chosen(candidates: Candidates, results: dict[str, dict], topk: int) -> list[
 
 
 def next_wave(candidates: list[Candidates], results: dict[str, dict], topk: int) -> dict[str, str]:
-    """What is to be written next: key -> passage, empty if every question has its passages.
-
-    A function of the candidates of all questions and of the `results` of earlier waves alone.
-    """
+    """What is to be written next: key -> passage, empty if every question has its passages. A
+    function of the candidates of all questions and of the `results` of earlier waves alone."""
     return {
         key: hits[key]["text"]
         for hits in candidates
@@ -85,10 +80,8 @@ class Author(Protocol):
 
 
 class LocalModel:
-    """Writes with the recipe's model in this process, `batch_size` texts side by side.
-
-    Raises `InputError` if the model cannot be loaded.
-    """
+    """Writes with the recipe's model in this process, `batch_size` texts side by side. Raises
+    `InputError` if the model cannot be loaded."""
 
     def __init__(self, recipe: Recipe, prompts: PromptSet, sampling: Sampling, batch_size: int):
         name, trusted = recipe.model_name, recipe.trust_remote_code
@@ -208,10 +201,8 @@ def results_in(journal: Journal) -> dict[str, dict]:
 def refuse_nothing_taken(
     results: dict[str, dict], journal: Journal, recipe: Recipe, max_new_tokens: int
 ) -> None:
-    """Raise `InputError` if every passage was dropped, and forget that they were.
-
-    The journal stays if it holds texts of a stopped run of other questions.
-    """
+    """Raise `InputError` if every passage was dropped, and forget that they were. The journal stays
+    if it holds texts of a stopped run of other questions."""
     if any(result["qa"] for result in results.values()):
         return
     if not any(result["qa"] for result in results_in(journal).values()):

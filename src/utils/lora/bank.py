@@ -43,10 +43,8 @@ class BankLinear(nn.Module):
 
 
 class LoraBank:
-    """The places for adapters in a model: every feed-forward layer becomes a `BankLinear`.
-
-    The model is frozen and changed in place. Raises `InputError` if no adapter fits it.
-    """
+    """The places for adapters in a model: every feed-forward layer becomes a `BankLinear`. The
+    model is frozen and changed in place. Raises `InputError` if no adapter fits it."""
 
     def __init__(self, model: nn.Module, rank: int, alpha: float):
         if any(isinstance(module, BankLinear) for module in model.modules()):

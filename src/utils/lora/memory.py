@@ -91,10 +91,8 @@ def bytes_kept(bank: LoraBank) -> int:
 
 
 def prompts_that_fit(model: PreTrainedModel, prompts: list[list[int]], max_new_tokens: int) -> int:
-    """How many prompts to answer side by side: a function of model, prompts and device.
-
-    32 on a CPU; on a GPU as many key-value caches as half of the memory beside the model holds.
-    """
+    """How many prompts to answer side by side: a function of model, prompts and device. 32 on a
+    CPU; on a GPU as many key-value caches as half of the memory beside the model holds."""
     if model.device.type != "cuda":
         return 32
     config = model.config

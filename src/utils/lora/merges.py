@@ -47,10 +47,8 @@ def base_once(adapters: list[Adapter], passages: Entries, base: Base) -> Adapter
 
 
 def score(adapters: list[Adapter], passages: Entries, base: Base) -> Adapter:
-    """The sum of the deltas, weighted by the retrieval scores, which are made to sum to k.
-
-    A score below 0, as a cosine may be, counts as 0; without any above 0 all weigh the same.
-    """
+    """The sum of the deltas, weighted by the retrieval scores, which are made to sum to k. A score
+    below 0, as a cosine may be, counts as 0; without any above 0 all weigh the same."""
     scores = [max(0.0, entry["score"]) for entry in passages]
     whole = sum(scores)
     weights = [len(scores) * one / whole if whole else 1.0 for one in scores]

@@ -22,10 +22,8 @@ Objective = Callable[[LoraBank, Batches], torch.Tensor]
 
 
 def group_by_cost(works: Sequence[Sequence[Example]], adapters_per_batch: int) -> list[list[int]]:
-    """Indices of works (an adapter's examples) in groups that are alike in steps and lengths.
-
-    A function of the whole list alone, so a resumed run trains the same groups.
-    """
+    """Indices of works (an adapter's examples) in groups that are alike in steps and lengths. A
+    function of the whole list alone, so a resumed run trains the same groups."""
     order = sorted(
         range(len(works)), key=lambda i: (-len(works[i]), -max(len(e.ids) for e in works[i]))
     )

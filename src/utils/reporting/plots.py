@@ -64,10 +64,8 @@ def _bars(axis: Axes, rows: pd.DataFrame) -> None:
 
 
 def plot_f1_against_seconds(figures: pd.DataFrame, path: Path) -> None:
-    """F1 against seconds per question, a panel per data type (`total` alone if there is one).
-
-    Runs that have not measured their time are left out; without any, an old file is removed.
-    """
+    """F1 against seconds per question, a panel per data type (`total` alone if there is one). Runs
+    that have not measured their time are left out; without any, an old file is removed."""
     timed = figures[figures["seconds_per_question"] > 0]
     is_total = timed["data_type"] == "total"
     timed = timed[is_total | ~timed["dataset"].isin(timed["dataset"][is_total])]

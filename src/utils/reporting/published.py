@@ -30,10 +30,8 @@ def _name(model: str) -> str:
 
 
 def published_f1(run: Run) -> float | None:
-    """The paper's F1 for this model, data set, data type and method.
-
-    None if it has none, or if the run departs from it in scoring, adapters, their texts or merging.
-    """
+    """The paper's F1 for this model, data set, data type and method. None if it has none, or if the
+    run departs from it in scoring, adapters, their texts or merging."""
     table, like_paper = "f1", run.is_default(["answer_cut"])
     if run.base_method in IN_PARAMETERS:
         table = {"random": "f1", "warmup": "f1_warmup"}.get(run.value("init_adapter"), "")

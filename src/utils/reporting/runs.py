@@ -74,10 +74,8 @@ def output_folder() -> Path:
 def read_runs(
     output: Path, model: str | None = None, dataset: str | None = None
 ) -> tuple[list[Run], list[str]]:
-    """The runs under `output` in the order in which they are shown, and what was left out.
-
-    `model` and `dataset` select. What is unfinished or damaged gives a sentence in the second list.
-    """
+    """The runs under `output` in the order in which they are shown, and what was left out. `model`
+    and `dataset` select. What is unfinished or damaged gives a sentence in the second list."""
     runs, left_out = [], []
     types_of = cache(_question_types)  # all methods share a file
     model, dataset = (layout.folder_name(name) if name else "*" for name in (model, dataset))

@@ -31,10 +31,8 @@ adapters.
 
 
 def harmless(text: str, place: str = "terminal") -> str:
-    """`text`, which may come from data, as one line that means nothing but itself in `place`.
-
-    A place is "terminal", "markdown", "csv" (a cell) or "plot".
-    """
+    """`text`, which may come from data, as one line that means nothing but itself in `place`. A
+    place is "terminal", "markdown", "csv" (a cell) or "plot"."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     if place == "markdown":
         return html.escape(line, quote=False).replace("|", "&#124;")

@@ -29,10 +29,8 @@ R = TypeVar("R")
 
 
 def read_corpus(corpus: Path) -> Iterator[tuple[str, str, str]]:
-    """Yield `(id, text, title)` of each row, with a progress bar over the file's bytes.
-
-    Raises `InputError` for a file that is missing, damaged or empty, and for a bad row by its line.
-    """
+    """Yield `(id, text, title)` of each row, with a progress bar over the file's bytes. Raises
+    `InputError` for a file that is missing, damaged or empty, and for a bad row by its line."""
     name = relative(corpus)
     if not corpus.is_file():
         raise InputError(f"the corpus {name} does not exist; give a .tsv or .tsv.gz file")
@@ -91,10 +89,8 @@ def _check(row: list[str]) -> None:
 def worked_on(
     items: Iterator[T], work: Callable[[list[T]], R], pool: Executor, size: int, ahead: int
 ) -> Iterator[tuple[list[T], R]]:
-    """Yield blocks of `size` items, in order, with what `work` makes of each in `pool`.
-
-    At most `ahead` + 1 blocks are held at a time.
-    """
+    """Yield blocks of `size` items, in order, with what `work` makes of each in `pool`. At most
+    `ahead` + 1 blocks are held at a time."""
     waiting: deque[tuple[list[T], Future[R]]] = deque()
     try:
         while (block := list(islice(items, size))) or waiting:

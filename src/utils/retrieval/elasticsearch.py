@@ -140,10 +140,8 @@ class ElasticsearchIndex:
         self.identity = known if all(known.values()) else {"indices": sorted(present)}
 
     def search(self, questions: list[str], topk: int) -> list[list[dict]]:
-        """See `PassageIndex.search`; raises `InputError` if a search fails on any shard.
-
-        Only a question's best 10,000 passages are seen, which matters if they repeat few texts.
-        """
+        """See `PassageIndex.search`; raises `InputError` if a search fails on any shard. Only a
+        question's best 10,000 passages are seen, which matters if they repeat few texts."""
         with connected(self._options, SEARCHES) as client, ThreadPoolExecutor(SEARCHES) as pool:
             return list(pool.map(lambda question: self._best(client, question, topk), questions))
 

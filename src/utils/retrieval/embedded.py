@@ -186,10 +186,8 @@ def _document(row: int, terms: Terms, **originals: str) -> "Document":
 
 
 def _filler(rows: int, passages_with: dict[str, int], tokens: dict[str, int]) -> "Document":
-    """A last document that no question finds; with it each field's mean length is Lucene's.
-
-    Tantivy divides a field's tokens by all `rows` + 1 documents, Lucene by those that have any.
-    """
+    """A last document that no question finds; with it each field's mean length is Lucene's. Tantivy
+    divides a field's tokens by all `rows` + 1 documents, Lucene by those that have any."""
     terms = {}
     for field in FIELDS:
         mean = tokens[field] / max(1, passages_with[field])

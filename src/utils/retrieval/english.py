@@ -24,10 +24,8 @@ CACHED_WORDS = 1_000_000  # about 150 MB
 
 
 def english_terms(text: str) -> list[str]:
-    """The index terms of `text`, in order, with repetitions; none contains white space.
-
-    Any string is accepted: half a surrogate pair, which JSON can carry, counts as a space.
-    """
+    """The index terms of `text`, in order, with repetitions; none contains white space. Any string
+    is accepted: half a surrogate pair, which JSON can carry, counts as a space."""
     if LATIN_TEXT(text):
         words = LATIN_WORD.findall(text)
     else:

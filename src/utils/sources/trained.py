@@ -23,10 +23,8 @@ def make(
     processes: Processes,
     adapters_per_batch: int | None,
 ) -> None:
-    """Train the adapters of `works` in groups (None: as many side by side as fit).
-
-    The groups depend on the whole list, so a resumed run trains the same ones.
-    """
+    """Train the adapters of `works` in groups (None: as many side by side as fit). The groups
+    depend on the whole list, so a resumed run trains the same ones."""
     recipe, batch_size = experiment.recipe, experiment.recipe.per_device_train_batch_size
     bank = experiment.bank(experiment.load_model())
     if processes.is_main:

@@ -18,9 +18,7 @@ from utils.store.folders import (
 
 def open_base_adapter(bank: LoraBank, folder: Path, base_model: str, seed: int) -> Adapter:
     """The base adapter in `folder`, made there if it does not exist; several processes may call it.
-
-    Raises `InputError` if the one that is there was made from another seed.
-    """
+    Raises `InputError` if the one that is there was made from another seed."""
     made_with = {"seed": seed, "initialisation": "A kaiming_uniform(a=sqrt(5)), B zeros"}
     if not is_stored(folder):
         adapter = bank.new_base_adapter(seed)

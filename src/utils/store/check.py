@@ -46,10 +46,8 @@ def check_adapters(
     weights: bool = False,
     shapes: Shapes | None = None,
 ) -> list[Checked]:
-    """One entry for each folder of `works`, whose adapters must be made with `settings`.
-
-    With `weights` the weights are read too, with `shapes` they must fit the model.
-    """
+    """One entry for each folder of `works`, whose adapters must be made with `settings`. With
+    `weights` the weights are read too, with `shapes` they must fit the model."""
     recipe = experiment.recipe
     read: dict[tuple, dict] = {}  # by inode: what hard links share is read once
 
@@ -92,10 +90,8 @@ def refuse_other_adapters(checked: list[Checked]) -> None:
 
 
 def require_adapters(experiment: Experiment, works: Iterable[Work], settings: dict) -> str | None:
-    """The fingerprint of the base that all adapters of `works` were trained from.
-
-    Raises `InputError` unless every adapter is there, right, and from the base that exists, if any.
-    """
+    """The fingerprint of the base that all adapters of `works` were trained from. Raises
+    `InputError` unless every adapter is there, right, and from the base that exists, if any."""
     checked = check_adapters(experiment, works, settings)
     refuse_other_adapters(checked)
     for one in checked:
@@ -113,10 +109,8 @@ def require_adapters(experiment: Experiment, works: Iterable[Work], settings: di
 
 
 def check_base(experiment: Experiment, trained_from: set[str | None]) -> str | None:
-    """The fingerprint of the base adapter that exists, None without one.
-
-    Raises `InputError` if adapters were `trained_from` another one.
-    """
+    """The fingerprint of the base adapter that exists, None without one. Raises `InputError` if
+    adapters were `trained_from` another one."""
     folder = experiment.base_folder
     stored = stored_fingerprint(folder)
     if stored and (others := trained_from - {stored}):

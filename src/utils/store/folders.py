@@ -136,10 +136,8 @@ def save_adapter(
 
 
 def load_adapter(folder: Path, shapes: Shapes) -> Adapter:
-    """The adapter in `folder` as float32; it must never load as nothing.
-
-    Raises `InputError` unless it is finite and fits the bank's `shapes`.
-    """
+    """The adapter in `folder` as float32; it must never load as nothing. Raises `InputError` unless
+    it is finite and fits the bank's `shapes`."""
     tensors = read_weights(folder)
     expected = {
         _key(name, part): shape
@@ -161,9 +159,7 @@ def load_adapter(folder: Path, shapes: Shapes) -> Adapter:
 
 def check_config(folder: Path, rank: int, alpha: float, what: str, remedy: str) -> None:
     """Raise `InputError` unless `folder` holds LoRA of this rank and alpha on the right layers.
-
-    `what` begins the sentence ("--init_adapter: "), `remedy` ends it.
-    """
+    `what` begins the sentence ("--init_adapter: "), `remedy` ends it."""
     path, layers = folder / CONFIG_FILE, sorted(TARGET_MODULES)
     config = read_object(path, "the adapter's configuration")
     wanted = {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "target_modules": layers}

@@ -32,10 +32,8 @@ NO_LINK = {errno.EXDEV, errno.EMLINK, errno.EPERM, errno.EACCES, errno.ENOTSUP, 
 
 
 def link_adapter(source: Path, folder: Path, replace: bool = False) -> int:
-    """Make `folder` an adapter of the same bytes as `source`; how many bytes links saved.
-
-    It appears whole or not at all. An adapter that is in `folder` stays, unless `replace`.
-    """
+    """Make `folder` an adapter of the same bytes as `source`; how many bytes links saved. It
+    appears whole or not at all. An adapter that is in `folder` stays, unless `replace`."""
     saved = 0
     with writing_folder(folder, None if replace else is_stored) as temporary:
         for name in ADAPTER_FILES:

@@ -92,9 +92,7 @@ class Merger:
 
     def use(self, merged: Adapter, rows: list[int], prompt: list[int] | None) -> None:
         """Put the `rows` (in sequence) of the stacked `merged` into the model, one row group each.
-
-        Asserts once that the first one, unless `prompt` is None, changes the answer to `prompt`.
-        """
+        Asserts once that the first one, unless `prompt` is None, changes the answer to `prompt`."""
         if not self.checked and prompt is not None:
             self._use(merged, rows[:1])
             assert_adapter_works(self.bank, prompt)

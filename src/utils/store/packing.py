@@ -36,10 +36,8 @@ def pack(adapters: Path) -> int:
 
 
 def unpack(adapters: Path) -> int:
-    """Make the folders of all packed adapters again, then remove the tar; how many it held.
-
-    A folder that is there stays. Raises `InputError` if the tar is damaged; it then stays.
-    """
+    """Make the folders of all packed adapters again, then remove the tar; how many it held. A
+    folder that is there stays. Raises `InputError` if the tar is damaged; it then stays."""
     packed = packed_file(adapters)
     if not packed.exists():
         return 0
