@@ -1,4 +1,4 @@
-"""The folder that `data/`, `data_aug/`, `offline/` and `output/` stand in.
+"""The folder that `data/`, `data_aug/`, `offline/` and `output/` are in.
 
 It is found from this file's place, so nothing needs editing. To keep results elsewhere
 (a scratch disk, a test's temporary folder), set the environment variable `PRAG_ROOT`.

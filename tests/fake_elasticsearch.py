@@ -1,14 +1,11 @@
 """A fake Elasticsearch 8: real HTTP, what the engine needs, textbook BM25, faults on demand."""
 
 import fnmatch
-import json
 import math
-import threading
 from collections import Counter
-from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from fake_server import QuietServer
+from fake_server import FakeServer
 
 from utils.retrieval.english import english_terms
 
@@ -29,44 +26,18 @@ class Index:
         self.searchable = {}  # what the last refresh made visible
 
 
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class FakeElasticsearch(FakeServer):
+    headers = {
+        "X-Elastic-Product": "Elasticsearch",
+        "Content-Type": "application/vnd.elasticsearch+json;compatible-with=8",
+    }
 
-    def serve(self):
-        lines = self.rfile.read(int(self.headers.get("Content-Length") or 0)).splitlines()
-        answer = self.server.respond(self, [json.loads(line) for line in lines])
-        if answer == "drop":
-            self.close_connection = True
-            self.connection.shutdown(2)
-            return
-        data = json.dumps(answer[1]).encode()
-        self.send_response(answer[0])
-        self.send_header("X-Elastic-Product", "Elasticsearch")
-        self.send_header("Content-Type", "application/vnd.elasticsearch+json;compatible-with=8")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    do_GET = do_PUT = do_POST = do_DELETE = serve
-
-    def log_message(self, *_):
-        pass
-
-
-class FakeElasticsearch(QuietServer):
     def __init__(self, authorization=None):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server_port}"
         self.indices = {}
-        self.lock = threading.Lock()
         self.fault = lambda path, body: None  # -> None, (status, body) or "drop"
         self.item_fault = lambda document_id: None  # -> None or (status, type, reason)
         self.authorization = authorization  # the header that every request needs
-        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
-
-    def __exit__(self, *_):
-        self.shutdown()
-        self.server_close()
+        super().__init__()
 
     def respond(self, request, body):
         parts = urlsplit(request.path)

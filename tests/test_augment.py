@@ -21,10 +21,6 @@ SETTINGS = ".dev.demo-model.settings"
 PAIRS_READ = json.loads(PAIRS)
 
 
-# ------------------------------------------------------------------------------------------------
-# One run
-
-
 def test_a_passage_whose_questions_never_parse_is_replaced_after_bounded_attempts(
     indexed, demo_index, monkeypatch, capsys
 ):
@@ -127,10 +123,6 @@ def test_if_every_passage_is_dropped_nothing_is_saved(indexed, monkeypatch):
         asked = instantly(monkeypatch)
         run(augment, *AUGMENT, monkeypatch=monkeypatch)
         assert asked == [] and not journal.exists()
-
-
-# ------------------------------------------------------------------------------------------------
-# What is there already
 
 
 @pytest.mark.parametrize(
@@ -250,10 +242,6 @@ def test_an_interrupted_overwriting_goes_on_without_the_flag(indexed, monkeypatc
     assert tree(indexed / "data_aug").keys() == before.keys()
     assert len(records_at(indexed)) == 2
     assert json.loads((indexed / "data_aug/demo" / SETTINGS).read_text())["seed"] == 5
-
-
-# ------------------------------------------------------------------------------------------------
-# Several models in a file
 
 
 def save_texts(model: str, passages: list[str], answer: str = "Vessland", **flags) -> None:

@@ -15,10 +15,6 @@ from utils.running import InputError
 MODEL = "small-model"
 
 
-# ------------------------------------------------------------------------------------------------
-# Files
-
-
 @pytest.fixture
 def augmented(root) -> Path:
     return root / "data_aug" / "tiny"
@@ -109,10 +105,6 @@ def test_data_types_are_sorted_with_total_last_and_without_stray_files(augmented
         data_types_of("tiny", "dev", MODEL)
     with pytest.raises(InputError, match="no augmented file of any data type"):
         data_types_of("absent", None, MODEL)
-
-
-# ------------------------------------------------------------------------------------------------
-# A model's answer
 
 
 FIELDS = ["question", "answer", "full_answer"]

@@ -19,10 +19,6 @@ from utils.running import InputError
 DATA = Path(__file__).parent / "data"
 
 
-# ------------------------------------------------------------------------------------------------
-# Published data sets
-
-
 def test_2wikimultihopqa_takes_aliases_and_gives_each_type_and_total():
     loaded = load_questions("2wikimultihopqa", DATA / "2wikimultihopqa")
     assert list(loaded) == [*DATASETS["2wikimultihopqa"].types, "total"]
@@ -108,10 +104,6 @@ def test_another_raw_data_set_is_a_loader_and_a_line(tmp_path, monkeypatch):
     assert load_supporting_sentences("quiz", tmp_path) == [["It was Orr."], ["In Hale."]]
 
 
-# ------------------------------------------------------------------------------------------------
-# Custom data sets and samples
-
-
 def test_a_custom_list_is_named_by_its_file_and_an_object_by_its_keys(tmp_path):
     record = {"question": "Who?", "answer": ["Orr", "Hale"], "qid": "q7", "mood": "calm"}
     wanted = {"test_id": 0, "question": "Who?", "answer": ["Orr", "Hale"], "qid": "q7"}
@@ -168,10 +160,6 @@ def test_a_sample_is_the_first_questions_of_each_type_and_of_the_whole_order():
     assert one == {"inference": sample["inference"]}
     with pytest.raises(InputError, match="--data_type odd: 2wikimultihopqa has comparison, "):
         load_sample("2wikimultihopqa", DATA / "2wikimultihopqa", "odd", 1)
-
-
-# ------------------------------------------------------------------------------------------------
-# Supporting sentences
 
 
 def test_supporting_sentences_are_under_their_titles_and_lost_ones_are_passed_over():
