@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,14 +21,26 @@ def tiny_bank() -> LoraBank:
     return LoraBank(tiny_model("llama"), 2, 32)
 
 
+def random_adapter(bank: LoraBank, rank: int, seed: int) -> dict:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: tuple(0.1 * torch.randn(shape, generator=generator) for shape in both)
+        for name, both in bank.shapes(rank).items()
+    }
+
+
 def save_tiny(bank: LoraBank, folder: Path, seed: int, **training) -> None:
     """A random adapter whose record says that it was made from `seed`."""
-    generator = torch.Generator().manual_seed(seed)
-    adapter = {
-        name: tuple(0.1 * torch.randn(shape, generator=generator) for shape in both)
-        for name, both in bank.shapes(2).items()
-    }
-    save_adapter(adapter, folder, 32, "tiny", {"data": str(seed), "base": "b", **training})
+    training = {"data": str(seed), "base": "b", **training}
+    save_adapter(random_adapter(bank, 2, seed), folder, 32, "tiny", training)
+
+
+def generated_by(model, tokenizer, prompt: list[int]) -> str:
+    """The twelve most likely tokens after `prompt`, by the library's own generation."""
+    ids = torch.tensor([prompt])
+    mask = torch.ones_like(ids)
+    output = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=12, do_sample=False)
+    return tokenizer.decode(output[0, len(prompt) :], skip_special_tokens=True)
 
 
 def tiny_data_type(adapters: Path) -> LoraBank:
@@ -81,23 +94,32 @@ def changes_of(work: Callable[[], object]) -> int:
     return numbers[-1]
 
 
-def killed_at(step: int, work: Callable[[], object]) -> bool:
-    """Do `work` in a process that dies, as from SIGKILL, before change number `step` of the disk.
-
-    False if it was through before; an error in it fails the test.
-    """
+def in_fork(work: Callable[[], object]) -> int:
+    """Begin `work` in another process, which ends with 1 after an error; the process's id."""
     process = os.fork()
     if process == 0:
         # torch cannot begin threads in the child of a process that has used its own
         os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"
         try:
-            with counting(lambda number: os._exit(9) if number == step else None):
-                work()
+            work()
         except BaseException as error:
             os.write(2, repr(error).encode())
             os._exit(1)
         os._exit(0)
-    code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    return process
+
+
+def killed_at(step: int, work: Callable[[], object]) -> bool:
+    """Do `work` in a process that dies, as from SIGKILL, before change number `step` of the disk.
+
+    False if it was through before; an error in it fails the test.
+    """
+
+    def until_the_step():
+        with counting(lambda number: os._exit(9) if number == step else None):
+            work()
+
+    code = os.waitstatus_to_exitcode(os.waitpid(in_fork(until_the_step), 0)[1])
     assert code in (0, 9)
     return code == 9
 
@@ -105,19 +127,13 @@ def killed_at(step: int, work: Callable[[], object]) -> bool:
 def in_processes(count: int, work: Callable[[int], object]) -> None:
     """Do `work(number)` in `count` processes at once; an error in any fails the test."""
     begin, begun = os.pipe()
-    processes = []
-    for number in range(count):
-        process = os.fork()
-        if process == 0:
-            try:
-                os.close(begun)
-                os.read(begin, 1)  # all wait for the same moment
-                work(number)
-            except BaseException as error:
-                os.write(2, repr(error).encode())
-                os._exit(1)
-            os._exit(0)
-        processes.append(process)
+
+    def together(number):
+        os.close(begun)
+        os.read(begin, 1)  # all wait for the same moment
+        work(number)
+
+    processes = [in_fork(partial(together, number)) for number in range(count)]
     os.close(begun)
     os.close(begin)
     assert [os.waitpid(process, 0)[1] for process in processes] == [0] * count

@@ -27,16 +27,13 @@ class Index:
 
 
 class FakeElasticsearch(FakeServer):
-    headers = {
-        "X-Elastic-Product": "Elasticsearch",
-        "Content-Type": "application/vnd.elasticsearch+json;compatible-with=8",
-    }
-
     def __init__(self, authorization=None):
         self.indices = {}
         self.fault = lambda path, body: None  # -> None, (status, body) or "drop"
         self.item_fault = lambda document_id: None  # -> None or (status, type, reason)
         self.authorization = authorization  # the header that every request needs
+        kind = "application/vnd.elasticsearch+json;compatible-with=8"
+        self.headers = {"X-Elastic-Product": "Elasticsearch", "Content-Type": kind}
         super().__init__()
 
     def respond(self, request, body):

@@ -26,13 +26,12 @@ class FakeOpenAI(FakeServer):
     event to wait for, or what is sent instead: (status, content).
     """
 
-    headers = {"Content-Type": "application/json"}
-
     def __init__(self, text=instant, models=(NAME,), key=None):
         self.text, self.models, self.key = text, models, key
         self.fault = lambda number, body: None
         self.refused = set()  # fields that it answers with 400
         self.requests, self.authorizations = [], []
+        self.headers = {"Content-Type": "application/json"}
         super().__init__()
         self.url += "/v1"
 

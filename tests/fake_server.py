@@ -32,7 +32,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class FakeServer(ThreadingHTTPServer):
-    """`with FakeServer() as fake:` serves at `fake.url`; clients that are killed are not reported."""
+    """`with FakeServer() as fake:` serves at `fake.url`; killed clients are not reported."""
 
     daemon_threads = True
     request_queue_size = 128

@@ -20,7 +20,7 @@ def augmented(root) -> Path:
     return root / "data_aug" / "tiny"
 
 
-def qa(text: str = "Orr") -> list[dict]:
+def qa(text: str) -> list[dict]:
     return [{"question": "Who?", "answer": text, "full_answer": f"It is {text}."}] * 3
 
 
@@ -39,22 +39,13 @@ def test_only_the_passages_of_the_wanted_model_are_read_without_its_prefix(augme
     """The hit comes along if there is one, and keys that nobody knows are passed over."""
     hit = {"id": "7", "title": "T", "score": 1.5}
     entries = entry(0, "other"), entry(1, MODEL, "other") | hit | {"mood": "calm"}, entry(2, MODEL)
-    entries[2][f"{MODEL}_qa"] = [{**pair, "answer": ["Orr"]} for pair in qa(MODEL)]  # as released
+    entries[2][f"{MODEL}_qa"] = [{**pair, "answer": [MODEL]} for pair in qa(MODEL)]  # as released
     write_json(augmented / "dev.json", [record(0, "Who?", *entries), record(1, "Where?")])
     read = read_augmented("tiny", "dev", f"models/{MODEL}/")
     texts = {"rewrite": f"{MODEL} wrote", "qa": qa(MODEL)}
-    other = {"rewrite": f"{MODEL} wrote", "qa": [{**pair, "answer": "Orr"} for pair in qa(MODEL)]}
-    wanted = [{"pid": 1, "passage": "p1", **hit, **texts}, {"pid": 2, "passage": "p2", **other}]
+    wanted = [{"pid": 1, "passage": "p1", **hit, **texts}, {"pid": 2, "passage": "p2", **texts}]
     assert [r["augment"] for r in read] == [wanted, []]
     assert read[0]["question"] == "Who?" and read[0]["passages"] == ["p1", "p2"]
-
-
-def test_a_model_without_work_is_answered_with_the_models_present_and_the_command(augmented):
-    write_json(augmented / "dev.json", [record(0, "Who?", entry(0, "b-model", "a-model"))])
-    with pytest.raises(InputError, match=r"a-model, b-model.*augment.py --model_name small-model"):
-        read_augmented("tiny", "dev", MODEL)
-    with pytest.raises(InputError, match=r"test\.json does not exist.*--dataset tiny"):
-        read_augmented("tiny", "test", MODEL)
 
 
 def test_the_released_layout_is_read_and_its_bare_total_filled_past_an_exhausted_type(
@@ -78,11 +69,8 @@ def test_the_released_layout_is_read_and_its_bare_total_filled_past_an_exhausted
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        (lambda r: r.pop("augment"), "record 1: augment is missing"),
         (lambda r: r["augment"].append(None), r"record 1: augment\[1\] is null"),
-        (lambda r: r["augment"][0].pop("passage"), r"record 1: augment\[0\].passage is missing"),
         (lambda r: r["augment"][0].update({f"{MODEL}_rewrite": 3}), "_rewrite is a number"),
-        (lambda r: r["augment"][0].update({f"{MODEL}_qa": []}), "_qa is an empty list"),
         (lambda r: r["augment"][0].update({f"{MODEL}_qa": [{}]}), r"_qa\[0\].question is missing"),
     ],
 )
@@ -103,15 +91,12 @@ def test_data_types_are_sorted_with_total_last_and_without_stray_files(augmented
     assert data_types_of("tiny", "inference", MODEL) == ["inference"]
     with pytest.raises(InputError, match=r"'dev'.*bridge, .*run python src/augment.py"):
         data_types_of("tiny", "dev", MODEL)
-    with pytest.raises(InputError, match="no augmented file of any data type"):
-        data_types_of("absent", None, MODEL)
 
 
 FIELDS = ["question", "answer", "full_answer"]
 PAIRS = [dict(zip(FIELDS, (f"Q{n}?", f"A{n}", f"It's A{n}."), strict=True)) for n in range(4)]
 WANTED = PAIRS[:3]
 LIST = json.dumps(WANTED)
-LINES = "\n".join(json.dumps(pair) for pair in WANTED)
 
 
 def changed(**fields) -> str:
@@ -123,13 +108,12 @@ def changed(**fields) -> str:
     "text",
     [
         json.dumps(WANTED, indent=4),
-        json.dumps([{**pair, "topic": "x"} for pair in PAIRS]),
         f"Sure! Here are [3] questions:\n```json\n{LIST}\n```\nLet me know [if] {{you}} need more.",
         f"<think>{{a}}</think>{LIST}",
         LIST[:-3],
         LIST.replace("}]", "},]"),
         f'{{"result": {{"questions": {LIST}, "count": 3}}}}',
-        LINES,
+        "\n".join(json.dumps(pair) for pair in WANTED),
         json.dumps(dict(enumerate(WANTED))),
         json.dumps(["x", 3, None, {"question": "no answer?"}, *WANTED]),
         " " * 1_000_000 + json.dumps(WANTED) + "[" * 1_000_000,
@@ -140,37 +124,24 @@ def test_a_question_list_is_found_whatever_stands_around_it(text):
     assert parse_pairs(text) == WANTED
 
 
-@pytest.mark.parametrize(
-    ("value", "answer"),
-    [(["Orr", 7], "Orr, 7"), (1.5, "1.5"), (None, "Unknown"), ("\ud83d Orr\n", "Orr")],
-)
-def test_an_answer_of_another_kind_becomes_text(value, answer):
-    middle = {**PAIRS[1], "answer": answer}
-    assert parse_pairs(changed(answer=value)) == [PAIRS[0], middle, PAIRS[2]]
+def test_an_answer_of_another_kind_becomes_text():
+    texts = [(["Orr", 7], "Orr, 7"), (1.5, "1.5"), (None, "Unknown"), ("\ud83d Orr\n", "Orr")]
+    for value, text in texts:
+        assert parse_pairs(changed(answer=value)) == json.loads(changed(answer=text))
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        json.dumps(PAIRS[:2]),
-        LIST[:-40],
-        changed(question=["Q"]),
-        changed(answer={"a": "b"}),
-        changed(full_answer=" \n"),
-        LIST.replace('"full_answer"', '"long_answer"'),
-    ],
-)
-def test_fewer_than_three_valid_pairs_are_no_question_list(text):
-    assert parse_pairs(text) is None
+def test_fewer_than_three_valid_pairs_are_no_question_list():
+    bad = ({"question": ["Q"]}, {"answer": {"a": "b"}}, {"full_answer": " \n"})
+    long = LIST.replace('"full_answer"', '"long_answer"')
+    for text in ("", json.dumps(PAIRS[:2]), LIST[:-40], long, *(changed(**pair) for pair in bad)):
+        assert parse_pairs(text) is None
 
 
-@pytest.mark.parametrize("part", ["[", "{", "1]\n, "])
-def test_of_nonsense_only_the_beginning_is_read(part):
-    """json_repair would take quadratic time."""
-    read = augmented_records._list_text('[{"' + part * 100_000)
-    assert len(read) <= augmented_records.REPAIRED_CHARACTERS + 1
-    assert sum(map(read.count, "[]{")) <= augmented_records.REPAIRED_MARKS
+def test_of_nonsense_only_the_beginning_is_read():
+    for part in ("[", "{", "1]\n, "):  # json_repair would take quadratic time
+        read = augmented_records._list_text('[{"' + part * 100_000)
+        assert len(read) <= augmented_records.REPAIRED_CHARACTERS + 1
+        assert sum(map(read.count, "[]{")) <= augmented_records.REPAIRED_MARKS
 
 
 TOKENS = ["[", "]", "{", "}", '"', "'", ":", ",", "\\", "```json", "null", "9", " ", "\\ud83d"]

@@ -1,8 +1,10 @@
-"""The benchmarks measure what they say, and the ways that they compare do the same thing."""
+"""The benchmarks measure what they say and compare ways that do the same; the demo's effect."""
 
+import itertools
 import json
 import sys
 
+import pandas as pd
 import pytest
 import torch
 from conftest import REPOSITORY
@@ -11,9 +13,13 @@ from transformers import AutoModelForCausalLM
 
 from utils.files import write_json
 from utils.lora.bank import LoraBank
+from utils.running import InputError
 from utils.store.folders import load_adapter, save_adapter
 
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
+import effect_controls
+import effect_plots
+import effect_summary as effect
 import scaling
 import speed
 import storage
@@ -86,21 +92,18 @@ def test_architectures_have_the_size_of_the_released_models(architecture, parame
         model = AutoModelForCausalLM.from_config(config)
     assert sum(p.numel() for p in model.parameters()) == parameters
     passages, _ = random_prompts(config, "direct", 20, 4)
-    mean = sum(len(prompt) for prompts in passages for prompt in prompts) / 20
-    assert 900 < mean < 1100
+    assert 900 < sum(len(prompt) for prompts in passages for prompt in prompts) / 20 < 1100
 
 
 def test_the_storage_benchmark_measures_what_its_shapes_say(monkeypatch, tmp_path):
     monkeypatch.setattr(storage_files, "MODELS", ("tiny",))
-    (tmp_path / "root").mkdir()
-    few = ["--root", str(tmp_path / "root"), "--passages", "2", "--repetitions", "1"]
+    few = ["--root", str(tmp_path), "--passages", "2", "--repetitions", "1"]
     options = storage.parse_arguments(["sizes", *few])
     rows = storage_files.sizes(options)
     numbers = 2 * 2 * 3 * (32 + 48)  # layers, rank, modules, both sides of A and B
     assert [row["dtype"] for row in rows] == ["float32", "bfloat16", "float16"]
     for row, width in zip(rows, (4, 2, 2), strict=True):
-        assert row["bytes_of_the_numbers"] == width * numbers
-        assert row["bytes_of_the_numbers"] < row["bytes_of_the_weights_file"]
+        assert row["bytes_of_the_numbers"] == width * numbers < row["bytes_of_the_weights_file"]
         assert row["bytes_of_the_weights_file"] < row["bytes_unpacked"]
     timed = storage_files.loading(options)
     assert [row["from"] for row in timed] == ["disk", "memory"] * 2
@@ -123,3 +126,89 @@ def test_the_scaling_benchmark_measures_in_turn_and_its_costs_add_up(monkeypatch
     assert cost["passages_per_second"] * operations == pytest.approx(0.35 * 989e12)
     least = scaling.WIKIPEDIA * 4 * 983_040 / 1e12  # numbers of an adapter, without its records
     assert least < cost["terabytes"]["float32"] < 1.01 * least
+
+
+def record(number: int, passages: list[str], answer: str = "red") -> dict:
+    pairs = [{"answer": answer} for answer in ("blue", "red", "green")]
+    augment = [{"passage": passage, "m_qa": pairs} for passage in passages]
+    return {"question": f"{number}?", "answer": answer, "passages": passages, "augment": augment}
+
+
+def test_no_question_gets_its_own_passages():
+    records = [record(n, [f"article {n // 2}", f"passage {n}"]) for n in range(20)]
+    exchanged = effect_controls.with_passages_of_others(records, seed=0)
+    for own, other in zip(records, exchanged, strict=True):
+        assert own["question"] == other["question"] and own["answer"] == other["answer"]
+        assert not set(own["passages"]) & set(other["passages"])
+        assert [entry["passage"] for entry in other["augment"]] == other["passages"]
+    assert sorted(r["passages"] for r in exchanged) == sorted(r["passages"] for r in records)
+    with pytest.raises(InputError, match="take more questions"):
+        effect_controls.with_passages_of_others([record(n, ["same"]) for n in range(4)], seed=0)
+
+
+def made_up() -> tuple[dict, pd.DataFrame]:
+    names = [f"q{i}" for i in range(40)]
+    types = ["single_hop"] * 30 + ["two_hop"] * 10
+    questions = pd.DataFrame({"type": types, "qid": names}, index=names)
+
+    def f1_of(right: int, seed: int) -> pd.Series:
+        return pd.Series([float((i * 7 + seed) % 40 < right) for i in range(40)], index=names)
+
+    level = {"closed_book": 0, "icl": 36, "prag": 20, "combine": 40}
+    scores = {name: {seed: f1_of(n, seed) for seed in (0, 1)} for name, n in level.items()}
+    return scores, questions
+
+
+def test_the_summary_has_means_over_seeds_intervals_and_tests():
+    scores, questions = made_up()
+    for name in ("icl, gold passages", "prag, gold passages", "icl, eight passages"):
+        scores[name] = scores["combine"]
+    summary = effect.summary_of(scores, questions)
+    prag = summary["prag"]["all"]
+    assert prag["f1"] == pytest.approx(0.5) and prag["low"] < 0.5 < prag["high"]
+    assert prag["n"] == 40 and summary["prag"]["two_hop"]["n"] == 10
+    assert prag["seeds"] == {"0": 0.5, "1": 0.5}
+    assert prag["p_icl"] < 0.05 and "p_prag" not in prag
+    # with other passages the reference is what answers from the same ones
+    gold, icl_gold = summary["prag, gold passages"]["all"], summary["icl, gold passages"]["all"]
+    assert gold["p_icl"] == icl_gold["p_prag"] == 1 and gold["p_prag"] < 0.05
+    assert icl_gold["p_icl"] == summary["combine"]["all"]["p_icl"] < 1
+    assert "p_prag" not in summary["icl, eight passages"]["all"]
+    assert all(effect.reference_of(name, "icl") in effect.CONDITIONS for name in effect.CONDITIONS)
+    text = effect.table_of(summary, {"not asked": effect.describe(pd.Series([0.0, 1.0]))})
+    assert "| `prag` | 0.500 [" in text and "†" in text and "0.500 / 0.500" in text
+
+
+def test_coverage_counts_single_hop_questions_by_what_the_pairs_ask_for():
+    kinds = {"red": "asked in context", "green": "asked without context", "black": "not asked"}
+    for answer, kind in kinds.items():
+        assert effect._coverage(record(0, ["p", "o"], answer), "p") == kind
+    assert effect._coverage(record(0, ["p", "o"]), "q") == "not retrieved"
+    scores, questions = made_up()
+    kinds = pd.Series(["asked in context"] * 20 + ["not asked"] * 20, index=questions.index)
+    coverage = {0: kinds, 1: kinds.replace("not asked", "asked without context")}
+    summary = effect.coverage_summary(scores["prag"], coverage, questions["type"])
+    counts = {kind: entry["n"] for kind, entry in summary.items()}
+    assert counts == {"asked without context": 10, "asked in context": 20, "not asked": 10}
+    assert summary["not asked"]["f1"] == pytest.approx(scores["prag"][0].iloc[20:30].mean())
+
+
+def test_wrong_answers_of_the_subjects_own_name_are_counted():
+    said = {"Ana Berg": 0, "Ana": 0, "Ana Cole": 0, "Dora Cole": 0, "": 0, "red": 1}
+    rows = [
+        {"question": "Who is Ana Berg's son?", "eval_predict": text, "em": em}
+        for text, em in said.items()
+    ]
+    types = pd.Series(["single_hop"] * 6 + ["two_hop"])
+    counts = effect.names_in_wrong_answers([*rows, rows[0]], types)
+    assert counts == {"wrong": 5, "name": 2, "part": 1}
+
+
+def test_the_figures_are_drawn(tmp_path):
+    effect_plots.plot_conditions(effect.summary_of(*made_up()), tmp_path / "effect.png")
+    names = ("method", "learning_rate", "num_train_epochs")
+    same = {"f1": 0.3, "low": 0.2, "high": 0.4}
+    settings = itertools.product(("prag", "combine", "icl"), (3e-4, 2e-3), (1, 4))
+    rows = [dict(zip(names, setting, strict=True)) | same for setting in settings]
+    effect_plots.plot_sweep(rows, (2e-3, 4), tmp_path / "sweep.png")
+    assert all((tmp_path / f"{name}.png").stat().st_size > 5000 for name in ("effect", "sweep"))

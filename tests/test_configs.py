@@ -16,11 +16,8 @@ from conftest import REPOSITORY
 
 SCRIPTS = sorted(
     str(path.relative_to(REPOSITORY))
-    for path in [
-        *REPOSITORY.glob("src/*.py"),
-        *REPOSITORY.glob("*.py"),
-        *REPOSITORY.glob("benchmarks/effect*.py"),
-    ]
+    for place in ("src/*.py", "*.py", "benchmarks/effect*.py")
+    for path in REPOSITORY.glob(place)
     if "parse_arguments" in path.read_text(encoding="utf-8")
 )
 CONFIGS = sorted(path.name for path in (REPOSITORY / "configs").glob("*.sh"))
@@ -111,12 +108,15 @@ def recorded_commands(config: Path, folder: Path, **variables: str) -> list[list
             f'#!/bin/bash\n{{ printf "%s\\0" {name} "$@"; printf "\\n"; }} >> "$RECORD"\n'
         )
         stub.chmod(0o755)
-    environment = os.environ | {
-        "PATH": f"{stubs}:{os.environ['PATH']}",
-        "RECORD": str(record),
-        "PRAG_ROOT": str(folder / "root"),
-    }
-    environment |= variables
+    environment = (
+        os.environ
+        | variables
+        | {
+            "PATH": f"{stubs}:{os.environ['PATH']}",
+            "RECORD": str(record),
+            "PRAG_ROOT": str(folder / "root"),
+        }
+    )
     subprocess.run(["bash", str(config)], env=environment, check=True, timeout=30, cwd=folder)
     commands = [words.split("\0") for words in record.read_text().split("\0\n") if words]
     return [words[1:] for words in commands if words[0] == "python"]
@@ -135,10 +135,9 @@ def test_every_command_of_a_config_is_one_that_its_script_takes(config, tmp_path
 
 
 def test_every_table_of_the_paper_is_made_with_its_settings(tmp_path):
-    tables = "main warmup parts augmenter"
-    script = REPOSITORY / "configs/reproduce_tables.sh"
-    commands = recorded_commands(script, tmp_path, TABLES=tables)
-    answers = [parse(*head_and_rest(c)) for c in commands if c[0] == "src/inference.py"]
+    config = REPOSITORY / "configs/reproduce_tables.sh"
+    commands = recorded_commands(config, tmp_path, TABLES="main warmup parts augmenter")
+    answers = [parse(script, c) for script, *c in commands if script == "src/inference.py"]
     for options in answers:
         check_paper_settings("inference", options)
     experiments = len(PAPER) * len(PAPER_MODELS)
@@ -175,31 +174,17 @@ def check_paper_settings(stage: str, options: argparse.Namespace) -> None:
 
 def test_the_stages_of_the_demo_hand_on_the_same_settings(tmp_path):
     commands = recorded_commands(REPOSITORY / "configs" / "demo.sh", tmp_path)
-    assert list(dict.fromkeys(words[0] for words in commands)) == [
-        "prep_elastic.py",
-        "src/augment.py",
-        "src/encode.py",
-        "src/inference.py",
-        "src/report.py",
-    ]
-    index, augment, encode, *answers, _ = [parse(*split) for split in map(head_and_rest, commands)]
+    scripts = "prep_elastic.py src/augment.py src/encode.py src/inference.py src/report.py"
+    assert " ".join(dict.fromkeys(words[0] for words in commands)) == scripts
+    index, augment, encode, *answers, _ = [parse(script, words) for script, *words in commands]
     assert augment.index_name == index.index_name
-    assert [options.inference_method for options in answers] == [
-        "closed_book",
-        "icl",
-        "prag",
-        "combine",
-    ]
+    methods = [options.inference_method for options in answers]
+    assert methods == ["closed_book", "icl", "prag", "combine"]
     for options in (augment, *answers):
         shared = vars(options).keys() & vars(encode).keys() - {"seed", "overwrite", "batch_size"}
         assert len(shared) >= 7
         for name in shared:
             assert getattr(options, name) == getattr(encode, name), name
-
-
-def head_and_rest(words: list[str]) -> tuple[str, list[str]]:
-    """The script and its arguments."""
-    return words[0], words[1:]
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -277,38 +262,29 @@ def test_encode_and_inference_share_their_flags_with_the_same_defaults():
     shared = encode.keys() & inference.keys()
     assert SHARED_DEFAULTS.keys() <= shared
     for name in shared:
-        first, second = encode[name], inference[name]
-        assert (first.default, first.type, first.choices) == (
-            second.default,
-            second.type,
-            second.choices,
-        ), name
+        first, second = (vars(flags[name]) for flags in (encode, inference))
+        assert all(first[part] == second[part] for part in ("default", "type", "choices")), name
     assert {name: encode[name].default for name in SHARED_DEFAULTS} == SHARED_DEFAULTS
-
-
-@pytest.mark.parametrize("flag", ["lora_rank", "learning_rate"])
-@pytest.mark.parametrize("value", ["0", "nan", "many"])
-def test_a_number_that_makes_no_sense_is_refused_by_its_flags_name(flag, value, capsys):
-    with pytest.raises(SystemExit) as ended:
-        parse("src/encode.py", ["--model_name", "m", "--dataset", "d", f"--{flag}={value}"])
-    assert ended.value.code == 2
-    assert f"argument --{flag}: " in capsys.readouterr().err
-
-
-def test_a_shortened_flag_is_refused():
-    words = ["--model_name", "m", "--dataset", "d", "--learning", "1"]
-    with pytest.raises(SystemExit):
-        parse("src/encode.py", words)
-
-
-def test_a_misspelt_flag_is_named_beside_the_one_that_is_missing(capsys):
-    with pytest.raises(SystemExit) as end:
-        parse("src/encode.py", ["--modle_name=x", "--dataset", "D"])
-    assert end.value.code == 2
-    assert "required: --model_name; there is no --modle_name\n" in capsys.readouterr().err
 
 
 def test_the_short_names_are_the_papers_models():
     known = json.loads((REPOSITORY / "configs" / "models.json").read_text(encoding="utf-8"))
     assert set(PAPER_MODELS) <= known.keys()
     assert all(hub_id.count("/") == 1 for hub_id in known.values())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model_name=m", "--lora_rank=0"], "argument --lora_rank: "),
+        (["--model_name=m", "--learning_rate=nan"], "argument --learning_rate: "),
+        (["--model_name=m", "--lora_rank=many"], "argument --lora_rank: "),
+        (["--model_name=m", "--learning=1"], "--learning"),  # shortened
+        (["--modle_name=x"], "required: --model_name; there is no --modle_name\n"),
+    ],
+)
+def test_a_mistake_in_the_flags_is_named(words, message, capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse("src/encode.py", ["--dataset", "d", *words])
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err.split("error: ")[-1]

@@ -1,18 +1,26 @@
-"""How the demo model is made and measured: packing, the fast forward pass, the augmentation."""
+"""The bundled world and model: what the README claims about them, and how they are made."""
 
+import csv
+import json
 import random
+import sys
 
+import make_world
 import pytest
 import torch
 import torch.nn.functional as F
+import train_model
+import training_data
 from conftest import REPOSITORY
 from fast_llama import WeightedCrossEntropy, attention_mask, final_hidden_states, rotary_tables
-from make_world import build_world
 from measure_augmentation import Counts, count, stated_facts
 from packing import TASKS, pack
+from safetensors.torch import load_file
+from training_data import documents_of_step, known_entities
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
-from world import KINDS, new_pair, question_answer_list, rewrite
+from world import KINDS, new_pair, question_answer_list, rewrite, split_of
 
+DEMO = REPOSITORY / "data/demo"
 DOCUMENTS = [
     ("closed_book", "<|bos|><|user|>Question: Who?<|eot|><|assistant|>The answer is red.<|eot|>"),
     ("plain", "<|bos|>The film was a comedy film.<|eot|>"),
@@ -23,7 +31,90 @@ DOCUMENTS = [
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return AutoTokenizer.from_pretrained(REPOSITORY / "data/demo/demo-model")
+    return AutoTokenizer.from_pretrained(DEMO / "demo-model")
+
+
+def read(name: str) -> dict | list:
+    return json.loads((DEMO / name).read_text())
+
+
+def titles() -> set[str]:
+    with (DEMO / "corpus.tsv").open(encoding="utf-8", newline="") as file:
+        return {row["title"] for row in csv.DictReader(file, delimiter="\t")}
+
+
+def test_the_world_is_what_its_seed_gives(tmp_path, monkeypatch):
+    monkeypatch.setattr(make_world, "DEMO", tmp_path)
+    make_world.main()
+    for name in ("corpus.tsv", "questions.json", "warmup.json"):
+        assert (tmp_path / name).read_bytes() == (DEMO / name).read_bytes()
+
+
+def test_the_splits_ask_about_different_entities_whose_names_do_not_occur_in_training():
+    names, asked = titles(), {}
+    for (split, records), least in zip(read("questions.json").items(), (100, 300), strict=True):
+        asked[split] = {name for q in records for name in names if name in q["question"]}
+        assert len(records) >= least
+        assert {q["type"] for q in records} == {"single_hop", "two_hop"}
+        for q in records:
+            assert q["answer"] in q["golden_passages"][-1]
+            assert len(q["golden_passages"]) == (2 if q["type"] == "two_hop" else 1)
+    assert asked["dev"] and asked["test"] and not asked["dev"] & asked["test"]
+    assert all(split_of(name) == "eval" for name in names)
+    for step in (*range(900, 915), *range(2000, 2015)):
+        for _, document in documents_of_step(step, 0, 5):
+            assert not [name for name in names if name in document]
+
+
+def test_the_warm_up_alone_asks_without_context_about_what_is_read_only(monkeypatch):
+    records = read("warmup.json")
+    assert len(records) >= 2000
+    known, asked = known_entities(*training_data.CURRICULUM[-1][-1]), set()
+    for record in records:
+        asked |= {name for name in known.read_only if name in record["question"]}
+    assert asked == known.read_only and not asked & titles()
+    assert all(split_of(name) == "known" for name in asked)
+    known = known_entities(4, 8)
+    last = (*training_data.CURRICULUM[-1][:-1], (4, 8))
+    monkeypatch.setattr(training_data, "CURRICULUM", (last,))
+    assert known.read_only and known.read_only < {entity.name for entity in known.entities()}
+    texts = {"closed_book": "", "plain": ""}
+    for step in range(1000, 1020):
+        for task, document in documents_of_step(step, 0, 5):
+            texts[task] = texts.get(task, "") + document
+    for name in known.read_only:
+        assert name in texts["plain"] and name not in texts["closed_book"]
+
+
+def test_the_model_is_small_and_a_word_is_one_token_whatever_is_before_it(tokenizer):
+    assert sum(file.stat().st_size for file in (DEMO / "demo-model").iterdir()) < 20_000_000
+    word = tokenizer("Mountain").input_ids[-1]
+    for before in (" ", "x ", "x\n", 'x"', "x("):
+        assert tokenizer(f"{before}Mountain").input_ids[-1] == word
+    text = '[{"question": "Who (or what) is\nit?", "answer": "Silent River"}]'
+    assert tokenizer.decode(tokenizer(text).input_ids) == text
+
+
+def test_training_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
+    def train(name: str) -> dict[str, torch.Tensor]:
+        flags = "--hidden_size 64 --layers 1 --heads 2 --intermediate_size 64 --rows 2 "
+        flags = f"{flags} --length 320 --no_compile --save_every 2 --steps 4".split()
+        flags += ["--work", str(tmp_path / name), "--output", str(tmp_path / name / "model")]
+        monkeypatch.setattr(sys, "argv", ["train_model.py", *flags])
+        train_model.main()
+        return load_file(tmp_path / name / "model" / "model.safetensors")
+
+    def stop(step, *more):
+        if step == 3:
+            raise KeyboardInterrupt
+        return documents_of_step(step, *more)
+
+    whole = train("whole")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(train_model, "documents_of_step", stop)
+        train("stopped")
+    resumed = train("stopped")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 def test_packed_rows_hold_every_document_that_fits_once_with_its_own_next_tokens(tokenizer):
@@ -51,11 +142,10 @@ def test_the_fast_forward_pass_is_that_of_transformers(tokenizer):
     packed = pack(DOCUMENTS, tokenizer, rows=2, length=40)
     tables = rotary_tables(40, 32, 10000.0)
     hidden = final_hidden_states(model, packed.ids, attention_mask(packed.documents), *tables)
+    targets, weights = packed.targets.flatten(), packed.weights.flatten()
+    embeddings = model.model.embed_tokens.weight
     total, losses, _ = WeightedCrossEntropy.apply(
-        hidden.flatten(0, 1),
-        model.model.embed_tokens.weight,
-        packed.targets.flatten(),
-        packed.weights.flatten(),
+        hidden.flatten(0, 1), embeddings, targets, weights
     )
     total.backward()
     gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
@@ -91,10 +181,8 @@ def test_perfect_augmentation_scores_1_and_a_false_one_less():
     assert perfect.false == 0 and perfect.kept == perfect.facts == 4 * perfect.passages
     assert false.right == 0 and false.kept < false.facts and false.false > 0
     assert (none.passages, none.valid, none.kept) == (perfect.passages, 0, 0)
-
-
-def test_the_passages_of_the_corpus_state_their_facts():
-    for entity in build_world()[0]:
+    # the passages of the corpus state their facts
+    for entity in make_world.build_world()[0]:
         for passage in entity.passages:
             stated, false = stated_facts(entity, passage.text)
             assert set(passage.attributes) <= stated and not false

@@ -151,28 +151,16 @@ def test_secrets_sign_in_and_are_never_printed(tmp_path, monkeypatch, capsys, wa
         assert SECRET not in shown.out + shown.err
 
 
-@fake_only
-def test_a_server_that_fails_is_tried_again_and_then_gives_one_sentence(tmp_path, fake, options):
-    _, index = load(tmp_path, options)
-    expected = index.search(["dog"], topk=1)
-    faults = [error_body(429, "circuit_breaking_exception", "too much"), "drop"]
-    fake.fault = lambda *_: faults.pop() if faults else None
-    assert index.search(["dog"], topk=1) == expected and not faults
-    failed = error_body(500, "search_phase_execution_exception", "disk gone")
-    fake.fault = lambda path, body: failed if "dog" in str(body) else None
-    with pytest.raises(InputError, match=r"used \(.*500.*disk gone.*busy, try again later"):
-        index.search(["cat", "dog"], topk=1)
-
-
-@pytest.mark.parametrize("bad", ["", "Wiki", "-wiki", "_all", "wi*", "a,b", "a/b"])
-def test_a_bad_index_name_is_refused_before_anything_is_sent(bad):
+def test_a_bad_index_name_is_refused_before_anything_is_sent():
     options = flags_of("--es_url", "http://127.0.0.1:9")
-    options.index_name = bad
-    with pytest.raises(InputError, match="cannot be the name of an Elasticsearch index"):
-        ElasticsearchIndex(options)
+    for options.index_name in ("", "Wiki", "-wiki", "_all", "wi*", "a,b", "a/b"):
+        with pytest.raises(InputError, match="cannot be the name of an Elasticsearch index"):
+            ElasticsearchIndex(options)
 
 
-def test_the_index_is_as_it_is_described_and_replaced_only_with_overwrite(tmp_path, options):
+def test_the_index_is_as_described_and_overwrite_only_removes_what_this_program_made(
+    tmp_path, options
+):
     load(tmp_path, options, number_of_shards=2)
     [(first, found)] = indices(options, "").items()
     assert first.startswith(f"{options.index_name}-")
@@ -183,18 +171,13 @@ def test_the_index_is_as_it_is_described_and_replaced_only_with_overwrite(tmp_pa
     other = [("z", "a zebra", "Zebra")]
     with pytest.raises(InputError, match=f"'{options.index_name}' already.*--overwrite"):
         load(tmp_path, options, other)
-    rows, index = load(tmp_path, options, other, overwrite=True)
-    assert (rows, index.search(["cat"], topk=1)) == (1, [[]])
-    assert len(indices(options)) == 1 and first not in indices(options)
-
-
-def test_overwrite_only_removes_what_this_program_made(tmp_path, options):
     notes, of_others = (f"{options.index_name}-{end}" for end in ("notes", "of-others"))
     with connected(options) as client:
         client.indices.create(index=notes, mappings={"_meta": engine.MADE_BY})
         client.indices.create(index=of_others)
         client.indices.put_alias(index=of_others, name=options.index_name)
-        load(tmp_path, options, overwrite=True)
+        rows, index = load(tmp_path, options, other, overwrite=True)
+        assert (rows, index.search(["cat"], topk=1)) == (1, [[]])
         [mine] = indices(options, "")
         assert sorted(indices(options)) == sorted([mine, notes, of_others])
         client.indices.put_alias(index=mine, name=f"{options.index_name}-prod")
@@ -225,7 +208,9 @@ def test_a_bad_corpus_and_an_interruption_leave_the_old_index(tmp_path, options,
 
 
 @fake_only
-def test_rejected_rows_and_requests_are_tried_again(tmp_path, fake, options, monkeypatch):
+def test_what_a_busy_server_rejects_is_tried_again_and_what_fails_is_one_sentence(
+    tmp_path, fake, options, monkeypatch
+):
     monkeypatch.setitem(engine.LOADING, "chunk_size", 100)
     faults = ["drop", *[error_body(429, "rejected", "queue capacity")] * 5]
     fake.fault = lambda path, _: faults.pop() if path == "_bulk" and faults else None
@@ -234,7 +219,13 @@ def test_rejected_rows_and_requests_are_tried_again(tmp_path, fake, options, mon
     passages = [(str(i), f"cat number{i}", "") for i in range(1000)]
     rows, index = load(tmp_path, options, passages, threads=3)
     assert (rows, faults, rejected) == (1000, [], {})
-    assert ids(index.search(["number994"], topk=2)[0]) == ["994"]
+    faults += [error_body(429, "circuit_breaking_exception", "too much"), "drop"]
+    fake.fault = lambda *_: faults.pop() if faults else None
+    assert ids(index.search(["number994"], topk=2)[0]) == ["994"] and not faults
+    failed = error_body(500, "search_phase_execution_exception", "disk gone")
+    fake.fault = lambda path, body: failed if "dog" in str(body) else None
+    with pytest.raises(InputError, match=r"used \(.*500.*disk gone.*busy, try again later"):
+        index.search(["cat", "dog"], topk=1)
 
 
 @fake_only

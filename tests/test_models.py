@@ -107,28 +107,19 @@ def test_generation_settings_that_a_model_ships_with_do_not_reach_a_run(saved, t
     for name in ("temperature", "top_p"):
         assert getattr(settings, name) in (None, 1.0)
     assert generate(loaded, Numbers(), PROMPTS[:1], 8) == [greedy(loaded, PROMPTS[0], 8)]
-
-
-def test_a_loaded_model_is_frozen_and_has_the_dtype_that_was_asked(saved, tokenizer):
     for dtype in ("float32", "bfloat16"):
         loaded = load_model(str(saved), dtype, tokenizer)
         assert loaded.dtype == getattr(torch, dtype) and not loaded.training
         assert not any(parameter.requires_grad for parameter in loaded.parameters())
 
 
-def test_a_checkpoint_that_is_a_pickle_is_refused(saved, tokenizer):
-    weights = tiny_model(seed=3).state_dict()
-    (saved / "model.safetensors").unlink()
-    torch.save(weights, saved / "pytorch_model.bin")
-    with pytest.raises(InputError, match=r"the model of --model_name .* cannot be loaded"):
-        load_model(str(saved), "float32", tokenizer)
-
-
-@pytest.mark.parametrize("damage", ["no weights", "broken config", "cut weights"])
+@pytest.mark.parametrize("damage", ["no weights", "a pickle", "broken config", "cut weights"])
 def test_a_damaged_model_is_an_input_error(saved, tokenizer, damage):
     weights = saved / "model.safetensors"
-    if damage == "no weights":
+    if damage in ("no weights", "a pickle"):
         weights.unlink()
+        if damage == "a pickle":
+            torch.save(tiny_model(seed=3).state_dict(), saved / "pytorch_model.bin")
     elif damage == "broken config":
         (saved / "config.json").write_text('{"model_type": ')
     else:
@@ -147,12 +138,11 @@ def test_a_damaged_tokenizer_is_an_input_error(saved, damage):
 
 
 def test_a_tokenizer_without_padding_token_pads_with_its_end_token(tmp_path):
-    for name in ("tokenizer.json", "tokenizer_config.json", "config.json"):
-        shutil.copy(DEMO / name, tmp_path)
-    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    folder = shutil.copytree(DEMO, tmp_path / "model")
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
     del settings["pad_token"]
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
-    tokenizer = load_tokenizer(str(tmp_path))
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    tokenizer = load_tokenizer(str(folder))
     assert tokenizer.pad_token_id == tokenizer.eos_token_id == 2
 
 
@@ -197,8 +187,7 @@ def test_the_longest_prompt_is_read_from_the_models_configuration(saved):
 @pytest.mark.parametrize("content", ["[]", "{% for x in %}", '{"num_hidden_layers": -1}', "\x00"])
 def test_whatever_a_models_files_hold_the_scripts_end_with_a_sentence(tmp_path, file, content):
     """transformers raises many kinds of errors; a template is a program of the model's."""
-    folder = tmp_path / "model"
-    shutil.copytree(REPOSITORY / "data/demo/demo-model", folder)
+    folder = shutil.copytree(DEMO, tmp_path / "model")
     (folder / file).write_text(content)
     try:
         tokenizer = load_tokenizer(str(folder))
@@ -210,8 +199,7 @@ def test_whatever_a_models_files_hold_the_scripts_end_with_a_sentence(tmp_path, 
 
 
 def test_a_model_with_a_number_that_is_not_finite_is_refused(tmp_path):
-    folder = tmp_path / "model"
-    shutil.copytree(REPOSITORY / "data/demo/demo-model", folder)
+    folder = shutil.copytree(DEMO, tmp_path / "model")
     tensors = load_file(folder / "model.safetensors")
     tensors["model.layers.0.mlp.down_proj.weight"][0, 0] = torch.nan
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})

@@ -61,14 +61,12 @@ def test_the_rule_deals_the_whole_list_out():
 @pytest.mark.parametrize("text", ["", "1", "2/2", "-1/2", "a/2", "0/0", "1/2/3", "½/2"])
 def test_no_shard(text, capsys):
     with pytest.raises(SystemExit) as stopped:
-        inference.parse_arguments(
-            ["--model_name", "m", "--dataset", "d", *COMBINE, "--shard", text]
-        )
+        inference.parse_arguments([*COMMON, *DEV, *COMBINE, "--shard", text])
     assert stopped.value.code == 2
     assert "--shard" in capsys.readouterr().err
 
 
-def test_a_launcher_and_what_splits_or_spreads_by_itself_exclude_each_other(monkeypatch):
+def test_a_launcher_and_what_splits_or_spreads_alone_exclude_each_other(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(Exception, match="a launcher splits the work already"):
         shard_of("0/2")
@@ -107,25 +105,14 @@ def test_jobs_of_an_array_answer_and_a_later_run_only_puts_together(encoded, mon
         leaf = root / RESULTS / "combine/dev"
         assert not (leaf / "result.txt").exists()
         assert "when all parts are, the same command without --shard" in capsys.readouterr().out
-    monkeypatch.setattr("utils.experiment.load_model", None)
-    answer(*COMBINE[1:], monkeypatch=monkeypatch)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("utils.experiment.load_model", None)
+        answer(*COMBINE[1:], monkeypatch=patch)
     assert tree(root / "output") == whole
-
-
-def test_what_a_missing_job_left_is_done_when_put_together(encoded, monkeypatch):
-    root, _ = encoded
-    answer(*COMBINE[1:], monkeypatch=monkeypatch)
-    whole = tree(root / "output")
     without(root, "output")
     answer(*COMBINE[1:], "--shard", "2/3", monkeypatch=monkeypatch)
-    answer(*COMBINE[1:], monkeypatch=monkeypatch)
+    answer(*COMBINE[1:], monkeypatch=monkeypatch)  # what the other jobs left is done
     assert tree(root / "output") == whole
-
-
-def test_an_array_cannot_overwrite_answers(capsys):
-    with pytest.raises(SystemExit):
-        inference.parse_arguments([*COMMON, *DEV, *COMBINE, "--overwrite", "--shard", "0/2"])
-    assert "--overwrite would remove" in capsys.readouterr().err
 
 
 def test_two_processes_of_accelerate_answer_with_the_same_bytes(encoded, monkeypatch):

@@ -6,17 +6,11 @@ import pytest
 
 from utils import questions
 from utils.files import write_json
-from utils.questions import (
-    DATASETS,
-    DataSet,
-    load_questions,
-    load_sample,
-    load_supporting_sentences,
-    take_sample,
-)
+from utils.questions import DATASETS, DataSet, load_questions, load_sample, take_sample
 from utils.running import InputError
 
 DATA = Path(__file__).parent / "data"
+WHO = {"question": "Who?", "answer": "Orr"}
 
 
 def test_2wikimultihopqa_takes_aliases_and_gives_each_type_and_total():
@@ -46,9 +40,22 @@ def test_golden_passages_are_the_supporting_paragraphs_once_each_in_order_of_men
     assert wiki[1]["golden_passages"] == ["The Quell flows in Vessel.", "The Marn flows in Vessel."]
     hotpot = load_questions("hotpotqa", DATA / "hotpotqa")["bridge"]
     assert hotpot[0]["golden_passages"][0] == "Hale is a town. Tamsin Roe founded it."
+    # supporting sentences are under their titles, and lost ones are passed over
+    texts = questions.load_supporting_sentences("2wikimultihopqa", DATA / "2wikimultihopqa")
+    assert texts[:2] == [
+        [
+            "Bram Torn: Bram Torn is the son of Odo Torn.",
+            "Ilva Torn: Ilva Torn is a weaver. Her father is Bram Torn.",
+        ],
+        ["Quell: The Quell flows in Vessel."],  # a lost title, and an index beyond the end
+    ]
+    assert texts[4] == []
+    hotpot = questions.load_supporting_sentences("hotpotqa", DATA / "hotpotqa")
+    # the second sentence of Hale alone, not its whole paragraph
+    assert hotpot[0] == ["Hale: Tamsin Roe founded it.", "Quell: The Quell is a river."]
 
 
-def test_popqa_reads_quoted_cells_with_tabs_and_quotes_and_keeps_na_as_text():
+def test_popqa_and_complexwebquestions_give_every_answer_and_quoted_cells_as_they_are():
     loaded = load_questions("popqa", DATA / "popqa")
     assert list(loaded) == ["total"]
     assert [record["answer"] for record in loaded["total"]] == [
@@ -58,6 +65,13 @@ def test_popqa_reads_quoted_cells_with_tabs_and_quotes_and_keeps_na_as_text():
         ["NA", "Nova Arda"],
     ]
     assert loaded["total"][2]["question"] == 'Who is the author of The "Blue\tDoor"?'
+    # all answers are joined, and nameless ones left out
+    loaded = load_questions("complexwebquestions", DATA / "complexwebquestions")
+    assert [(r["test_id"], r["qid"], r["answer"]) for r in loaded["total"]] == [
+        (0, "c0", ["Orr", "Orr City", "City of Orr", "Hale"]),
+        (1, "c1", ["Tam", "Tamsin Roe"]),
+        (2, "c3", ["Orr"]),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -67,26 +81,14 @@ def test_popqa_reads_quoted_cells_with_tabs_and_quotes_and_keeps_na_as_text():
         ('question\tobj\to_aliases\nWho?\tOrr\t[]\n"Where\tOrr', "damaged or another one"),
         ("question\tobj\to_aliases\n", "holds no question"),
         ("question\tobj\to_aliases\n\tOrr\t[]\n", "record 0: question is an empty text"),
+        (None, "does not exist"),
     ],
 )
 def test_a_broken_published_file_is_named_with_its_source(content, problem, tmp_path):
-    (tmp_path / "popQA.tsv").write_text(content)
-    with pytest.raises(InputError, match=problem + ".* with popQA.tsv: download it again from htt"):
+    if content:
+        (tmp_path / "popQA.tsv").write_text(content)
+    with pytest.raises(InputError, match=problem + ".*popQA.tsv: download it again from htt"):
         load_questions("popqa", tmp_path)
-
-
-def test_a_missing_file_is_named_with_its_source(tmp_path):
-    with pytest.raises(InputError, match=r"1\.json does not exist; .*: download it again from"):
-        load_questions("hotpotqa", tmp_path)
-
-
-def test_complexwebquestions_joins_all_answers_and_leaves_out_nameless_ones():
-    loaded = load_questions("complexwebquestions", DATA / "complexwebquestions")
-    assert [(r["test_id"], r["qid"], r["answer"]) for r in loaded["total"]] == [
-        (0, "c0", ["Orr", "Orr City", "City of Orr", "Hale"]),
-        (1, "c1", ["Tam", "Tamsin Roe"]),
-        (2, "c3", ["Orr"]),
-    ]
 
 
 def test_another_raw_data_set_is_a_loader_and_a_line(tmp_path, monkeypatch):
@@ -101,7 +103,7 @@ def test_another_raw_data_set_is_a_loader_and_a_line(tmp_path, monkeypatch):
     who = {"test_id": 0, "question": "Who?", "answer": "Orr", "type": "hard"}
     where = {"test_id": 1, "question": "Where?", "answer": "Hale", "type": "odd"}
     assert loaded == {"hard": [who], "total": [who, where]}
-    assert load_supporting_sentences("quiz", tmp_path) == [["It was Orr."], ["In Hale."]]
+    assert questions.load_supporting_sentences("quiz", tmp_path) == [["It was Orr."], ["In Hale."]]
 
 
 def test_a_custom_list_is_named_by_its_file_and_an_object_by_its_keys(tmp_path):
@@ -115,63 +117,34 @@ def test_a_custom_list_is_named_by_its_file_and_an_object_by_its_keys(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("record", "problem"),
+    ("content", "problem"),
     [
-        ({"answer": "Orr"}, "record 1: question is missing"),
-        ({"question": " ", "answer": "Orr"}, "record 1: question is an empty text"),
-        ({"question": "Who?", "answer": 1311}, "record 1: answer is a number"),
-        ({"question": "Who?", "answer": ["Orr", None]}, r"record 1: answer\[1\] is null"),
-        ({"question": "W?", "answer": "O", "golden_passages": {}}, "_passages is an empty object"),
-        ("Who?", "record 1 is a text"),
+        ([WHO, {"question": "Who?", "answer": ["Orr", None]}], r"record 1: answer\[1\] is null"),
+        ([WHO, {**WHO, "golden_passages": {}}], "record 1: golden_passages is an empty object"),
+        ([WHO, "Who?"], "record 1 is a text"),
+        ({"dev": [{"question": "W"}] * 8}, "dev, record 4: answer is missing; and 3 more;"),
+        ([], "is an empty list"),
+        (None, "is a folder"),
     ],
 )
-def test_a_bad_custom_record_is_named_by_index_and_field(record, problem, tmp_path):
-    write_json(tmp_path / "dev.json", [{"question": "Who?", "answer": "Orr"}, record])
-    with pytest.raises(InputError, match=problem):
-        load_questions("mine", tmp_path / "dev.json")
-
-
-def test_five_problems_are_shown_and_the_rest_counted(tmp_path):
-    write_json(tmp_path / "dev.json", {"dev": [{"question": "Who?"}] * 8})
-    with pytest.raises(InputError) as error:
-        load_questions("mine", tmp_path / "dev.json")
-    assert "dev, record 4: answer is missing; and 3 more;" in str(error.value)
-    assert "record 5" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("text", "problem"),
-    [("[]", "is an empty list"), ("{}", "is an empty object, not a list"), (None, "is a folder")],
-)
-def test_custom_paths_that_hold_no_questions_give_a_sentence(text, problem, tmp_path):
-    (tmp_path / "dev.json").write_text(text or "")
-    with pytest.raises(InputError, match=problem):
-        load_questions("mine", tmp_path / "dev.json" if text else tmp_path)
+def test_a_bad_custom_file_is_named_with_record_and_field(content, problem, tmp_path):
+    file = tmp_path / "dev.json"
+    if content is None:
+        file.mkdir()
+    else:
+        write_json(file, content)
+    with pytest.raises(InputError, match=problem) as error:
+        load_questions("mine", file)
+    assert "record 5" not in str(error.value)  # of many problems five are shown
 
 
 def test_a_sample_is_the_first_questions_of_each_type_and_of_the_whole_order():
     loaded = load_questions("2wikimultihopqa", DATA / "2wikimultihopqa")
     sample = take_sample(loaded, 1)
-    assert [[r["qid"] for r in rows] for rows in sample.values()] == [
-        ["w1"], ["w4"], ["w0"], ["w2"], ["w0"]
-    ]  # fmt: skip
+    qids = [[record["qid"] for record in records] for records in sample.values()]
+    assert qids == [["w1"], ["w4"], ["w0"], ["w2"], ["w0"]]
     assert take_sample(loaded, -1) == loaded
     one = load_sample("2wikimultihopqa", DATA / "2wikimultihopqa", "inference", 1)
     assert one == {"inference": sample["inference"]}
     with pytest.raises(InputError, match="--data_type odd: 2wikimultihopqa has comparison, "):
         load_sample("2wikimultihopqa", DATA / "2wikimultihopqa", "odd", 1)
-
-
-def test_supporting_sentences_are_under_their_titles_and_lost_ones_are_passed_over():
-    texts = load_supporting_sentences("2wikimultihopqa", DATA / "2wikimultihopqa")
-    assert texts[:2] == [
-        [
-            "Bram Torn: Bram Torn is the son of Odo Torn.",
-            "Ilva Torn: Ilva Torn is a weaver. Her father is Bram Torn.",
-        ],
-        ["Quell: The Quell flows in Vessel."],  # a lost title, and an index beyond the end
-    ]
-    assert texts[4] == []
-    hotpot = load_supporting_sentences("hotpotqa", DATA / "hotpotqa")
-    # the second sentence of Hale alone, not its whole paragraph
-    assert hotpot[0] == ["Hale: Tamsin Roe founded it.", "Quell: The Quell is a river."]

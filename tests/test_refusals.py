@@ -7,9 +7,7 @@ import subprocess
 import sys
 
 import pytest
-import torch
 from conftest import REPOSITORY
-from safetensors.torch import load_file, save_file
 from stage_runs import ADAPTERS, AUGMENT, COMMON, DEV, MODEL, RESULTS, TRAIN, answer, run
 
 import augment
@@ -41,12 +39,11 @@ PAIR = {"question": "Q?", "answer": "a", "full_answer": "It is a."}
 
 # script, flags, content of the file {file} (None: there is none; a value: as JSON), what is said
 BAD = {
-    "an index that stands": (
+    "an index that exists": (
         "prep_elastic", ["--index_name", "demo", "--data_path", "{file}"], HEADER + ROW,
         "exists already.*--overwrite",
     ),
     "questions that are missing": ("augment", WRITE, None, "does not exist"),
-    "questions that are empty": ("augment", WRITE, b"", "not valid JSON.*mend it"),
     "questions that are cut off": ("augment", WRITE, b'[{"question": "Wh', "valid JSON.*mend it"),
     "questions in Latin-1": ("augment", WRITE, b'[{"question": "\xe9"}]', "UTF-8.*convert"),
     "a number of 9000 digits": ("augment", WRITE, b"9" * 9000, "digits"),
@@ -64,7 +61,6 @@ BAD = {
     ),
     "an unknown index": ("augment", [*WRITE, "--index_name", "no"], [RECORD], "no index.*prep_e"),
     "a sample of 0": ("augment", [*WRITE, "--sample", "0"], [RECORD], "0 is not above 0"),
-    "a topk of 0": ("augment", [*WRITE, "--topk", "0"], [RECORD], "topk.*0 is not above 0"),
     "a temperature below 0": (
         "augment", [*WRITE, "--temperature", "-1"], [RECORD], "--temperature",
     ),
@@ -83,13 +79,9 @@ BAD = {
     "an unknown prompt set": (
         "encode", [*ENCODE, "--prompts", "none"], None, "none: .*default, demo",
     ),
-    "a prompt set that is no object": (
-        "encode", [*ENCODE, "--prompts", "{file}"], [1], "needs a text 'rewrite' with",
-    ),
     "CoT without examples": (
-        "encode", [*ENCODE, "--with_cot"], None, "few-shot examples for 'demo'",
+        "encode", [*ENCODE, "--with_cot"], None, r"'demo': write .*fewshot/demo\.json .*drop --w",
     ),
-    "a learning rate of 0": ("encode", [*ENCODE, "--learning_rate", "0"], None, "above 0"),
     "a start that is no adapter": (
         "encode", [*ENCODE, "--init_adapter", "{folder}"], None, "no adapter in .*warmup_lora",
     ),
@@ -116,12 +108,12 @@ BAD = {
     ),
     "a server without address": ("augment", [*WRITE, "--api_base", ""], None, "address"),
     "more passages to merge than there are": (
-        "inference",
-        [*COMMON, *DEV, *TRAIN, "--inference_method", "prag", "--merge_topk", "9"],
-        None, "--merge_topk 9 is more than the 3 passages",
+        "inference", [*ENCODE, "--inference_method", "prag", "--merge_topk", "9"], None,
+        "--merge_topk 9 is more than the 3 passages",
     ),
-    "no results of that model": (
-        "report", ["--model_name", "none"], None, "no result to show .*run",
+    "no results of that model": ("report", ["--model_name", "none"], None, "no result to show"),
+    "a part of an array that overwrites": (
+        "inference", [*ANSWER, "--overwrite", "--shard", "0/2"], None, "--overwrite would remove",
     ),
     "a seed that torch does not take": (
         "encode", [*ENCODE, "--seed", "9" * 20], None, "--seed: 9+ is not between",
@@ -188,23 +180,7 @@ def test_adapters_from_another_base_are_refused(copy, monkeypatch):
         answer("prag", "--overwrite", monkeypatch=monkeypatch)
 
 
-def test_adapters_that_change_nothing_are_refused(copy, monkeypatch):
-    for path in (copy / ADAPTERS).glob("*/*/adapter_model.safetensors"):
-        save_file({k: torch.zeros_like(v) for k, v in load_file(path).items()}, path)
-        record = json.loads((path.parent / "training_config.json").read_text())
-        del record["weights_hash"]
-        (path.parent / "training_config.json").write_text(json.dumps(record))
-    with pytest.raises(InputError, match="change nothing"):
-        answer("prag", "--overwrite", monkeypatch=monkeypatch)
-
-
-def test_a_corrupt_result_is_named_and_not_taken_for_an_empty_one(copy, monkeypatch):
-    (copy / RESULTS / "icl/dev/predict.json").write_text('[{"test_id"')
-    with pytest.raises(InputError, match="not valid JSON"):
-        answer("icl", monkeypatch=monkeypatch)
-
-
-def test_cot_goes_through_the_stages_and_without_examples_fails_early(copy, monkeypatch):
+def test_cot_goes_through_the_stages(copy, monkeypatch):
     (copy / "data_aug/hotpotqa").mkdir()
     records = json.loads((copy / "data_aug/demo/dev.json").read_text())[:2]
     (copy / "data_aug/hotpotqa/bridge.json").write_text(json.dumps(records))
@@ -213,10 +189,6 @@ def test_cot_goes_through_the_stages_and_without_examples_fails_early(copy, monk
     run(inference, *flags, "--inference_method", "prag", monkeypatch=monkeypatch)
     leaf = RESULTS.replace("/demo/", "/hotpotqa/").replace("epoch=2", "epoch=1_cot")
     assert (copy / leaf / "prag/bridge/result.txt").is_file()
-
-    monkeypatch.setattr("utils.models.AutoModelForCausalLM", None)  # no model is loaded
-    with pytest.raises(InputError, match="few-shot examples for 'demo'"):
-        run(encode, *COMMON, *DEV, "--with_cot", monkeypatch=monkeypatch)
 
 
 def test_a_users_mistake_is_one_sentence_and_exit_code_1():

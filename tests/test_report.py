@@ -16,7 +16,6 @@ import report
 from utils.files import write_json
 from utils.reporting import plots
 from utils.reporting.tables import harmless
-from utils.running import InputError
 
 MODEL, DATASET, TRAINING = "llama3.2-1b-instruct", "2wikimultihopqa", "lr=0.0003_epoch=1_cot"
 TEXTS = {1.0: "one", 0.5: "one or two", 0.0: "two"}  # F1 -> a text that has it against "one"
@@ -202,9 +201,6 @@ def test_the_report_is_the_same_when_made_again_and_filters_select(here):
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
     sys.argv += ["--dataset", "popqa", "--model_name", "x/m"]
     assert [line["model"] for line in made(here)[1]] == ["m"]
-    sys.argv += ["--dataset", "hotpotqa"]
-    with pytest.raises(InputError, match=r"no result .* or choose others"):
-        report.main()
 
 
 def test_what_an_older_version_has_written_is_read(here, capsys):

@@ -42,7 +42,6 @@ def open_server(*flags: str, say=print) -> server.Server:
 
 
 def test_the_server_gives_the_records_of_the_local_path(indexed, monkeypatch):
-    """The same prompts, seeds, checks and records; nothing of a model is loaded here."""
     flags = ("--sample", "1", "--batch_size", "1")
     run(augment, *AUGMENT, *flags, monkeypatch=monkeypatch)
     local = records_at(indexed)
@@ -83,12 +82,15 @@ def test_the_work_is_the_model_s_wherever_it_is_served(indexed, monkeypatch):
             run(augment, *by(fake), monkeypatch=monkeypatch)
 
 
-def test_which_model_is_asked():
+def test_which_model_is_asked_and_that_any_completion_counts():
     hidden = ["--api_model", "hidden"]  # some list other names than they take
     for models, flags, used in [((NAME,), [], NAME), (("a",), hidden, "hidden"), (None, [], MODEL)]:
         with FakeOpenAI(models=models) as fake:
             assert open_server("--api_base", fake.url, *flags).model == used
             assert fake.requests == []
+    for content, text in [(None, ""), (" half a character: \ud83d.", "half a character: .")]:
+        with FakeOpenAI(lambda body, content=content: content) as fake:
+            assert open_server("--api_base", fake.url).answer("rewrite", ["one"], [1]) == [text]
 
 
 def test_settings_that_a_server_refuses_are_left_out_and_told_of_once():
@@ -115,10 +117,8 @@ def test_the_key_is_used_and_never_shown(indexed, monkeypatch, capsys):
         assert path.is_dir() or KEY.encode() not in path.read_bytes()
     said = capsys.readouterr()
     assert "secret" not in said.out + said.err
-
-
-def test_a_password_in_the_address_is_used_and_not_shown():
-    with FakeOpenAI() as fake:
+    monkeypatch.delenv("OPENAI_API_KEY")
+    with FakeOpenAI() as fake:  # so is a password in the address
         opened = open_server("--api_base", fake.url.replace("//", "//me:p%40ss@"))
         assert fake.authorizations[-1] == "Basic bWU6cEBzcw=="  # me:p@ss
         fake.fault = lambda number, body: error(500, "no")
@@ -185,12 +185,6 @@ def test_what_is_done_before_a_fault_is_kept(indexed, monkeypatch):
     asked = " ".join(request["messages"][0]["content"] for request in fake.requests)
     assert not [passage for passage in done if passage in asked]
     assert tree(indexed / "data_aug") == whole
-
-
-def test_a_completion_counts_whatever_text_is_in_it():
-    for content, text in [(None, ""), (" half a character: \ud83d.", "half a character: .")]:
-        with FakeOpenAI(lambda body, content=content: content) as fake:
-            assert open_server("--api_base", fake.url).answer("rewrite", ["one"], [1]) == [text]
 
 
 def test_ctrl_c_does_not_wait_for_answers(indexed, monkeypatch):

@@ -10,6 +10,7 @@ from adapter_runs import files_below, in_processes, save_tiny, tiny_bank
 from stage_runs import ADAPTERS, COMMON, DEV, RESULTS, TRAIN, answer, run, tree
 
 import encode
+import inference
 from utils.files import writing_folder
 from utils.running import InputError
 from utils.store.base import open_base_adapter
@@ -29,7 +30,7 @@ def inodes(root) -> set[int]:
 def with_total(copy):
     """The finished root with a second data type: the questions in reverse, one of them twice.
 
-    The passages of the second one stand in another order.
+    The passages of the second one are in another order.
     """
     records = json.loads((copy / "data_aug/demo/dev.json").read_text())
     entries = [{**e, "pid": pid} for pid, e in enumerate(records[0]["augment"][::-1])]
@@ -44,13 +45,6 @@ def distinct_passages(root) -> int:
     return len({entry["passage"] for record in records for entry in record["augment"]})
 
 
-def refuse_training(monkeypatch) -> None:
-    def unwanted(*arguments):
-        raise AssertionError("a model was loaded")
-
-    monkeypatch.setattr("utils.experiment.load_model", unwanted)
-
-
 def test_total_and_types_together_train_and_store_each_passage_once(
     with_total, monkeypatch, capsys
 ):
@@ -59,6 +53,7 @@ def test_total_and_types_together_train_and_store_each_passage_once(
     distinct = distinct_passages(with_total)
     assert distinct < 15
     said = capsys.readouterr().out
+    assert f"27 passages, {distinct} with different training data" in said
     assert f"{distinct} adapters trained, {27 - distinct} linked to an equal one (" in said
     assert len(list((with_total / "offline").rglob(f"passage_*/{WEIGHTS}"))) == 27
     assert len(inodes(with_total / "offline")) == distinct
@@ -71,15 +66,13 @@ def test_total_and_types_together_train_and_store_each_passage_once(
 def test_total_after_the_types_is_linked_without_a_model(with_total, monkeypatch, capsys):
     before = inodes(with_total / "offline")
     with pytest.MonkeyPatch.context() as patch:
-        refuse_training(patch)
+        patch.setattr("utils.experiment.load_model", None)
         run(encode, *ALL, monkeypatch=patch)
     assert "0 adapters trained, 15 linked to an equal one (" in capsys.readouterr().out
     assert len(list((with_total / TOTAL).glob("*/*"))) == 15
     assert inodes(with_total / "offline") == before
     answer("prag", monkeypatch=monkeypatch)
     flags = [*ALL, "--data_type", "total", "--inference_method", "prag", "--max_new_tokens", "12"]
-    import inference
-
     run(inference, *flags, monkeypatch=monkeypatch)
     dev, total = (
         json.loads((with_total / RESULTS / f"prag/{name}/predict.json").read_text())
@@ -94,11 +87,11 @@ def test_where_links_are_impossible_there_are_copies(with_total, monkeypatch, ca
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(os, "link", refuse)
-    refuse_training(monkeypatch)
+    monkeypatch.setattr("utils.experiment.load_model", None)
     run(encode, *ALL, monkeypatch=monkeypatch)
     said = capsys.readouterr().out
     assert "0 linked to an equal one (0.0 MB saved), 15 copied, as links are" in said
-    dev = {name: data for name, data in tree(with_total / ADAPTERS).items()}
+    dev = tree(with_total / ADAPTERS)
     for did in range(4):
         for pid in range(3):
             here, there = f"data_{did}/passage_{pid}/{WEIGHTS}", f"data_{3 - did}/passage_{pid}"
@@ -145,10 +138,6 @@ def test_the_bytes_of_a_smaller_dtype_are_those_of_the_float32_adapter_rounded(
         assert torch.equal(tensor.to(torch.bfloat16), rounded[key])
     size = (copy / ADAPTERS / name).stat().st_size
     assert size < 0.55 * (finished / ADAPTERS / name).stat().st_size
-
-
-# ------------------------------------------------------------------------------------------------
-# Several processes at once
 
 
 def test_processes_that_make_the_base_adapter_at_once_use_the_same_one(tmp_path):

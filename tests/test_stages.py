@@ -1,11 +1,11 @@
 """The real scripts on the bundled world: end to end, stopped, started again."""
 
 import json
-import shutil
 
 import peft
 import pytest
 import torch
+from adapter_runs import generated_by
 from conftest import REPOSITORY
 from safetensors.torch import load_file
 from stage_runs import (
@@ -26,10 +26,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import augment
 import encode
-from utils import answering
 from utils.metrics import METRICS
 from utils.recipe import METHODS
-from utils.sources import trained as trained_source
 from utils.store import links
 
 
@@ -128,13 +126,8 @@ def test_prag_answers_from_all_passages_of_every_question(finished):
         text = tokenizer.apply_chat_template(
             [{"role": "user", "content": user}], tokenize=False, add_generation_prompt=True
         )
-        encoded = tokenizer(text + "The answer is", return_tensors="pt", add_special_tokens=False)
-        output = model.generate(
-            input_ids=encoded.input_ids, attention_mask=encoded.attention_mask,
-            max_new_tokens=12, do_sample=False,
-        )  # fmt: skip
-        generated = output[0, encoded.input_ids.shape[1] :]
-        assert tokenizer.decode(generated, skip_special_tokens=True) == prediction["text"]
+        prompt = tokenizer(text + "The answer is", add_special_tokens=False)["input_ids"]
+        assert generated_by(model, tokenizer, prompt) == prediction["text"]
 
 
 @pytest.mark.parametrize("method", ["icl", "combine"])
@@ -157,21 +150,6 @@ def test_a_sample_larger_than_the_data_is_said(copy, monkeypatch, capsys):
     assert "fewer questions than --sample 9: dev has 4\n" in capsys.readouterr().out
 
 
-def test_a_stopped_encoding_goes_on_and_ends_with_the_same_bytes(finished, copy, monkeypatch):
-    flags = [*COMMON, *DEV, *TRAIN, "--adapters_per_batch", "3"]
-    shutil.rmtree(copy / "offline")
-    run(encode, *flags, monkeypatch=monkeypatch)
-    whole = tree(copy / "offline")
-    shutil.rmtree(copy / "offline")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(links, "save_adapter", stop_after(5, links.save_adapter))
-        with pytest.raises(KeyboardInterrupt):
-            run(encode, *flags, monkeypatch=patch)
-    assert 0 < len(list((copy / ADAPTERS).glob("*/*"))) < 12
-    run(encode, *flags, monkeypatch=monkeypatch)
-    assert tree(copy / "offline") == whole
-
-
 def test_stopped_overwriting_of_adapters_goes_on_without_the_flag(copy, monkeypatch, capsys):
     flags = [*COMMON, *DEV, *TRAIN, "--adapters_per_batch", "3", "--save_dtype", "bfloat16"]
     with pytest.MonkeyPatch.context() as patch:
@@ -186,41 +164,3 @@ def test_stopped_overwriting_of_adapters_goes_on_without_the_flag(copy, monkeypa
     resumed = tree(copy / "offline")
     run(encode, *flags, "--overwrite", monkeypatch=monkeypatch)
     assert tree(copy / "offline") == resumed
-
-
-def test_stopped_answering_goes_on_and_ends_with_the_same_bytes(copy, monkeypatch):
-    flags = ("combine", "--batch_size", "1")
-    answer(*flags, "--overwrite", monkeypatch=monkeypatch)
-    whole = tree(copy / "output")
-    shutil.rmtree(copy / "output")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(answering, "generate", stop_after(3, answering.generate))
-        with pytest.raises(KeyboardInterrupt):
-            answer(*flags, monkeypatch=patch)
-    left = RESULTS + "/combine/dev/.predict.journal.0"
-    assert len((copy / left).read_bytes().splitlines()) == 3  # settings and two answers
-    answer(*flags, monkeypatch=monkeypatch)
-    combine = {name: data for name, data in whole.items() if "/combine/" in name}
-    assert tree(copy / "output") == combine
-
-
-def test_equal_training_data_is_trained_once(copy, monkeypatch, capsys):
-    """Also under `total` and another question; the published software trained them again."""
-    records = json.loads((copy / "data_aug/demo/dev.json").read_text())
-    (copy / "data_aug/demo/total.json").write_text(json.dumps(records[::-1]))
-    shutil.rmtree(copy / "offline")
-    trained = []
-    original = trained_source.train_as_fits
-
-    def count(bank, base, prompts, *more):
-        trained.append(len(prompts))
-        return original(bank, base, prompts, *more)
-
-    monkeypatch.setattr(trained_source, "train_as_fits", count)
-    run(encode, *COMMON, "--dataset", "demo", *TRAIN, monkeypatch=monkeypatch)
-    distinct = {entry["passage"] for record in records for entry in record["augment"]}
-    assert sum(trained) == len(distinct)
-    assert f"24 passages, {len(distinct)} with different training data" in capsys.readouterr().out
-    first = copy / ADAPTERS / "data_0/passage_1/adapter_model.safetensors"
-    other = copy / ADAPTERS.replace("/dev", "/total") / "data_3/passage_1/adapter_model.safetensors"
-    assert first.read_bytes() == other.read_bytes()

@@ -49,15 +49,12 @@ def test_the_p_value_is_scipys_exact_one_on_small_samples(pairs):
     assert paired_test(b, a) == p == paired_test(a, b) and 0 < p <= 1
 
 
-def test_equal_methods_never_differ_and_rounding_does_not_decide():
+def test_rounding_does_not_decide_and_what_cannot_be_averaged_or_paired_is_refused():
     assert paired_test([0.1, 0.9, 0.5], [0.1, 0.9, 0.5]) == 1.0
     # the differences are 0.2 and -0.2, but not in binary: each flip is as far as the observed one
     assert paired_test([0.3, 0.1], [0.1, 0.3]) == 1.0
     # a constant difference: only the two flips of all signs are as far
     assert paired_test([1.0] * 20, [0.0] * 20) == pytest.approx(1e-4, abs=1e-5)
-
-
-def test_scores_that_cannot_be_averaged_or_paired_are_refused():
     for scores in ([], [0.5, float("nan")], [[0.5]]):
         with pytest.raises(ValueError, match="finite numbers"):
             bootstrap_interval(scores)

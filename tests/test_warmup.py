@@ -88,13 +88,8 @@ def test_a_question_that_another_data_set_or_type_evaluates_is_dropped():
 
 
 def test_a_reasoning_is_usable_only_with_the_answer_that_scoring_reads():
-    texts = [
-        "A made it.\nSo the answer is Orr.\n\nQuestion: x",
-        " A b. So the answer is the orr, I think",
-        "Ann made it. So the answer is not Orr.",
-        "Orr",
-        "So the answer is Orr.",
-    ]
+    texts = ["A made it.\nSo the answer is Orr.\n\nMore", " A b. So the answer is the orr, I say"]
+    texts += ["Ann made it. So the answer is not Orr.", "Orr", "So the answer is Orr."]
     records = warmup.usable_records([{"answer": "Orr", "evidence": ["A."]}] * 5, texts)
     usable = ["A made it. So the answer is Orr", "A b. So the answer is the orr"]
     assert records == [{"answer": "Orr", "full_answer": text} for text in usable]
@@ -143,8 +138,8 @@ def test_what_cannot_give_a_reasoning_is_refused_and_leaves_nothing(root, monkey
     shown = []
     monkeypatch.setattr(models, "generate", lambda m, t, prompts, *a: shown.extend(prompts) or [""])
     refused = {  # flags by what is said
-        "wrote no reasoning that can be used": ["--max_candidates", "2", "--direct_records", "0"],
         "few-shot examples for 'demo'": ["--dataset", "demo", "--data_path", DEMO, *DEV],
+        "wrote no reasoning that can be used": ["--max_candidates", "2", "--direct_records", "0"],
         r"demo has no text 'cot\.reasoning_request'": ["--prompts", "demo"],
     }
     for sentence, flags in refused.items():
@@ -184,17 +179,16 @@ def test_every_epoch_takes_each_record_once_in_its_own_order():
     assert len(epochs) == 3 and all(sorted(order) == list(range(7)) for order in epochs)
 
 
-@pytest.mark.parametrize(
-    ("with_cot", "ending"), [(False, "The answer is Orr.<|eot|>"), (True, "Answer: A b.<|eot|>")]
-)
-def test_a_prompt_is_question_answer_full_stop_and_end_of_text(with_cot, ending):
+def test_a_prompt_is_question_answer_full_stop_and_end_of_text():
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
-    record = {"dataset": "hotpotqa", "question": "Who is it ", "answer": "Orr"}
-    prompts = load_prompts("demo", "hotpotqa", with_cot)
-    encoders = dict.fromkeys(("", "hotpotqa"), PromptEncoder(tokenizer, prompts, with_cot, 3000))
-    [example] = warmup.encode_records([{**record, "full_answer": "A b."}], encoders, with_cot, 3000)
-    text = tokenizer.decode(example.ids)
-    assert text.endswith(f"Question: Who is it?<|eot|><|assistant|>{ending}")
+    record = {"dataset": "hotpotqa", "question": "Who ", "answer": "Orr", "full_answer": "A b."}
+    for with_cot, ending in ((False, "The answer is Orr."), (True, "Answer: A b.")):
+        prompts = load_prompts("demo", "hotpotqa", with_cot)
+        encoder = PromptEncoder(tokenizer, prompts, with_cot, 3000)
+        encoders = dict.fromkeys(("", "hotpotqa"), encoder)
+        [example] = warmup.encode_records([record], encoders, with_cot, 3000)
+        text = tokenizer.decode(example.ids)
+        assert text.endswith(f"Question: Who?<|eot|><|assistant|>{ending}<|eot|>")
 
 
 def train(root: Path, *more: str, monkeypatch) -> Path:
