@@ -204,6 +204,21 @@ def test_adapters_of_another_objective_have_their_own_folder_and_loss(copy, monk
     assert (copy / RESULTS.replace("epoch=2", label) / "prag/dev/result.txt").is_file()
 
 
+def test_a_result_of_adapters_that_were_trained_again_is_refused(copy, monkeypatch):
+    """A changed method under an old name: the old numbers must not pass for the new ones."""
+    answer("prag", monkeypatch=monkeypatch)
+    settings = copy / RESULTS / "prag/dev/config.json"
+    folder = copy / ADAPTERS / "data_2/passage_0"
+    bank = LoraBank(AutoModelForCausalLM.from_pretrained(MODEL), 2, 32)
+    adapter = {name: (A, 2 * B) for name, (A, B) in load_adapter(folder, bank.shapes(2)).items()}
+    save_adapter(adapter, folder, 32, MODEL, read_training(folder))
+    with pytest.raises(InputError, match="the adapters were trained again"):
+        answer("prag", monkeypatch=monkeypatch)
+    kept = json.loads(settings.read_text())
+    settings.write_text(json.dumps({k: kept[k] for k in kept if k != "weights"}))
+    answer("prag", monkeypatch=monkeypatch)  # an older result does not say it
+
+
 def test_adapters_are_weighted_by_their_retrieval_scores(copy, monkeypatch):
     merged = []
     original = merging.MERGES["score"]

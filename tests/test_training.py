@@ -111,6 +111,12 @@ def test_the_memory_of_a_token_grows_with_the_layers_it_passes(monkeypatch):
     assert least < per_layer < 20 * least
 
 
+def test_an_objective_that_mixes_adapters_is_refused():
+    bank = LoraBank(tiny_model(), 2, 32)
+    with pytest.raises(ValueError, match=r"one loss per adapter, not \(\)"):
+        train_adapters(bank, bank.new_base_adapter(0), STEPS, lambda *a: lm(*a).mean(), 1e-2)
+
+
 def test_training_that_overflows_is_refused_before_anything_is_saved():
     bank = LoraBank(tiny_model(), 2, 32)
     with pytest.raises(InputError, match="not finite for 5 of 5 adapters; use a smaller"):

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from utils.augmentation.records import texts_hash
 from utils.experiment import Experiment
-from utils.files import read_json, read_object, relative, write_json, write_text
+from utils.files import hash_json, read_json, read_object, relative, write_json, write_text
 from utils.journal import Journal, refuse_difference, remove_journal
 from utils.layout import results_folder
 from utils.lora.bank import LoraBank
@@ -21,9 +21,11 @@ from utils.processes import Processes
 from utils.prompting import PromptEncoder, room_for_prompt
 from utils.provenance import PROVENANCE, provenance
 from utils.recipe import IN_CONTEXT, IN_PARAMETERS, Recipe
+from utils.store.folders import weights_hash
 from utils.store.merging import open_merger
 
 JOURNAL = ".predict.journal"
+WEIGHTS = "weights"  # the hash of all adapters in a result's settings
 
 
 def prompt_of(record: dict, method: str, encoder: PromptEncoder) -> list[int]:
@@ -69,7 +71,10 @@ class Result:
             "sample": recipe.sample,
             "data": texts_hash(self.records),
         }
-        self.config |= {"base": self.base} if self.base else {}
+        if self.base:
+            passages = self.experiment.passages(self.data_type)
+            hashes = [weights_hash(folder) for own in passages for folder, _ in own]
+            self.config |= {"base": self.base, WEIGHTS: hash_json(hashes)}
 
     @property
     def exists(self) -> bool:
@@ -89,6 +94,7 @@ class Result:
             made_with = read_object(self.leaf / "config.json", "the settings file")
             for name in (PROVENANCE, "measured"):
                 made_with.pop(name, None)
+            made_with.setdefault(WEIGHTS, self.config.get(WEIGHTS))  # older results have none
             what, remedy = f"the result in {relative(self.leaf)}", "or --overwrite to answer again"
             refuse_difference(what, made_with, self.config, f"use the same settings, {remedy}")
 

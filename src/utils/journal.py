@@ -15,6 +15,13 @@ from utils.files import disk_failures_named, relative
 from utils.recipe import DEFAULTS
 from utils.running import InputError
 
+HINTS = {  # what another hash means
+    "prompts": "another --prompts, or its file has changed",
+    "model": "another model, or its files have changed",
+    "data": "the questions or the texts in data_aug/ have changed",
+    "weights": "the adapters were trained again",
+}
+
 
 def first_difference(made_with: dict, asked: dict) -> str | None:
     """The name of the first setting in which two records differ, None if they agree. One that a
@@ -27,7 +34,8 @@ def first_difference(made_with: dict, asked: dict) -> str | None:
 def differing(name: str, made_with: dict, asked: dict) -> str:
     """In which way the setting `name` differs, in words."""
     made, now = (json.dumps(of.get(name, DEFAULTS.get(name))) for of in (made_with, asked))
-    return f"was made with {name} = {made}, but this run has {name} = {now}"
+    hint = f" ({HINTS[name]})" if name in HINTS else ""
+    return f"was made with {name} = {made}, but this run has {name} = {now}{hint}"
 
 
 def refuse_difference(what: str, made_with: dict, asked: dict, remedy: str) -> None:

@@ -38,7 +38,7 @@ def names_in(room: str, registry: str) -> tuple[str, ...]:
     for node in tree.body:
         targets = [node.target] if isinstance(node, ast.AnnAssign) else getattr(node, "targets", [])
         if any(getattr(target, "id", None) == registry for target in targets):
-            return tuple(ast.literal_eval(key) for key in node.value.keys)
+            return tuple(k.value for k in node.value.keys if isinstance(k, ast.Constant))
     raise LookupError(f"utils/{room} has no dict {registry}")
 
 

@@ -18,11 +18,8 @@ Base = Callable[[], Adapter]
 
 
 def weighted(adapters: list[Adapter], weights: list[float]) -> Adapter:
-    """One adapter whose delta is the weighted sum of the deltas.
-
-    A `[k * rank, in]` and B `[out, k * rank]` are concatenated along the rank: with all weights 1
-    what `peft` computes with `add_weighted_adapter(combination_type="cat")`.
-    """
+    """One adapter whose delta is the weighted sum of the deltas: A `[k * rank, in]` and
+    B `[out, k * rank]`, concatenated along the rank (`combination_type="cat"` of `peft`)."""
     return {
         name: (
             torch.cat([adapter[name][0] for adapter in adapters], dim=0),
@@ -38,11 +35,8 @@ def total(adapters: list[Adapter], passages: Entries, base: Base) -> Adapter:
 
 
 def base_once(adapters: list[Adapter], passages: Entries, base: Base) -> Adapter:
-    """The sum of the base's delta and of what each passage changed in it.
-
-    The plain sum holds the delta of a warmed-up base k times, so that it counts for more with every
-    passage. The rank is `(k + 1) * rank`.
-    """
+    """The sum of the base's delta and of what each passage changed in it: the plain sum holds the
+    delta of a warmed-up base k times. The rank is `(k + 1) * rank`."""
     return weighted([*adapters, base()], [1.0] * len(adapters) + [1.0 - len(adapters)])
 
 

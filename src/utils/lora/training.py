@@ -89,6 +89,8 @@ def train_adapters(
         views = [p[: len(batches)].detach().requires_grad_() for p in state.parameters]
         bank.set(dict(zip(stacked, zip(views[::2], views[1::2], strict=True), strict=True)))
         losses = objective(bank, batches)
+        if losses.shape != (len(batches),):
+            raise ValueError(f"an objective gives one loss per adapter, not {tuple(losses.shape)}")
         state.update(torch.autograd.grad(losses.sum(), views), learning_rate)
         if after_step:
             after_step(state, losses.detach())

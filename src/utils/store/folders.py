@@ -89,6 +89,11 @@ def _record(folder: Path) -> dict:
     return read_object(folder / TRAINING_FILE, "the record of an adapter,")
 
 
+def weights_hash(folder: Path) -> str | None:
+    """The hash of the weights that were saved in `folder`; None if something else made them."""
+    return _record(folder).get(WEIGHTS_HASH)
+
+
 def read_training(folder: Path) -> dict | None:
     """The settings that made the adapter in `folder`, None without one."""
     if not is_stored(folder):
