@@ -18,7 +18,7 @@ effect: setup              ## methods and controls with three seeds, table and f
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash configs/demo_effect.sh
 
 test: setup                ## the fast tests on two cores, with line coverage of src/
-	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=85
+	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered --cov-fail-under=85
 
 test-slow: setup           ## the long ones
 	$(BIN)/python -m pytest -m slow
