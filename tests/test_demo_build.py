@@ -16,6 +16,7 @@ from fast_llama import WeightedCrossEntropy, attention_mask, final_hidden_states
 from measure_augmentation import Counts, count, stated_facts
 from packing import TASKS, pack
 from safetensors.torch import load_file
+from tokenizers.decoders import DecodeStream
 from training_data import documents_of_step, known_entities
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from world import KINDS, new_pair, question_answer_list, rewrite, split_of
@@ -93,6 +94,9 @@ def test_the_model_is_small_and_a_word_is_one_token_whatever_is_before_it(tokeni
         assert tokenizer(f"{before}Mountain").input_ids[-1] == word
     text = '[{"question": "Who (or what) is\nit?", "answer": "Silent River"}]'
     assert tokenizer.decode(tokenizer(text).input_ids) == text
+    stream, backend = DecodeStream(skip_special_tokens=True), tokenizer.backend_tokenizer
+    steps = (stream.step(backend, token) for token in tokenizer(text).input_ids)
+    assert "".join(filter(None, steps)) == text  # as vLLM puts a text together
 
 
 def test_training_goes_on_from_its_checkpoint(tmp_path, monkeypatch):

@@ -60,9 +60,9 @@ def main() -> None:
         [normalizers.Replace(Regex(" +$"), ""), *joined, normalizers.Prepend(JOINER + " ")]
     )
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.ByteLevel(), decoders.Replace(JOINER + " ", "")]
-    )
+    # the second takes away a joiner whose word is not there yet, when a server streams a text
+    removed = [decoders.Replace(text, "") for text in (JOINER + " ", JOINER)]
+    tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), *removed])
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY_SIZE,
         special_tokens=SPECIAL_TOKENS,
