@@ -51,6 +51,7 @@ def main() -> None:
     experiment, source = Experiment(recipe), SOURCES[recipe.adapters]
     processes.say(experiment.short_of)
     experiment.check_start()
+    experiment.bank()  # refuses a model that adapters would fit in part or not at all
     experiment.refuse_trained_questions()
     works = source.works(experiment)
     processes.say(experiment.encoder.shortened_words("--max_length"))

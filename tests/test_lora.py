@@ -6,6 +6,7 @@ from functools import partial
 import peft
 import pytest
 import torch
+import transformers
 from adapter_runs import random_adapter
 from conftest import tiny_model
 from safetensors.torch import load_file, save_file
@@ -114,6 +115,7 @@ def compare_with_peft(
         ("qwen2", 8, 1, [3, 5], "lm"),
         ("llama", 8, 3, [1, 4, 5, 5, 2, 3, 7], "lm"),
         ("qwen2", 2, 3, [4, 2, 7], "answer"),
+        ("phi3", 2, 1, [3, 5], "lm"),
     ],
 )
 def test_side_by_side_equals_peft_one_at_a_time_in_float64(
@@ -172,7 +174,7 @@ def test_groups_hold_every_item_once_and_longest_first():
     assert [len(examples[i]) for i in sum(groups, [])] == [5, 5, 4, 3, 2, 1]
 
 
-@pytest.mark.parametrize("architecture", ["llama", "qwen2"])
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "phi3"])
 def test_merged_rows_equal_pefts_cat(tmp_path, architecture):
     ids = torch.tensor([random_examples([1])[0][0].ids])
     bank = LoraBank(tiny_model(architecture), 2, 32)
@@ -250,6 +252,27 @@ def test_a_model_that_cannot_hold_the_adapters_is_refused():
         LoraBank(LoraBank(tiny_model(), 2, 32).model, 2, 32)
     with pytest.raises(InputError, match="no layers named"):
         LoraBank(torch.nn.Linear(3, 3), 2, 32)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "layer"),
+    [
+        ("Nemotron", {}, 0),  # no gate
+        ("Qwen2Moe", {}, 0),  # a shared expert beside others
+        ("Qwen3Moe", {"mlp_only_layers": [0]}, 1),
+        ("DeepseekV3", {"first_k_dense_replace": 1}, 1),
+        ("Mixtral", {}, 0),
+        ("GPTNeoX", {}, 0),
+    ],
+)
+def test_a_model_of_which_adapters_would_miss_a_part_is_refused_by_name(kind, settings, layer):
+    sizes = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 4}
+    sizes |= {"num_hidden_layers": 2, "vocab_size": 97}
+    config = getattr(transformers, f"{kind}Config")(**sizes, **settings)
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(config)
+    with pytest.raises(InputError, match=rf"{kind}ForCausalLM .* \w+\.layers\.{layer} has no"):
+        LoraBank(model, 2, 32)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ The rows of a batch fall into N equal groups; group i goes through adapter i:
 """
 
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property, partial
@@ -15,7 +16,9 @@ from torch import nn
 
 from utils.running import InputError
 
-TARGET_MODULES = ("gate_proj", "up_proj", "down_proj")  # the feed-forward network of every layer
+# the linear layers of a feed-forward network, of which every layer of the model has one
+TARGET_MODULES = ("gate_proj", "up_proj", "down_proj")
+FUSED_MODULES = ("gate_up_proj", "down_proj")  # the same with gate and up in one
 
 # One adapter, or several stacked: module name -> (A [.., rank, in], B [.., out, rank]).
 Adapter = dict[str, tuple[torch.Tensor, torch.Tensor]]
@@ -42,6 +45,42 @@ class BankLinear(nn.Module):
         return summed.view_as(y)
 
 
+def feed_forward(model: nn.Module) -> dict[str, nn.Linear]:
+    """The linear layers of every layer's feed-forward network by name, in order. Raises
+    `InputError` unless each layer has exactly one network, whole, as Llama-like models have."""
+    names = {module: name for name, module in model.named_modules()}
+    found: dict[str, nn.Linear] = {}
+    decoder = getattr(model, "get_decoder", lambda: model)()
+    for block in getattr(decoder, "layers", ()):
+        networks = [parts for one in block.children() if (parts := _whole_network(one))]
+        inner = " ".join(name for name, _ in block.named_modules())
+        if len(networks) != 1 or re.search("expert|router|moe", inner):
+            raise _refusal(model, names[block])
+        found |= {names[module]: module for module in networks[0]}
+    if not found:
+        raise _refusal(model, "it")
+    return found
+
+
+def _whole_network(module: nn.Module) -> list[nn.Linear] | None:
+    """The linear layers of a feed-forward network, None if `module` is or holds anything else."""
+    parts = dict(module.named_children())
+    for targets in (TARGET_MODULES, FUSED_MODULES):
+        linear = [parts[name] for name in parts if name in targets]
+        weights = sum(len(list(part.parameters())) for part in linear)
+        if len(linear) == len(targets) and all(isinstance(part, nn.Linear) for part in linear):
+            return linear if weights == len(list(module.parameters())) else None
+    return None
+
+
+def _refusal(model: nn.Module, place: str) -> InputError:
+    return InputError(
+        f"{type(model).__name__} cannot have adapters: {place} has no layers named "
+        f"{', '.join(TARGET_MODULES)} or {', '.join(FUSED_MODULES)} that are a whole feed-forward "
+        "network without experts; use a dense, Llama-like model"
+    )
+
+
 class LoraBank:
     """The places for adapters in a model: every feed-forward layer becomes a `BankLinear`. The
     model is frozen and changed in place. Raises `InputError` if no adapter fits it."""
@@ -51,17 +90,9 @@ class LoraBank:
             raise InputError("the model holds a LoraBank already; use that one, or load it afresh")
         model.requires_grad_(False)
         self.model, self.rank, self.alpha = model, rank, alpha
-        self.layers: dict[str, BankLinear] = {}
-        for name, module in list(model.named_modules()):
-            parent, _, child = name.rpartition(".")
-            if child in TARGET_MODULES and isinstance(module, nn.Linear):
-                self.layers[name] = BankLinear(module, alpha / rank)
-                setattr(model.get_submodule(parent), child, self.layers[name])
-        if not self.layers:
-            raise InputError(
-                f"{type(model).__name__} has no layers named {', '.join(TARGET_MODULES)}; "
-                "this toolkit works with Llama-like models"
-            )
+        self.layers = {n: BankLinear(one, alpha / rank) for n, one in feed_forward(model).items()}
+        for name, layer in self.layers.items():
+            model.set_submodule(name, layer)
         smallest = min(min(layer.base.weight.shape) for layer in self.layers.values())
         if rank > smallest:
             raise InputError(

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 
 from utils.files import read_object, relative, writing_folder
-from utils.lora.bank import TARGET_MODULES, Adapter
+from utils.lora.bank import FUSED_MODULES, TARGET_MODULES, Adapter
 from utils.provenance import PROVENANCE, provenance
 from utils.running import InputError
 
@@ -116,16 +116,17 @@ def save_adapter(
     `training` says what made it. An adapter that is there is replaced; without `replace` it stays,
     also one that another process has just written.
     """
+    targets = sorted({name.rpartition(".")[2] for name in adapter})
     config = LoraConfig(
         r=len(next(iter(adapter.values()))[0]),
         lora_alpha=alpha,
         lora_dropout=0.0,
-        target_modules=list(TARGET_MODULES),
+        target_modules=targets,
         task_type="CAUSAL_LM",
         inference_mode=True,
         base_model_name_or_path=base_model,
     ).to_dict()
-    config["target_modules"] = sorted(TARGET_MODULES)  # peft's set has another order in each run
+    config["target_modules"] = targets  # peft's set has another order in each run
     tensors = {
         _key(name, part): tensor.to(dtype).contiguous()
         for name, pair in adapter.items()
@@ -167,6 +168,8 @@ def check_config(folder: Path, rank: int, alpha: float, what: str, remedy: str) 
     `what` begins the sentence ("--init_adapter: "), `remedy` ends it."""
     path, layers = folder / CONFIG_FILE, sorted(TARGET_MODULES)
     config = read_object(path, "the adapter's configuration")
+    if set(config.get("target_modules") or ()) == {*FUSED_MODULES}:
+        layers = sorted(FUSED_MODULES)  # whether they are the model's, its weights' names tell
     wanted = {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "target_modules": layers}
     wanted |= dict.fromkeys(OTHER_KINDS)
     for name, value in wanted.items():
