@@ -214,9 +214,21 @@ def test_a_tokenizer_without_chat_template_is_an_input_error(tokenizer):
         encoder_of(bare)
 
 
-def test_a_template_that_inserts_the_date_gives_the_same_prompt_on_any_day(tokenizer, monkeypatch):
+@pytest.mark.parametrize(
+    ("template", "shown"),
+    [
+        (LLAMA_3_DATES, "Today: 26 Jul 2024 Answer Why?"),
+        (
+            '\n{{ strftime_now("%B %d, %Y") }} {{ messages[0].content }}',
+            "\nJuly 26, 2024 Answer Why?",
+        ),
+    ],
+)
+def test_a_template_that_inserts_the_date_gives_the_same_prompt_on_any_day(
+    tokenizer, monkeypatch, template, shown
+):
     dated = copy.deepcopy(tokenizer)
-    dated.chat_template = LLAMA_3_DATES
+    dated.chat_template = template
     prompts, undated = [], []
     for day in (1, 2):
         now = SimpleNamespace(now=lambda day=day: datetime.datetime(2031, 5, day))
@@ -225,7 +237,35 @@ def test_a_template_that_inserts_the_date_gives_the_same_prompt_on_any_day(token
         undated.append(dated.apply_chat_template([{"role": "user", "content": ""}], tokenize=False))
     assert undated[0] != undated[1]  # the template does look at the clock
     assert prompts[0] == prompts[1]
-    assert dated.decode(prompts[0]) == "Today: 26 Jul 2024 Answer Why?The answer is"
+    assert dated.decode(prompts[0]) == f"{shown}The answer is"
+
+
+@pytest.mark.parametrize(
+    ("ending", "shown"),
+    [
+        (
+            "{% if enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}",
+            "<think>\n\n</think>\n\n",
+        ),
+        ("{% if thinking %}<think>{% endif %}", ""),
+        ("{{ '<think>\n' }}", "<think>\n\n</think>\n\n"),
+        ("[THINK]", "[THINK]\n[/THINK]\n\n"),
+        ("{{ '<|channel|>analysis' }}", "opens a thought"),
+        ("{% set message = '' %}", "leaves out the user's message"),
+    ],
+)
+def test_a_prompt_leaves_no_thought_open_and_no_message_out(tokenizer, ending, shown):
+    """What follows is the answer: it must be no part of a thought, and must have been asked for."""
+    thinking = copy.deepcopy(tokenizer)
+    content = "{{ messages[0].content }}" if "message =" not in ending else ""
+    thinking.chat_template = content + ending
+    if shown and "<" not in shown and "[" not in shown:
+        with pytest.raises(InputError, match=shown):
+            encoder_of(thinking)
+    else:
+        made = encoder_of(thinking).example("Why", ["a <think> b"], "x").ids
+        asked = "Read\n(1) a <think> b\nand answer Why?"
+        assert thinking.decode(made) == f"{asked}{shown}The answer is x."
 
 
 @pytest.mark.parametrize(

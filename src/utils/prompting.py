@@ -4,6 +4,7 @@ A prompt set is one JSON file. Its texts hold placeholders in braces, which are 
 braces in a passage or in the JSON example of a prompt mean nothing.
 """
 
+import datetime
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,12 +16,16 @@ from utils.files import hash_json, read_json, relative
 from utils.layout import folder_name
 from utils.lora.examples import Example
 from utils.running import InputError
+from utils.thoughts import closing_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 PROMPTS_FOLDER = Path(__file__).parents[1] / "prompts"
-TEMPLATE_DATE = "26 Jul 2024"
+# Prompts depend on nothing but their text: what templates read beside the message
+TEMPLATE_OPTIONS = {"date_string": "26 Jul 2024", "enable_thinking": False, "thinking": False}
+TEMPLATE_DATE = datetime.datetime(2024, 7, 26)
+PROBE = "Is the template whole?"
 Fitted = tuple[list[int], list[str]]  # token ids, and the passages in them
 
 # text -> the placeholders it must hold, and those it may hold
@@ -151,6 +156,17 @@ def _load_examples(dataset: str) -> list[dict]:
     raise InputError(f"the few-shot examples {relative(path)} must be a list {form}; correct it")
 
 
+def without_clock(template: str) -> str:
+    """A chat template whose `strftime_now(format)` is a fixed date: adapters of today must be those
+    of tomorrow. (transformers puts its own function over one that is given.)"""
+    if "strftime_now" not in template:
+        return template
+    codes = "aAbBcdHIjmMpSUwWxXyYZ"
+    fixed = "".join(f"|replace('%{c}', '{TEMPLATE_DATE.strftime('%' + c)}')" for c in codes)
+    # "+": the line break after it is the template's own
+    return "{% macro strftime_now(format) %}{{ format" + fixed + " }}{% endmacro +%}" + template
+
+
 class PromptEncoder:
     """Turns requests, questions and training examples into token ids for one tokenizer.
 
@@ -172,8 +188,15 @@ class PromptEncoder:
             )
         self.tokenizer, self.prompts, self.with_cot = tokenizer, prompts, with_cot
         self.max_length, self.shortened = max_length, 0
+        self.closing: str | None = ""  # of a thought that the template opens
         try:
-            self._chat("Is the template whole?")
+            self.template = without_clock(tokenizer.get_chat_template())
+            _, shown, after = self._chat(PROBE).partition(PROBE)
+            if not shown:
+                raise ValueError("it leaves out the user's message")
+            self.closing = closing_of(after)
+            if self.closing is None:
+                raise ValueError(f"it opens a thought that nothing here can close: {after!r}")
         except Exception as error:  # a template is a program of the model's
             raise InputError(
                 f"the chat template of {tokenizer.name_or_path!r} fails ({error}); mend its "
@@ -233,13 +256,14 @@ class PromptEncoder:
         return ids[: self.max_length]
 
     def _chat(self, message: str) -> str:
-        # Llama 3's template inserts today's date where none is given: prompts would differ by day
-        return self.tokenizer.apply_chat_template(
+        text = self.tokenizer.apply_chat_template(
             [{"role": "user", "content": message}],
+            chat_template=self.template,
             tokenize=False,
             add_generation_prompt=True,
-            date_string=TEMPLATE_DATE,
+            **TEMPLATE_OPTIONS,
         )
+        return text + self.closing
 
     def _tokens(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -25,3 +25,14 @@ def without_thoughts(text: str) -> str:
         elif not thinking:
             kept, thinking = kept + text[start : mark.start()], True
     return "" if thinking else (kept + text[start:]).strip()
+
+
+def closing_of(prompt: str) -> str | None:
+    """What closes the thought that the end of `prompt` opens: "" if none is open, None if it is not
+    known how."""
+    marks = list(MARKS.finditer(prompt))
+    if not marks or not marks[-1]["opening"]:
+        return ""
+    closing = re.sub(r"^[<\[◁]", r"\g<0>/", marks[-1][0])
+    known = MARKS.fullmatch(closing)
+    return f"\n{closing}\n\n" if known and not known["opening"] else None
