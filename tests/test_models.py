@@ -2,14 +2,17 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from conftest import REPOSITORY, tiny_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, GenerationConfig
 
 from utils import models
+from utils.journal import first_difference
 from utils.models import SeededSampling, generate, load_model, load_tokenizer, resolve_model
 from utils.prompting import PromptEncoder, load_prompts
 from utils.running import InputError
@@ -83,7 +86,7 @@ def test_a_sample_depends_on_its_seed_and_not_on_its_neighbours(model):
 def test_samples_are_distributed_as_the_softmax_of_the_best_scores():
     scores = torch.tensor([1.0, -0.5, 0.3, 2.0, 1.2, -3.0])
     top_k, temperature, count = 4, 0.7, 6000
-    sampling = SeededSampling(list(range(count)), temperature, top_k, length=2)
+    sampling = SeededSampling(list(range(count)), temperature, top_k)
     first, second = (sampling(None, scores.expand(count, -1)).argmax(-1) for _ in range(2))
     kept = [0, 2, 3, 4]
     expected = torch.zeros(6)
@@ -93,6 +96,8 @@ def test_samples_are_distributed_as_the_softmax_of_the_best_scores():
         frequency = torch.bincount(drawn, minlength=6) / count
         assert ((frequency - expected).abs() <= 3.5 * deviation).all()
         assert frequency[1] == frequency[5] == 0
+    # of no more tokens than there are a number is drawn
+    assert SeededSampling([0], 1.0, 10**12)(None, scores[None]).shape == (1, 6)
     same = (expected**2).sum()  # how often two independent draws agree
     assert abs((first == second).float().mean() - same) < 3.5 * (same * (1 - same) / count) ** 0.5
 
@@ -124,7 +129,35 @@ def test_a_damaged_model_is_an_input_error(saved, tokenizer, damage):
         (saved / "config.json").write_text('{"model_type": ')
     else:
         weights.write_bytes(weights.read_bytes()[:-1000])
-    with pytest.raises(InputError, match=r"cannot be loaded: .*; check its files"):
+    remedy = "convert them" if damage == "a pickle" else "check its files"
+    with pytest.raises(InputError, match=rf"cannot be loaded: .*; {remedy}"):
+        load_model(str(saved), "float32", tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda t: [t.pop(key) for key in sorted(t)[-3:]],
+            r"\(3 missing, model\.layers\.1\.s\S+ f",
+        ),
+        (
+            lambda t: [t.update({f"_orig_mod.{k}": t.pop(k)}) for k in sorted(t)],
+            r"20 unexp.*_orig_",
+        ),
+        (lambda t: t.update(extra=torch.zeros(1)), r"\(1 unexpected, extra first\)"),
+        (
+            lambda t: t.update({"model.norm.weight": torch.zeros(9)}),
+            r"\(1 of another shape, .*norm",
+        ),
+    ],
+)
+def test_a_checkpoint_that_is_not_the_whole_model_is_refused(saved, tokenizer, change, message):
+    """The library fills up with random weights and says so in a log."""
+    tensors = load_file(saved / "model.safetensors")
+    change(tensors)
+    save_file(tensors, saved / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=message):
         load_model(str(saved), "float32", tokenizer)
 
 
@@ -137,13 +170,34 @@ def test_a_damaged_tokenizer_is_an_input_error(saved, damage):
         load_tokenizer(str(saved))
 
 
-def test_a_tokenizer_without_padding_token_pads_with_its_end_token(tmp_path):
-    folder = shutil.copytree(DEMO, tmp_path / "model")
-    settings = json.loads((folder / "tokenizer_config.json").read_text())
-    del settings["pad_token"]
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    tokenizer = load_tokenizer(str(folder))
-    assert tokenizer.pad_token_id == tokenizer.eos_token_id == 2
+def with_json(folder, **changes):
+    """A copy of the demo's model in `folder`, with `changes[file]` in its JSON files."""
+    shutil.copytree(DEMO, folder)
+    for file, values in changes.items():
+        path = folder / f"{file}.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    return str(folder)
+
+
+def test_a_tokenizer_pads_with_a_token_that_the_model_knows(tmp_path):
+    for number, padding in enumerate((None, "<|beyond|>")):
+        name = with_json(tmp_path / str(number), tokenizer_config={"pad_token": padding})
+        tokenizer = load_tokenizer(name)
+        assert tokenizer.pad_token_id == tokenizer.eos_token_id == 2
+    for number, end in enumerate((None, "<|beyond|>"), start=2):
+        name = with_json(tmp_path / str(number), tokenizer_config={"eos_token": end})
+        with pytest.raises(
+            InputError, match=r"has the end token (None|2816), but .* 0 to 2815; na"
+        ):
+            load_tokenizer(name)
+
+
+def test_a_long_text_gives_no_warning(caplog):
+    tokenizer = load_tokenizer(str(DEMO))
+    with caplog.at_level("WARNING", "transformers"):
+        transformers.utils.logging.enable_propagation()
+        assert len(tokenizer("word " * 5000)["input_ids"]) > 4096
+    assert not caplog.records
 
 
 def test_a_model_is_named_by_short_name_folder_or_hub_id(root, monkeypatch):
@@ -163,21 +217,45 @@ def test_a_folder_that_is_missing_is_refused_with_the_known_names(name):
         resolve_model(name)
 
 
-def test_the_identity_of_a_model_changes_with_its_weights_and_settings(saved):
-    identities = {models.model_identity(str(saved))}
-    assert identities == {models.model_identity(str(saved) + "/")}
-    weights = saved / "model.safetensors"
-    content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
-    weights.write_bytes(content)
-    identities.add(models.model_identity(str(saved)))
-    (saved / "config.json").write_text((saved / "config.json").read_text() + " ")
-    identities.add(models.model_identity(str(saved)))
-    assert len(identities) == 3
+def test_the_identity_of_a_model_changes_with_every_byte_that_decides_numbers(root, monkeypatch):
+    folder = Path(with_json(root / "model"))
+    identities = [models.model_identity(str(folder))]
+    assert identities == [models.model_identity(f"{folder}/")]
+    for name in ("model.safetensors", "tokenizer.json", "chat_template.jinja", "config.json"):
+        content = bytearray((folder / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (folder / name).write_bytes(content)
+        identities.append(models.model_identity(str(folder)))
+    (folder / "README.md").write_text("decides nothing")
+    assert models.model_identity(str(folder)) == identities[-1]
+    assert len(set(identities)) == 5
+    # an older record has the first part alone; a change there is seen, another one cannot be
+    old = {"model": identities[0].partition("+")[0]}
+    assert first_difference(old, {"model": identities[0]}) is None
+    assert first_difference({"model": identities[0]}, {"model": identities[1]}) == "model"
+    assert first_difference(old, {"model": identities[4]}) == "model"
+    # of a large file the hash is kept until its size, time or inode changes
+    monkeypatch.setattr(models, "LARGE", 1_000_000)
+    assert models.model_identity(str(folder)) == identities[-1]
+    with monkeypatch.context() as patch:
+        patch.setattr(models.hashlib, "file_digest", lambda *_: pytest.fail("hashed again"))
+        assert models._file_hash(folder / "model.safetensors")
+    shutil.copy(DEMO / "model.safetensors", folder)
+    assert models.model_identity(str(folder)) not in identities
+
+
+def test_the_identity_of_a_hub_model_has_its_commit(monkeypatch):
+    path = f"/hub/models--a--b/snapshots/{'5' * 40}/config.json"
+    monkeypatch.setattr(models, "cached_file", lambda *_: path)
+    assert models.model_identity("a/b") == f"a/b+{'5' * 40}"
+    assert first_difference({"model": "a/b"}, {"model": f"a/b+{'5' * 40}"}) is None
 
 
 def test_the_longest_prompt_is_read_from_the_models_configuration(saved):
     assert models.context_length(str(saved)) == 128
+    nested = transformers.Gemma3Config(text_config={"max_position_embeddings": 77})
+    nested.save_pretrained(saved.parent / "nested")
+    assert models.context_length(str(saved.parent / "nested")) == 77
     (saved / "config.json").write_text("nothing")
     with pytest.raises(InputError, match="cannot be loaded"):
         models.context_length(str(saved))

@@ -27,8 +27,15 @@ def first_difference(made_with: dict, asked: dict) -> str | None:
     """The name of the first setting in which two records differ, None if they agree. One that a
     record does not hold has its default. `asked` names causes before their effects."""
     made, now = DEFAULTS | made_with, DEFAULTS | asked
-    names = (name for name in (*asked, *made_with) if made.get(name) != now.get(name))
-    return next(names, None)
+    both = ((name, made.get(name), now.get(name)) for name in (*asked, *made_with))
+    return next((name for name, *values in both if not agree(name, *values)), None)
+
+
+def agree(name: str, one: Any, other: Any) -> bool:
+    """Whether two values of the setting `name` mean the same. Commit ee391bc and before recorded
+    the first part alone of what a model is told by: `name@ends`, now `name@ends+every byte`."""
+    old_first = sorted(map(str, (one, other)), key=len)
+    return one == other or (name == "model" and old_first[1].startswith(f"{old_first[0]}+"))
 
 
 def differing(name: str, made_with: dict, asked: dict) -> str:

@@ -2,19 +2,29 @@
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from textwrap import shorten
 
 import torch
 import transformers
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils.hub import cached_file, extract_commit_hash
 
 from utils import layout
-from utils.files import read_json
+from utils.files import read_json, read_object, write_json
 from utils.running import InputError
 
 SHORT_NAMES = Path(__file__).parents[2] / "configs" / "models.json"
+# what decides the numbers of a model in a folder
+MODEL_FILES = ("config.json", "generation_config.json", "*.safetensors", "*.py", "*.jinja")
+MODEL_FILES += ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template*")
+MODEL_FILES += ("vocab*", "merges.txt", "*.model", "*.tiktoken")
+PICKLES = ("*.bin", "*.pt", "*.pth")
+LARGE = 1 << 26  # bytes; smaller files are hashed in no time
+WEIGHT_FAULTS = {"missing_keys": "missing", "mismatched_keys": "of another shape"}
+WEIGHT_FAULTS |= {"unexpected_keys": "unexpected"}
 
 
 def resolve_model(name: str) -> str:
@@ -34,11 +44,18 @@ def resolve_model(name: str) -> str:
 
 
 def model_identity(name: str) -> str:
-    """What tells one model from another: its name and, in a folder, its configuration and weights.
-    Of a weights file the size and both ends are read, which is quick for any size."""
+    """What tells one model from another: `{name}@{short hash}+{hash}` for a folder, for a hub id
+    the id and its commit.
+
+    The hash is of every byte that decides numbers: weights, configuration, tokenizer and template.
+    The short one, of the configuration and both ends of the weights, is all that commit ee391bc and
+    before recorded (see `journal.agree`).
+    """
     path = Path(resolve_model(name))
     if not path.is_dir():
-        return str(path)
+        with _failures_named("model", name, str(path)):
+            commit = extract_commit_hash(cached_file(str(path), "config.json"), None)
+        return f"{path}+{commit}" if commit else str(path)
     digest = hashlib.sha256((path / "config.json").read_bytes())
     for file in sorted(path.glob("*.safetensors")):
         with file.open("rb") as weights:
@@ -46,7 +63,25 @@ def model_identity(name: str) -> str:
             digest.update(f"{file.name} {size}".encode() + weights.read(1 << 20))
             weights.seek(max(0, size - (1 << 20)))
             digest.update(weights.read())
-    return f"{path.resolve().name}@{digest.hexdigest()[:16]}"
+    files = sorted({file for pattern in MODEL_FILES for file in path.glob(pattern)})
+    whole = hashlib.sha256("".join(f"{f.name} {_file_hash(f)} " for f in files).encode())
+    return f"{path.resolve().name}@{digest.hexdigest()[:16]}+{whole.hexdigest()[:16]}"
+
+
+def _file_hash(file: Path) -> str:
+    """The hash of every byte of a file; that of a large one is kept under `offline/`."""
+    kept, found = layout.ROOT_DIR / "offline" / ".model_hashes.json", {}
+    stat, where = file.stat(), str(file.resolve())
+    state = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
+    with suppress(InputError):  # there is none yet, or it is damaged
+        found = read_object(kept, "the hashes")
+    if stat.st_size < LARGE or found.get(where, [])[1:] != state:
+        with file.open("rb") as content:
+            found[where] = [hashlib.file_digest(content, "sha256").hexdigest(), *state]
+        if stat.st_size >= LARGE:
+            with suppress(InputError):  # a disk that takes no file: hashed again next time
+                write_json(kept, found)
+    return found[where][0]
 
 
 def pick_device() -> torch.device:
@@ -68,18 +103,33 @@ def dtype_name(name: str) -> str:
 
 
 def load_tokenizer(name: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer of `--model_name`, with a padding token."""
+    """The tokenizer of `--model_name`, with a padding token that the model knows."""
     path = resolve_model(name)
     with _failures_named("tokenizer", name, path):
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
-    if tokenizer.pad_token_id is None:
+    known = getattr(_text_config(name, trust_remote_code), "vocab_size", None) or len(tokenizer)
+    end, padding = tokenizer.eos_token_id, tokenizer.pad_token_id
+    if end is None or end >= known:
+        raise InputError(
+            f"the tokenizer of --model_name {name} ({path}) has the end token {end}, but the "
+            f"model's tokens are 0 to {known - 1}; name the right eos_token in its "
+            "tokenizer_config.json"
+        )
+    if padding is None or padding >= known:
         tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.model_max_length = 1 << 40  # prompts are shortened here: no warning of the library's
     return tokenizer
 
 
 def context_length(name: str, trust_remote_code: bool = False) -> int:
     """The most tokens that the model of `--model_name` takes, prompt and answer together."""
-    return int(getattr(_config(name, trust_remote_code), "max_position_embeddings", 1 << 20))
+    config = _text_config(name, trust_remote_code)
+    return int(getattr(config, "max_position_embeddings", None) or 1 << 20)
+
+
+def _text_config(name: str, trust_remote_code: bool) -> transformers.PreTrainedConfig:
+    """Of a model that also sees or hears, the part that reads and writes text."""
+    return _config(name, trust_remote_code).get_text_config(decoder=True)
 
 
 def load_skeleton(name: str, trust_remote_code: bool = False) -> transformers.PreTrainedModel:
@@ -111,13 +161,16 @@ def load_model(
     device = pick_device()
     transformers.utils.logging.disable_progress_bar()  # a stage has one bar, its own
     with _failures_named("model", name, path):
-        model = AutoModelForCausalLM.from_pretrained(
+        model, found = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=pick_dtype(dtype, device),
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
             device_map=device_map,
+            ignore_mismatched_sizes=True,  # so that they are named below
+            output_loading_info=True,
         )
+    _refuse_other_weights(name, path, found)
     shipped = model.generation_config.eos_token_id
     stops = {*(shipped if isinstance(shipped, list) else [shipped]), tokenizer.eos_token_id}
     model.generation_config = transformers.GenerationConfig(
@@ -140,6 +193,18 @@ def load_model(
     return model
 
 
+def _refuse_other_weights(name: str, path: str, found: dict[str, set]) -> None:
+    """Raise `InputError` if the checkpoint is not whole: the rest of the model would be random.
+    `found` says which weights were missing, unexpected or of another shape, tied ones aside."""
+    faults = {words: sorted(map(str, found[kind])) for kind, words in WEIGHT_FAULTS.items()}
+    if words := [f"{len(keys)} {fault}, {keys[0]} first" for fault, keys in faults.items() if keys]:
+        raise InputError(
+            f"--model_name {name}: the weights in {path} are not those of the model that its "
+            f"config.json describes ({'; '.join(words)}); fetch them again, or save the model "
+            "itself and not what wraps it"
+        )
+
+
 @contextmanager
 def _failures_named(what: str, name: str, path: str) -> Iterator[None]:
     """Make an `InputError` of whatever transformers raises on a model that it cannot load."""
@@ -148,13 +213,17 @@ def _failures_named(what: str, name: str, path: str) -> Iterator[None]:
     except Exception as error:  # it documents none, and a bad configuration makes it raise many
         if isinstance(error, MemoryError | RuntimeError) and "memory" in f"{error!r}".lower():
             raise
-        lines = str(error).strip().splitlines() or [type(error).__name__]
+        words = shorten(str(error), 400) or type(error).__name__
         remedy = "check the name, the network and your access, or download it and give its folder"
         if Path(path).is_dir():
             remedy = "check its files (config.json, tokenizer, safetensors), or fetch them again"
+            pickles = [file.name for kind in PICKLES for file in sorted(Path(path).glob(kind))]
+            if what == "model" and pickles and not any(Path(path).glob("*.safetensors")):
+                words = f"its weights ({pickles[0]}) are a pickle, which can run code"
+                remedy = "convert them, such as with save_pretrained of transformers: safetensors"
         raise InputError(
             f"the {what} of --model_name {name} ({path}) cannot be loaded: "
-            f"{lines[0].rstrip(' .:')}; {remedy}"
+            f"{words.rstrip(' .:')}; {remedy}"
         ) from None
 
 
@@ -165,20 +234,18 @@ class SeededSampling(transformers.LogitsProcessor):
     is added: the greedy choice that follows is an exact sample from the softmax.
     """
 
-    def __init__(self, seeds: list[int], temperature: float, top_k: int, length: int):
-        self.temperature, self.top_k, self.step = temperature, top_k, 0
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        uniform = torch.stack([torch.rand(length, top_k, generator=one) for one in generators])
-        self.noise = -torch.log(-torch.log(uniform.clamp_min(torch.finfo(torch.float32).tiny)))
+    def __init__(self, seeds: list[int], temperature: float, top_k: int):
+        self.temperature, self.top_k = temperature, top_k
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """`scores [rows, vocabulary]` of the next token -> noisy scores of the same shape."""
         top_k = min(self.top_k, scores.shape[-1])
         best, places = torch.topk(scores.float() / self.temperature, top_k)  # [rows, top_k]
-        noise = self.noise[:, self.step, :top_k].to(scores.device)
-        self.step += 1
+        uniform = torch.stack([torch.rand(top_k, generator=one) for one in self.generators])
+        noise = -torch.log(-torch.log(uniform.clamp_min(torch.finfo(torch.float32).tiny)))
         result = torch.full_like(scores, -torch.inf, dtype=torch.float32)
-        return result.scatter(-1, places, best + noise)
+        return result.scatter(-1, places, best + noise.to(scores.device))
 
 
 @torch.inference_mode()
@@ -196,7 +263,7 @@ def generate(
     rows = [torch.tensor(prompt, dtype=torch.long) for prompt in prompts]
     ids = pad_sequence(rows, True, tokenizer.pad_token_id, "left")
     mask = pad_sequence([torch.ones_like(row) for row in rows], True, 0, "left")
-    sampling = [SeededSampling(seeds, temperature, top_k, max_new_tokens)] if temperature else []
+    sampling = [SeededSampling(seeds, temperature, top_k)] if temperature else []
     output = model.generate(
         input_ids=ids.to(model.device),
         attention_mask=mask.to(model.device),

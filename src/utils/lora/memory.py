@@ -95,9 +95,11 @@ def prompts_that_fit(model: PreTrainedModel, prompts: list[list[int]], max_new_t
     CPU; on a GPU as many key-value caches as half of the memory beside the model holds."""
     if model.device.type != "cuda":
         return 32
-    config = model.config
-    head_size = config.hidden_size // config.num_attention_heads
-    token_bytes = 4 * config.num_hidden_layers * config.num_key_value_heads * head_size
+    config = model.config.get_text_config(decoder=True)
+    heads = config.num_attention_heads
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    cached_heads = getattr(config, "num_key_value_heads", None) or heads
+    token_bytes = 4 * config.num_hidden_layers * cached_heads * head_size
     token_bytes += 16 * config.hidden_size  # activations of the prompt's forward pass
     each = token_bytes * (max(map(len, prompts)) + max_new_tokens) + 6 * config.vocab_size
     memory = torch.cuda.get_device_properties(model.device).total_memory

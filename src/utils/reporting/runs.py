@@ -13,6 +13,7 @@ import pandas as pd
 
 from utils import layout
 from utils.files import hash_json, read_json, read_object, relative
+from utils.journal import agree
 from utils.metrics import METRICS, score
 from utils.questions import DATASETS, read_records
 from utils.recipe import DEFAULTS, METHODS
@@ -55,7 +56,7 @@ class Run:
 
     def agrees(self, other: "Run", names: Iterable[str]) -> bool:
         """Whether two runs have the same values of these settings."""
-        return all(self.value(name) == other.value(name) for name in names)
+        return all(agree(name, self.value(name), other.value(name)) for name in names)
 
     def is_default(self, names: Iterable[str]) -> bool:
         """Whether the run has the defaults of these settings."""
