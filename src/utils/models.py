@@ -160,6 +160,8 @@ def load_model(
     path = resolve_model(name)
     device = pick_device()
     transformers.utils.logging.disable_progress_bar()  # a stage has one bar, its own
+    # its table of missing weights; here they are an error
+    transformers.utils.logging.get_logger("transformers.modeling_utils").setLevel("ERROR")
     with _failures_named("model", name, path):
         model, found = AutoModelForCausalLM.from_pretrained(
             path,
