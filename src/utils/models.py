@@ -172,6 +172,7 @@ def load_model(
             ignore_mismatched_sizes=True,  # so that they are named below
             output_loading_info=True,
         )
+    found["missing_keys"] -= model.all_tied_weights_keys.keys()
     _refuse_other_weights(name, path, found)
     shipped = model.generation_config.eos_token_id
     stops = {*(shipped if isinstance(shipped, list) else [shipped]), tokenizer.eos_token_id}
@@ -203,8 +204,11 @@ def _is_no_table(record: logging.LogRecord) -> bool:
 def _refuse_other_weights(name: str, path: str, found: dict[str, set]) -> None:
     """Raise `InputError` if the checkpoint is not whole: the rest of the model would be random.
     `found` says which weights were missing, unexpected or of another shape, tied ones aside."""
-    faults = {words: sorted(map(str, found[kind])) for kind, words in WEIGHT_FAULTS.items()}
-    if words := [f"{len(keys)} {fault}, {keys[0]} first" for fault, keys in faults.items() if keys]:
+    words = []
+    for kind, fault in WEIGHT_FAULTS.items():  # of another shape: the key with both shapes
+        keys = sorted(key if isinstance(key, str) else key[0] for key in found[kind])
+        words += [f"{len(keys)} {fault}, {keys[0]} first"] if keys else []
+    if words:
         raise InputError(
             f"--model_name {name}: the weights in {path} are not those of the model that its "
             f"config.json describes ({'; '.join(words)}); fetch them again, or save the model "
