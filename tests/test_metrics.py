@@ -64,6 +64,21 @@ def test_yes_and_no_score_only_when_equal(prediction, answer):
     assert set(score("Yes!", "yes").values()) == {1.0}
 
 
+@pytest.mark.parametrize(
+    ("text", "answer", "right"),
+    [
+        *(("", answer, 0) for answer in ("A", "...", ["the", "Orr"], "Orr", "")),
+        *(("A.", "A", 1), ("the", "The", 1), ("A", ["The", "A"], 1), ("Orr.", ["A", "Orr"], 1)),
+        *(("An", "A", 0), ("A", "A+", 0), ("the", "Orr", 0)),
+    ],
+)
+def test_an_answer_of_which_normalising_leaves_nothing_is_compared_as_it_is(text, answer, right):
+    """An empty prediction is never right: it had scored 1 against "A"."""
+    assert set(score(extract_answer(text, False), answer).values()) == {right}
+    assert score(text, answer)["em"] == answer_presence(text, answer) == right
+    assert score("!?", "!?")["em"] == 1  # text that no extraction leaves
+
+
 @given(TEXTS, st.lists(TEXTS, min_size=1, max_size=4), st.randoms())
 def test_scores_of_any_text_are_bounded_and_do_not_depend_on_the_order_of_answers(
     prediction, answers, random
@@ -116,6 +131,8 @@ def test_where_the_answer_is_cut(text, mark, none):
         ("a carpet", "pet", 0.0),
         ("anything", ["the", "..."], 0.0),
         ("", "x", 0.0),
+        ("The first letter (of all) is A.", "A", 1.0),
+        ('Ann ... has "It".', ["...", "It"], 1.0),
     ],
 )
 def test_answer_presence_looks_for_whole_words_anywhere(text, answer, present):
