@@ -169,6 +169,7 @@ def test_the_index_is_as_described_and_overwrite_only_removes_what_this_program_
     settings = found["settings"].get("index", found["settings"])
     assert str(settings["number_of_shards"]) == "2" and settings["auto_expand_replicas"] == "0-1"
     other = [("z", "a zebra", "Zebra")]
+    assert load(tmp_path, options)[0] == 0 and list(indices(options)) == [first]
     with pytest.raises(InputError, match=f"'{options.index_name}' already.*--overwrite"):
         load(tmp_path, options, other)
     notes, of_others = (f"{options.index_name}-{end}" for end in ("notes", "of-others"))

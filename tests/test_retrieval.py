@@ -94,12 +94,29 @@ def test_a_text_appears_once_and_ties_come_in_the_order_of_the_corpus(tmp_path):
 
 def test_a_gzipped_corpus_gives_the_same_rows_and_a_cut_off_one_is_named(tmp_path):
     long = ("1", "word " * 40_000, "Long")  # the csv module's own limit is 131,072 characters
-    packed = write_corpus(tmp_path / "corpus.tsv.gz", [*PASSAGES, long])
-    assert list(read_corpus(packed)) == [*PASSAGES, long]
+    tables = [
+        ("7", "Ann.\n\n\t\t\n\t\t", "Blank"),
+        ("8", "Born\tName\n1990\tAnn\tA\n3\tBo\tB", "Born"),
+    ]
+    tables += [("9", "Name\tBorn\nAnn\t1990", "Named"), ("10", "One\ttab", "A title\nof two lines")]
+    packed = write_corpus(tmp_path / "corpus.tsv.gz", [*PASSAGES, long, *tables])
+    assert list(read_corpus(packed)) == [*PASSAGES, long, *tables]
     packed.write_bytes(packed.read_bytes()[:-20])
     with pytest.raises(InputError, match=r"corpus\.tsv\.gz cannot be read to its end"):
         build_index(packed, tmp_path / "damaged")
     assert not (tmp_path / "damaged").exists()
+
+
+SWALLOWED = [  # rows of which a quote is closed by a later row's, or not at all
+    b'1\t"a\tA\n2\tb"\tB\n3\tc\tC\n',
+    b'1\t"a\tA\n2\tb\tB\n3\tc"\tC\n4\td\tD\n',
+    b'a1\t"a\tA\r\nb7\tb"\tB\r\n',
+    b'1\t"a\nof two lines\tA\n\n2\tb"\tB\n',
+    b'1\ta\t"A\n2\tb\tB"\n',  # in the title, as the next two
+    b'1\ta\t"A\n2\tb"\tB\n',
+    b'"1\ta\tA\n2"\tb\tB\n',
+    b'1\t"a\tA\n2\tb\tB"',  # by the end of the file
+]
 
 
 @pytest.mark.parametrize(
@@ -109,8 +126,13 @@ def test_a_gzipped_corpus_gives_the_same_rows_and_a_cut_off_one_is_named(tmp_pat
         (HEADER + b'1\t"a\nb"\tCat\n2\t \tDog\n', "line 4 .* an empty id or text"),
         (HEADER + b'1\tcat\tCat\n2\t"x" is\tX\n', "line 3 .* expected after"),
         (HEADER + b"1\tcat\tCat\n2\t\xff\tX\n", "line 3 .* UTF-8"),
-        (HEADER + b'1\t"a\tA\n2\tb\tB\n3\tc"\tC\n', "line 2 .* a quote is not closed"),
+        *((HEADER + b"0\tx\tX\n" + rows, "line 3 .* a quote is not closed") for rows in SWALLOWED),
         (b"1\tcat\tCat\n", "line 1 .*it is not the header"),
+        (b"id\ttitle\ttext\n1\tA\ta\n", "its columns are id, title, text: .*order id, text, title"),
+        (
+            b"text\tid\tname\turl\n",
+            "its columns are text, id, name, url: bring these into the order",
+        ),
         (HEADER, "has no passage"),
     ],
 )
@@ -128,14 +150,34 @@ def test_overwrite_replaces_an_index_and_nothing_else(tmp_path):
     first = index_of(tmp_path, PASSAGES).identity
     folder = tmp_path / "index" / "wiki"
     other = write_corpus(tmp_path / "corpus.tsv", [*PASSAGES[1:], ("p1", "the cats slept", "Cats")])
-    with pytest.raises(InputError, match=r"exists already.*--overwrite"):
+    with pytest.raises(InputError, match=r"exists already, of another corpus.*--overwrite"):
         build_index(other, folder)
     assert build_index(other, folder, overwrite=True) == len(PASSAGES)
+    assert build_index(other, folder) == 0  # as after a kill that came late
     assert EmbeddedIndex(folder).identity != first  # of another content
     assert all(file.stat().st_mode & 0o044 == 0o044 for file in folder.iterdir())
     for place in (folder.parent, other):  # neither is an index
         with pytest.raises(InputError, match="is not an index of this program; give another"):
             build_index(other, place, overwrite=True)
+    for target in (folder, "nowhere", "link"):  # a link is read, never replaced
+        link = tmp_path / "link"
+        link.symlink_to(target)
+        with pytest.raises(InputError, match=f"link is a link to {target}: .*remove the link"):
+            build_index(other, link, overwrite=target == folder)
+        if target != folder:
+            with pytest.raises(InputError, match="link is a link to nothing: remove it"):
+                EmbeddedIndex(link)
+        elif build_index(other, link) == 0:
+            assert ids(EmbeddedIndex(link).search(["England"], topk=1)[0]) == ["p5"]
+        link.unlink()
+
+
+def test_an_index_on_a_disk_that_takes_no_lock_is_opened(tmp_path):
+    plain = index_of(tmp_path, PASSAGES).search(["cat"], 3)
+    lock = tmp_path / "index/wiki/.tantivy-meta.lock"
+    lock.unlink()
+    lock.mkdir()  # tantivy cannot lock it, as on a read-only disk
+    assert EmbeddedIndex(tmp_path / "index/wiki").search(["cat"], 3) == plain
 
 
 def test_a_damaged_or_different_index_is_refused_with_the_command(tmp_path, monkeypatch):

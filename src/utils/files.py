@@ -29,10 +29,24 @@ RUN = secrets.token_hex(4)  # this process, told from an earlier one that had th
 
 def relative(path: Path) -> str:
     """`path` as the user sees it: relative to the working folder if below it, links as they are."""
-    for whole in (Path(os.path.abspath(path)), Path(path).resolve()):
-        if whole.is_relative_to(Path.cwd()):
-            return str(whole.relative_to(Path.cwd()))
+    for whole in (os.path.abspath(path), os.path.realpath(path)):
+        if Path(whole).is_relative_to(Path.cwd()):
+            return str(Path(whole).relative_to(Path.cwd()))
     return str(path)
+
+
+def missing(path: Path) -> str:
+    """What to say of a path at which nothing is: that it does not exist, or is a link."""
+    return "is a link to nothing" if Path(path).is_symlink() else "does not exist"
+
+
+def refuse_link(path: Path) -> None:
+    """Raise `InputError` if `path`, which is to be replaced, is a link."""
+    if path.is_symlink():
+        raise InputError(
+            f"{relative(path)} is a link to {os.readlink(path)}: it is read, but not replaced; "
+            "remove the link (what it leads to stays), or give another name"
+        )
 
 
 @contextmanager
@@ -149,7 +163,7 @@ def read_text(path: Path, what: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise InputError(f"{what} {relative(path)} does not exist") from None
+        raise InputError(f"{what} {relative(path)} {missing(path)}") from None
     except UnicodeDecodeError as error:
         raise InputError(
             f"{what} {relative(path)} is not UTF-8 (byte {error.start}); convert it to UTF-8"

@@ -12,7 +12,7 @@ from typing import Any
 from utils.files import relative, writing_folder
 from utils.layout import folder_name, index_folder
 from utils.retrieval.corpus import SCORE_TOLERANCE, different_texts, read_corpus, settle_ties
-from utils.retrieval.folders import check_place, read_manifest, write_manifest
+from utils.retrieval.folders import exists_already, read_manifest, write_manifest
 from utils.running import InputError
 
 VECTORS, PASSAGES, ENDS = "vectors.f32", "passages.jsonl", "ends.u64"  # ends: of the JSON lines
@@ -28,23 +28,36 @@ def add_flags(parser: argparse.ArgumentParser, building: bool) -> None:
 
 
 def build(corpus: Path, options: argparse.Namespace) -> tuple[int, str]:
-    """Encode `corpus` into `index/{index_name}` -> (number of rows, that folder)."""
+    """Encode `corpus` into `index/{index_name}` -> (rows, 0 if it was there; that folder)."""
     folder = index_folder(options.index_name)
-    check_place(folder, options.overwrite)
     encoder, made_of = _load(options.dense_model)
+
+    def is_same(made: dict) -> bool:
+        content = hashlib.blake2b()
+        for row in read_corpus(corpus, "comparing"):
+            content.update(_line(row))
+        return content.hexdigest()[:16] == made["files"][PASSAGES]
+
+    flags = f"--engine dense --dense_model {options.dense_model} "
+    if exists_already(folder, options.overwrite, made_of, is_same, flags):
+        return 0, relative(folder)
     rows, ends = read_corpus(corpus), array("Q", [0])
     with writing_folder(folder) as temporary:
         with open(temporary / VECTORS, "wb") as vectors, open(temporary / PASSAGES, "wb") as lines:
             while batch := list(islice(rows, BATCH)):
                 texts = [f"{title}\n{text}" if title else text for _, text, title in batch]
                 vectors.write(_unit_vectors(encoder.encode_document, texts).tobytes())
-                for passage_id, text, title in batch:
-                    hit = {"id": passage_id, "title": title, "text": text}
-                    lines.write(json.dumps(hit).encode() + b"\n")
+                for row in batch:
+                    lines.write(_line(row))
                     ends.append(lines.tell())
         (temporary / ENDS).write_bytes(ends.tobytes())
         write_manifest(temporary, made_of | {"source": corpus.name, "rows": len(ends) - 1})
     return len(ends) - 1, relative(folder)
+
+
+def _line(row: tuple[str, str, str]) -> bytes:
+    passage_id, text, title = row
+    return json.dumps({"id": passage_id, "title": title, "text": text}).encode() + b"\n"
 
 
 class DenseIndex:

@@ -4,29 +4,42 @@ Its manifest says what the index was made of and holds a hash of each of its fil
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from utils.files import hash_json, read_object, relative, write_json
+from utils.files import hash_json, missing, read_object, refuse_link, relative, write_json
 from utils.running import InputError
 
 MANIFEST = "manifest.json"
 KNOWN_CORPORA = {"wiki": "data/dpr/psgs_w100.tsv.gz", "demo": "data/demo/corpus.tsv"}
 
 
-def check_place(folder: Path, overwrite: bool) -> None:
-    """Raise `InputError` if `folder` holds something else, or without `overwrite` an index."""
+def exists_already(
+    folder: Path, overwrite: bool, expected: dict, is_same: Callable[[dict], bool], flags: str = ""
+) -> bool:
+    """Whether the index is in `folder`, whole, so that nothing is left to do (after a kill).
+
+    `expected` and `is_same` tell its manifest from that of another encoder or corpus. Raises
+    `InputError` if `folder` holds something else, a link that would be replaced, or without
+    `overwrite` another index.
+    """
     is_index = (folder / MANIFEST).is_file()
+    if overwrite or not is_index:
+        refuse_link(folder)
     if folder.is_file() or (folder.is_dir() and not is_index and any(folder.iterdir())):
         raise InputError(
             f"{relative(folder)} exists and is not an index of this program; give another "
             "--index_name, or move it away"
         )
-    if is_index and not overwrite:
-        raise InputError(
-            f"the index {relative(folder)} exists already; use it, or replace it with --overwrite"
-        )
+    if overwrite or not is_index:
+        return False
+    if is_same(read_manifest(folder, expected, flags)):
+        return True
+    raise InputError(
+        f"the index {relative(folder)} exists already, of another corpus; use it, give another "
+        "--index_name, or replace it with --overwrite"
+    )
 
 
 def write_manifest(folder: Path, made_of: dict) -> None:
@@ -45,6 +58,9 @@ def read_manifest(folder: Path, expected: dict, flags: str = "") -> dict:
     """
     if not folder.is_dir():
         command = _build_command(folder, flags)
+        if folder.is_symlink():
+            problem = f"{relative(folder)} {missing(folder)}: remove it, or let it lead to an index"
+            raise InputError(f"{problem}, or build one with: {command}")
         raise InputError(f"there is no index at {relative(folder)}; build it with: {command}")
     try:
         manifest = read_object(folder / MANIFEST, "the manifest")
