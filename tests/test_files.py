@@ -12,10 +12,18 @@ from utils import files, layout
 from utils.running import InputError
 
 
-@pytest.mark.parametrize("name", ["", "/", ".", "..", "a/..", "../", "\\", "___", "x" * 300])
+@pytest.mark.parametrize(
+    "name", ["", "/", ".", "..", "a/..", "../", "\\", "___", "x" * 300, "./.h", "x/...a/"]
+)
 def test_a_name_of_which_nothing_usable_is_left_is_refused(name):
     with pytest.raises(InputError, match="cannot be used as a folder name"):
         layout.folder_name(name)
+
+
+@pytest.mark.parametrize("name", ["warmup", "x/warmup_cot", "base_weight"])
+def test_a_data_set_cannot_have_the_folder_of_something_else(name):
+    with pytest.raises(InputError, match=r"a data set cannot be called .* another --dataset"):
+        layout.augmented_file(name, "dev")
 
 
 @pytest.mark.parametrize(
@@ -66,6 +74,17 @@ def test_a_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path):
         (temporary / "third").write_text("3")
     assert os.listdir(path) == ["third"] and os.listdir(tmp_path) == ["passage_0"]
     assert path.stat().st_mode & 0o777 == 0o755
+    for target in (path, "nowhere", "link"):  # in its place a link: to it, to nothing, to itself
+        (link := tmp_path / "link").symlink_to(target)
+        named = pytest.raises(InputError, match=f"link is a link to {target}: .*remove the link")
+        with named, files.writing_folder(link):
+            pass
+        with named:
+            files.remove_folder(link)
+        with pytest.raises(InputError, match=r"link is a link to nothing|symbolic|directory"):
+            files.read_json(link, "the list")
+        link.unlink()
+    assert os.listdir(path) == ["third"]
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def refuse_link(path: Path) -> None:
     if path.is_symlink():
         raise InputError(
             f"{relative(path)} is a link to {os.readlink(path)}: it is read, but not replaced; "
-            "remove the link (what it leads to stays), or give another name"
+            "remove the link, and what it leads to stays"
         )
 
 
@@ -76,6 +76,7 @@ def writing_folder(path: Path, keep: Callable[[Path], bool] | None = None) -> It
             if file.stat().st_mode & 0o777 != 0o644:  # tantivy's and safetensors' are their owner's
                 file.chmod(0o644)
         while not (keep and keep(path)):
+            refuse_link(path)
             try:
                 os.rename(temporary, path)
                 break
@@ -87,6 +88,7 @@ def writing_folder(path: Path, keep: Callable[[Path], bool] | None = None) -> It
 
 def remove_folder(path: Path) -> None:
     """Remove a folder, if it is there, by one rename, so that nobody ever sees a part of it."""
+    refuse_link(path)
     with disk_failures_named(path), scratch_folder(path) as scratch, suppress(FileNotFoundError):
         os.rename(path, scratch / path.name)
 
