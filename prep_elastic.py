@@ -39,7 +39,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--overwrite",
         action="store_true",
-        help="replace an index that has this name already (not set: stop if it is of another corpus)",
+        help="replace an index that has this name already (not set: refuse to replace one)",
     )
     for engine in ENGINES.values():
         engine.add_flags(parser, building=True)

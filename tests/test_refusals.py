@@ -170,6 +170,11 @@ def test_a_result_made_with_other_settings_is_refused(copy, monkeypatch):
         answer("icl", "--max_new_tokens", "13", monkeypatch=monkeypatch)
     with pytest.raises(InputError, match="temperature"):
         run(augment, *AUGMENT, "--temperature", "0.1", monkeypatch=monkeypatch)
+    with pytest.raises(InputError, match=r'answers = "published", but this run has .* = "all"'):
+        run(augment, *AUGMENT, "--answers", "all", monkeypatch=monkeypatch)
+    (copy / "data_aug/demo/.dev.other.settings").write_text('{"answers": "all"}')
+    with pytest.raises(InputError, match=r"'all' by another model .*use --answers all"):
+        run(augment, *AUGMENT, monkeypatch=monkeypatch)
 
 
 def test_adapters_from_another_base_are_refused(copy, monkeypatch):
