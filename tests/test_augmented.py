@@ -71,6 +71,10 @@ def test_the_released_layout_is_read_and_its_bare_total_filled_past_an_exhausted
     [
         (lambda r: r["augment"].append(None), r"record 1: augment\[1\] is null"),
         (lambda r: r["augment"][0].update({f"{MODEL}_rewrite": 3}), "_rewrite is a number"),
+        (
+            lambda r: r["augment"][0].update(pid=10**4000),
+            r"augment\[0\].pid has more than 9 digits",
+        ),
         (lambda r: r["augment"][0].update({f"{MODEL}_qa": [{}]}), r"_qa\[0\].question is missing"),
     ],
 )

@@ -44,8 +44,8 @@ def refuse_link(path: Path) -> None:
     """Raise `InputError` if `path`, which is to be replaced, is a link."""
     if path.is_symlink():
         raise InputError(
-            f"{relative(path)} is a link to {os.readlink(path)}: it is read, but not replaced; "
-            "remove the link, and what it leads to stays"
+            f"{relative(path)} is a link to {os.readlink(path)}: a link is read, never replaced; "
+            "remove the link (what it leads to stays)"
         )
 
 
@@ -189,7 +189,8 @@ def parse_json(text: str, where: str) -> Any:
         remedy = "mend it there, or fetch or make it again"
         if "Extra data" in str(error):
             remedy = "it may be JSON lines: put all values into one list [..., ...]"
-        raise InputError(f"{where} is not valid JSON ({error}); {remedy}") from None
+        cause = re.sub("; use sys.*", "", str(error))  # Python's advice about very long numbers
+        raise InputError(f"{where} is not valid JSON ({cause}); {remedy}") from None
     return value
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.files import parse_json, read_json, read_text, relative
-from utils.layout import folder_name
+from utils.layout import dataset_folder, folder_name
 from utils.running import InputError
 
 SHOWN_PROBLEMS = 5
@@ -252,6 +252,7 @@ def _is_blank(answer: Any) -> bool:
 
 
 def _load_custom(dataset: str, path: Path) -> dict[str, list[dict]]:
+    dataset_folder(dataset)  # refuses a name that no stage could use
     if path.is_dir():
         raise InputError(
             f"--data_path {relative(path)} is a folder, but data set {dataset!r} is none of "

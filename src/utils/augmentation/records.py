@@ -58,10 +58,10 @@ def answers_rules(dataset: str, data_type: str) -> dict[str, str]:
 
 def refuse_other_answers(dataset: str, questions: dict, model: str, answers: str) -> None:
     """Raise `InputError` if another model's texts are beside other right answers than `answers`."""
+    model = folder_name(model)
     for data_type in questions:
         for name, rule in answers_rules(dataset, data_type).items():
-            own = f".{folder_name(data_type)}.{folder_name(model)}.settings"
-            if rule != answers and name != own:
+            if rule != answers and name != f".{folder_name(data_type)}.{model}.settings":
                 path = relative(augmented_file(dataset, data_type))
                 raise InputError(
                     f"{path} was made with answers = {rule!r} by another model ({name}), but this "
@@ -186,7 +186,11 @@ def _problems(record: dict, place: str) -> Iterator[str]:
                 form[key] = [dict.fromkeys(PAIR_FIELDS, str)]
                 for pair in value if isinstance(value, list) else []:
                     _answers_to_text(pair)
-        yield from problems_in(entry, form, f"{place}: augment[{number}]", ".")
+        where = f"{place}: augment[{number}]"
+        yield from problems_in(entry, form, where, ".")
+        pid = entry.get("pid") if isinstance(entry, dict) else None
+        if isinstance(pid, int) and pid > 10**9:  # it names a folder
+            yield f"{where}.pid has more than 9 digits"
 
 
 def _answers_to_text(pair: Any) -> None:

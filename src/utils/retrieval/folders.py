@@ -59,8 +59,8 @@ def read_manifest(folder: Path, expected: dict, flags: str = "") -> dict:
     if not folder.is_dir():
         command = _build_command(folder, flags)
         if folder.is_symlink():
-            problem = f"{relative(folder)} {missing(folder)}: remove it, or let it lead to an index"
-            raise InputError(f"{problem}, or build one with: {command}")
+            problem = f"{relative(folder)} {missing(folder)}; let it lead to an index"
+            raise InputError(f"{problem}, or remove it and build one with: {command}")
         raise InputError(f"there is no index at {relative(folder)}; build it with: {command}")
     try:
         manifest = read_object(folder / MANIFEST, "the manifest")
