@@ -117,13 +117,8 @@ def content_of(corpus: Path) -> str:
     """A hash of the rows of `corpus`, whichever way the file quotes or packs them."""
     content = hashlib.sha256()
     for row in read_corpus(corpus, "comparing"):
-        content.update(hashed_row(row))
+        content.update(("\t".join(row) + "\n").encode())
     return content.hexdigest()[:16]
-
-
-def hashed_row(row: tuple[str, str, str]) -> bytes:
-    """What the hash of a corpus takes of a row."""
-    return ("\t".join(row) + "\n").encode()
 
 
 def worked_on(

@@ -11,7 +11,13 @@ from typing import Any
 
 from utils.files import relative, writing_folder
 from utils.layout import folder_name, index_folder
-from utils.retrieval.corpus import SCORE_TOLERANCE, different_texts, read_corpus, settle_ties
+from utils.retrieval.corpus import (
+    SCORE_TOLERANCE,
+    content_of,
+    different_texts,
+    read_corpus,
+    settle_ties,
+)
 from utils.retrieval.folders import exists_already, read_manifest, write_manifest
 from utils.running import InputError
 
@@ -31,33 +37,26 @@ def build(corpus: Path, options: argparse.Namespace) -> tuple[int, str]:
     """Encode `corpus` into `index/{index_name}` -> (rows, 0 if it was there; that folder)."""
     folder = index_folder(options.index_name)
     encoder, made_of = _load(options.dense_model)
-
-    def is_same(made: dict) -> bool:
-        content = hashlib.blake2b()
-        for row in read_corpus(corpus, "comparing"):
-            content.update(_line(row))
-        return content.hexdigest()[:16] == made["files"][PASSAGES]
-
-    flags = f"--engine dense --dense_model {options.dense_model} "
-    if exists_already(folder, options.overwrite, made_of, is_same, flags):
+    if exists_already(folder, options.overwrite, corpus, made_of, _flags(options)):
         return 0, relative(folder)
+    made_of |= {"source": corpus.name, "content": content_of(corpus)}
     rows, ends = read_corpus(corpus), array("Q", [0])
     with writing_folder(folder) as temporary:
         with open(temporary / VECTORS, "wb") as vectors, open(temporary / PASSAGES, "wb") as lines:
             while batch := list(islice(rows, BATCH)):
                 texts = [f"{title}\n{text}" if title else text for _, text, title in batch]
                 vectors.write(_unit_vectors(encoder.encode_document, texts).tobytes())
-                for row in batch:
-                    lines.write(_line(row))
+                for passage_id, text, title in batch:
+                    hit = {"id": passage_id, "title": title, "text": text}
+                    lines.write(json.dumps(hit).encode() + b"\n")
                     ends.append(lines.tell())
         (temporary / ENDS).write_bytes(ends.tobytes())
-        write_manifest(temporary, made_of | {"source": corpus.name, "rows": len(ends) - 1})
+        write_manifest(temporary, made_of | {"rows": len(ends) - 1})
     return len(ends) - 1, relative(folder)
 
 
-def _line(row: tuple[str, str, str]) -> bytes:
-    passage_id, text, title = row
-    return json.dumps({"id": passage_id, "title": title, "text": text}).encode() + b"\n"
+def _flags(options: argparse.Namespace) -> str:
+    return f"--engine dense --dense_model {options.dense_model} "
 
 
 class DenseIndex:
@@ -66,9 +65,9 @@ class DenseIndex:
     def __init__(self, options: argparse.Namespace) -> None:
         import numpy
 
-        folder, flags = index_folder(options.index_name), f"--dense_model {options.dense_model} "
+        folder = index_folder(options.index_name)
         self._encoder, made_by = _load(options.dense_model)
-        manifest = read_manifest(folder, made_by, f"--engine dense {flags}")
+        manifest = read_manifest(folder, made_by, _flags(options))
         self.identity = made_by | {"rows": manifest["rows"], "content": manifest["files"][PASSAGES]}
         self._vectors = numpy.memmap(folder / VECTORS, "float32", "r").reshape(manifest["rows"], -1)
         self._passages = numpy.memmap(folder / PASSAGES, "uint8", "r")

@@ -21,15 +21,7 @@ from typing import TYPE_CHECKING
 
 from utils.files import relative, writing_folder
 from utils.layout import index_folder
-from utils.retrieval.corpus import (
-    content_of,
-    different_texts,
-    hashed_row,
-    read_corpus,
-    settle_ties,
-    tied,
-    worked_on,
-)
+from utils.retrieval.corpus import different_texts, read_corpus, settle_ties, tied, worked_on
 from utils.retrieval.folders import exists_already, read_manifest, refusal, write_manifest
 
 if TYPE_CHECKING:
@@ -143,9 +135,7 @@ def build_index(corpus: Path, folder: Path, overwrite: bool = False) -> int:
     The folder appears when the index is complete. Raises `InputError` for a bad corpus, and if
     `folder` has the index of another one and `overwrite` is off.
     """
-    if exists_already(
-        folder, overwrite, FORMAT, lambda made: made["content"] == content_of(corpus)
-    ):
+    if exists_already(folder, overwrite, corpus, FORMAT):
         return 0
     with writing_folder(folder) as temporary:
         made_of = _write_index(corpus, temporary) | FORMAT
@@ -163,9 +153,8 @@ def _write_index(corpus: Path, folder: Path) -> dict:
     try:
         # Leaving the block waits for tantivy's threads: none writes into a moved folder.
         with Index(_schema(), path=str(folder)).writer(heap_size=WRITER_BYTES) as writer:
-            for row, terms in _analysed(corpus):
-                content.update(hashed_row(row))
-                passage_id, text, title = row
+            for (passage_id, text, title), terms in _analysed(corpus):
+                content.update(f"{passage_id}\t{text}\t{title}\n".encode())  # as `content_of`
                 for field, joined in terms.items():
                     passages_with[field] += joined != ""
                     tokens[field] += len(joined.split())

@@ -4,11 +4,12 @@ Its manifest says what the index was made of and holds a hash of each of its fil
 """
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from utils.files import hash_json, missing, read_object, refuse_link, relative, write_json
+from utils.retrieval.corpus import content_of
 from utils.running import InputError
 
 MANIFEST = "manifest.json"
@@ -16,14 +17,11 @@ KNOWN_CORPORA = {"wiki": "data/dpr/psgs_w100.tsv.gz", "demo": "data/demo/corpus.
 
 
 def exists_already(
-    folder: Path, overwrite: bool, expected: dict, is_same: Callable[[dict], bool], flags: str = ""
+    folder: Path, overwrite: bool, corpus: Path, expected: dict, flags: str = ""
 ) -> bool:
-    """Whether the index is in `folder`, whole, so that nothing is left to do (after a kill).
-
-    `expected` and `is_same` tell its manifest from that of another encoder or corpus. Raises
-    `InputError` if `folder` holds something else, a link that would be replaced, or without
-    `overwrite` another index.
-    """
+    """Whether the index of `corpus` is in `folder`, whole: a kill came late. Raises `InputError` if
+    `folder` is a link to be replaced or holds something else, without `overwrite` any other index;
+    for `expected` and `flags` see `read_manifest`."""
     is_index = (folder / MANIFEST).is_file()
     if overwrite or not is_index:
         refuse_link(folder)
@@ -34,12 +32,12 @@ def exists_already(
         )
     if overwrite or not is_index:
         return False
-    if is_same(read_manifest(folder, expected, flags)):
-        return True
-    raise InputError(
-        f"the index {relative(folder)} exists already, of another corpus; use it, give another "
-        "--index_name, or replace it with --overwrite"
-    )
+    if read_manifest(folder, expected, flags).get("content") != content_of(corpus):
+        raise InputError(
+            f"the index {relative(folder)} exists already, of another corpus; use it, give another "
+            "--index_name, or replace it with --overwrite"
+        )
+    return True
 
 
 def write_manifest(folder: Path, made_of: dict) -> None:
@@ -58,10 +56,8 @@ def read_manifest(folder: Path, expected: dict, flags: str = "") -> dict:
     """
     if not folder.is_dir():
         command = _build_command(folder, flags)
-        if folder.is_symlink():
-            problem = f"{relative(folder)} {missing(folder)}; let it lead to an index"
-            raise InputError(f"{problem}, or remove it and build one with: {command}")
-        raise InputError(f"there is no index at {relative(folder)}; build it with: {command}")
+        place = f"{relative(folder)}, which {missing(folder)}"
+        raise InputError(f"there is no index at {place}; build it with: {command}")
     try:
         manifest = read_object(folder / MANIFEST, "the manifest")
         if not (cause := _fault(folder, manifest, expected)):
