@@ -54,7 +54,9 @@ BAD = {
         "augment", WRITE, [RECORD, {**RECORD, "answer": 7}], "record 1: answer",
     ),
     "a data type that is a path": ("augment", WRITE, {"../..": [RECORD]}, "as a folder name"),
-    "an unknown data type": ("augment", [*WRITE, "--data_type", "x"], [RECORD], "x: own has"),
+    "an unknown data type": (
+        "augment", [*WRITE, "--data_type", "x"], {"\x1b[1mbold": [RECORD]}, r"own has  \[1mbold",
+    ),
     "no golden passage": ("augment", [*WRITE, "--engine", "golden"], [RECORD], "golden_passages"),
     "fewer passages than topk": (
         "augment", [*WRITE, "--topk", "600"], [RECORD], "holds 540 .*600",
