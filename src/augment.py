@@ -24,13 +24,14 @@ from utils.running import run_stage
 def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namespace, Recipe]:
     """The command line."""
     parser = new_parser(__doc__)
-    add_flags(parser, "model", "data")["data"].add_argument(
+    data = add_flags(parser, "model", "data")["data"]
+    data.add_argument(
         "--data_path", required=True, help="folder of the raw data set, or your own JSON file"
     )
     right = "right answers of a published data set; published: as the published software has them "
     right += "(2wikimultihopqa: the aliases in place of the answer), all: with the answer itself, "
     right += "all aliases, demonyms and PopQA's possible_answers; your own file gives what it has"
-    parser.add_argument("--answers", choices=ANSWERS, default=ANSWERS[0], help=right)
+    data.add_argument("--answers", choices=ANSWERS, default=ANSWERS[0], help=right)
     retrieval = parser.add_argument_group("retrieval")
     retrieval.add_argument("--topk", type=positive_integer, default=3, help="passages per question")
     retrieval.add_argument(

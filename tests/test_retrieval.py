@@ -117,12 +117,11 @@ SWALLOWED = [  # rows of which a quote is closed by a later row's, or by the end
     (HEADER + b"1\tcat\tCat\n2\tdog\n", r"line 3 .*it has 2 columns.*id<TAB>text<TAB>title"),
     (HEADER + b'1\t"a\nb"\tCat\n2\t \tDog\n', "line 4 .* an empty id or text"),
     (HEADER + b'1\tcat\tCat\n2\t"x" is\tX\n', "line 3 .* expected after"),
-    (HEADER + b"1\tcat\tCat\n2\t\xff\tX\n", "line 3 .* UTF-8"),
+    (HEADER + b"1\tcat\tCat\n2\t\xff\tX\n", "line 3 .* UTF-8"), (HEADER, "has no passage"),
     *((HEADER + b"0\tx\tX\n" + rows, "line 3 .* a quote is not closed") for rows in SWALLOWED),
     (b"1\tcat\tCat\n", "line 1 .*it is not the header"),
     (b"id\ttitle\ttext\n1\tA\ta\n", "its columns are id, title, text: .*order id, text, title"),
     (b"text\tid\tname\turl\n", "its columns are text, id, name, url: bring these into the order"),
-    (HEADER, "has no passage"),
 ])  # fmt: skip
 def test_a_bad_row_is_named_and_the_old_index_is_left_whole(tmp_path, content, message):
     index_of(tmp_path, PASSAGES)

@@ -259,7 +259,7 @@ def _load_custom(dataset: str, path: Path) -> dict[str, list[dict]]:
             f"{', '.join(DATASETS)}; give its JSON file"
         )
     value = read_json(path, "the data set")
-    if isinstance(value, dict) and "question" in value:
+    if isinstance(value, dict) and is_text(value.get("question")):
         raise InputError(f"{relative(path)} holds one record; put it into a list: [...]")
     lists = value if isinstance(value, dict) and value else {path.stem: value}
     problems, folders = [], {}
