@@ -39,7 +39,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--overwrite",
         action="store_true",
-        help="replace an index that has this name already (not set: stop with an error)",
+        help="replace an index that has this name already (not set: refuse to replace one)",
     )
     for engine in ENGINES.values():
         engine.add_flags(parser, building=True)
@@ -53,10 +53,13 @@ def main() -> None:
     rows, where = ENGINES[options.engine].build(options.data_path, options)
     seconds = time.perf_counter() - start
     engine = "" if options.engine == "embedded" else f" --engine {options.engine}"
+    done = f"the index {options.index_name} of this corpus exists already in {where}"
+    if rows:
+        done = f"{rows} rows indexed ({options.engine}) in {where} in {seconds:.1f} s, "
+        done += f"{rows / seconds:.0f} rows/s"
     print(
-        f"{rows} rows indexed ({options.engine}) in {where} in {seconds:.1f} s, "
-        f"{rows / seconds:.0f} rows/s\nnext: python src/augment.py --model_name MODEL --dataset "
-        f"DATASET --data_path DATA_PATH --index_name {options.index_name}{engine}"
+        f"{done}\nnext: python src/augment.py --model_name MODEL --dataset DATASET --data_path "
+        f"DATA_PATH --index_name {options.index_name}{engine}"
     )
 
 

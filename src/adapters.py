@@ -24,7 +24,7 @@ from utils import layout
 from utils.arguments import HelpFormatter, new_parser, whole_number
 from utils.files import relative
 from utils.recipe import SAVE_DTYPES, Recipe, add_flags
-from utils.running import InputError, run_stage
+from utils.running import InputError, one_line, run_stage
 
 SERVER_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # those of vLLM's --max-lora-rank
 COMMANDS = {
@@ -175,7 +175,7 @@ def export(options: argparse.Namespace, recipe: Recipe) -> None:
     dtype = getattr(torch, options.save_dtype)
     save_adapter(adapter, output, alpha, base_model, made_with, dtype, replace=False)
     numbers = f"rank {rank}, filled up to {padded}, lora_alpha {alpha:g}"
-    print(f'"{records[did]["question"]}": {numbers}: {relative(output)}')
+    print(f'"{one_line(records[did]["question"])}": {numbers}: {relative(output)}')
     print(f"next: PeftModel.from_pretrained(model, {str(output)!r}), or a model server")
 
 

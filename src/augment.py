@@ -15,6 +15,7 @@ import argparse
 from utils.arguments import add_shard_flag, new_parser, positive_integer
 from utils.augmentation.sampling import Sampling, add_sampling_flags
 from utils.augmentation.server import Server, add_server_flags
+from utils.questions import ANSWERS
 from utils.recipe import Recipe, add_flags, parse_recipe
 from utils.retrieval import ENGINES, PassageIndex
 from utils.running import run_stage
@@ -23,9 +24,14 @@ from utils.running import run_stage
 def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namespace, Recipe]:
     """The command line."""
     parser = new_parser(__doc__)
-    add_flags(parser, "model", "data")["data"].add_argument(
+    data = add_flags(parser, "model", "data")["data"]
+    data.add_argument(
         "--data_path", required=True, help="folder of the raw data set, or your own JSON file"
     )
+    right = "right answers of a published data set; published: as the published software has them "
+    right += "(2wikimultihopqa: the aliases in place of the answer), all: with the answer itself, "
+    right += "all aliases, demonyms and PopQA's possible_answers; your own file gives what it has"
+    data.add_argument("--answers", choices=ANSWERS, default=ANSWERS[0], help=right)
     retrieval = parser.add_argument_group("retrieval")
     retrieval.add_argument("--topk", type=positive_integer, default=3, help="passages per question")
     retrieval.add_argument(
@@ -81,6 +87,7 @@ def settings_of(
         **vars(Sampling.of(options)),
         "batch_size": None if server else options.batch_size,
         **({"write_per_question": True} if options.write_per_question else {}),
+        **({"answers": options.answers} if options.answers != ANSWERS[0] else {}),
     }
 
 
@@ -88,7 +95,7 @@ def main() -> None:
     """Check, load, retrieve, write wave by wave, save."""
     options, recipe = parse_arguments()
     # torch takes seconds to import: not before the flags are known to be good
-    from utils.augmentation import finding, writing
+    from utils.augmentation import finding, records, writing
     from utils.augmentation.files import AugmentedFiles
     from utils.journal import Journal
     from utils.processes import start_processes
@@ -99,7 +106,9 @@ def main() -> None:
     next_stage = f"next: python src/encode.py {recipe.flags('model', 'data')}"
 
     # 1. Check everything that needs no model
-    questions = load_sample(recipe.dataset, options.data_path, recipe.data_type, recipe.sample)
+    chosen = recipe.dataset, options.data_path, recipe.data_type, recipe.sample
+    questions = load_sample(*chosen, options.answers)
+    records.refuse_other_answers(recipe.dataset, questions, recipe.model_name, options.answers)
     prompts = load_prompts(recipe.prompts, recipe.dataset, with_cot=False)
     index, sampling = finding.open_engine(options, questions, processes.say), Sampling.of(options)
     server = Server(options, prompts, sampling, processes.say) if options.api_base else None

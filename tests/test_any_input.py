@@ -54,8 +54,7 @@ def never_raises(function, *arguments) -> object:
 @given(CONTENT, st.sampled_from([*DATASETS, "own"]))
 def test_any_file_is_questions_or_refused(tmp_path_factory, content, dataset):
     folder = tmp_path_factory.mktemp("data")
-    names = ["dev.json", "id_aliases.json", "hotpot_dev_distractor_v1.json", "popQA.tsv"]
-    for name in [*names, "ComplexWebQuestions_dev.json"]:
+    for name in (file for data in DATASETS.values() for file in data.files):
         (folder / name).write_bytes(content)
     if dataset == "popqa":
         head = b"id\tquestion\tobj\to_aliases\n1\tWho?\tOrr\t"
@@ -119,12 +118,11 @@ def test_no_name_leads_a_layout_out_of_its_root(dataset, data_type, model):
         return Recipe(model, dataset=dataset, init_adapter=data_type, inference_method="prag")
 
     layouts = [
-        (layout.augmented_file, (dataset, data_type)),
-        (layout.rank_folder, (model, 2, 32.0)),
+        (layout.augmented_file, (dataset, data_type)), (layout.rank_folder, (model, 2, 32.0)),
         (lambda: layout.results_folder(recipe(dataset, model), data_type), ()),
         (lambda: layout.adapters_folder(recipe(dataset, model), data_type), ()),
         (layout.warmup_folder, (model, 2, 32.0, True)),
-    ]
+    ]  # fmt: skip
     for place, arguments in layouts:
         path = never_raises(place, *arguments)
         if path is not None:

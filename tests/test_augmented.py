@@ -66,14 +66,15 @@ def test_the_released_layout_is_read_and_its_bare_total_filled_past_an_exhausted
     assert len(read_augmented("tiny", "comparison", MODEL)) == 2
 
 
-@pytest.mark.parametrize(
-    ("change", "problem"),
-    [
-        (lambda r: r["augment"].append(None), r"record 1: augment\[1\] is null"),
-        (lambda r: r["augment"][0].update({f"{MODEL}_rewrite": 3}), "_rewrite is a number"),
-        (lambda r: r["augment"][0].update({f"{MODEL}_qa": [{}]}), r"_qa\[0\].question is missing"),
-    ],
-)
+@pytest.mark.parametrize("change, problem", [
+    (lambda r: r["augment"].append(None), r"record 1: augment\[1\] is null"),
+    (lambda r: r["augment"][0].update({f"{MODEL}_rewrite": 3}), "_rewrite is a number"),
+    (
+        lambda r: r["augment"][0].update(pid=10**4000),
+        r"augment\[0\].pid has more than 9 digits",
+    ),
+    (lambda r: r["augment"][0].update({f"{MODEL}_qa": [{}]}), r"_qa\[0\].question is missing"),
+])  # fmt: skip
 def test_a_broken_augmented_record_is_named_by_index_and_field(change, problem, augmented):
     broken = record(1, "Where?", entry(0, MODEL))
     change(broken)
@@ -104,22 +105,14 @@ def changed(**fields) -> str:
     return json.dumps([PAIRS[0], {**PAIRS[1], **fields}, PAIRS[2]])
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        json.dumps(WANTED, indent=4),
-        f"Sure! Here are [3] questions:\n```json\n{LIST}\n```\nLet me know [if] {{you}} need more.",
-        f"<think>{{a}}</think>{LIST}",
-        LIST[:-3],
-        LIST.replace("}]", "},]"),
-        f'{{"result": {{"questions": {LIST}, "count": 3}}}}',
-        "\n".join(json.dumps(pair) for pair in WANTED),
-        json.dumps(dict(enumerate(WANTED))),
-        json.dumps(["x", 3, None, {"question": "no answer?"}, *WANTED]),
-        " " * 1_000_000 + json.dumps(WANTED) + "[" * 1_000_000,
-    ],
-    ids=lambda text: text[:20] + text[-12:],
-)
+@pytest.mark.parametrize("text", [
+    f"Sure! Here are [3] questions:\n```json\n{LIST}\n```\nLet me know [if] {{you}} need more.",
+    json.dumps(WANTED, indent=4), f"<think>{{a}}</think>{LIST}", LIST[:-3],
+    LIST.replace("}]", "},]"), f'{{"result": {{"questions": {LIST}, "count": 3}}}}',
+    "\n".join(json.dumps(pair) for pair in WANTED), json.dumps(dict(enumerate(WANTED))),
+    json.dumps(["x", 3, None, {"question": "no answer?"}, *WANTED]),
+    " " * 1_000_000 + json.dumps(WANTED) + "[" * 1_000_000,
+], ids=lambda text: text[:20] + text[-12:])  # fmt: skip
 def test_a_question_list_is_found_whatever_stands_around_it(text):
     assert parse_pairs(text) == WANTED
 

@@ -111,16 +111,13 @@ def test_an_index_of_the_original_software_is_used_as_it_is(tmp_path, options):
     assert list(found["aliases"]) == [name]
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--es_api_key", SECRET, "--es_user", "me", "--es_password", SECRET], "settings of Elas"),
-        (["--es_url", f"http://me:{SECRET}/@localhost:x"], "settings of Elas.*HOST:PORT.*as %XX"),
-        (["--es_url", f"http://127.0.0.1:9/{SECRET}@localhost:9"], r"at http://\.\.\.@loc"),
-        (["--es_url", "http://127.0.0.1:9", "--es_api_key", f"ä{SECRET}"], "127.* cannot be used"),
-        (["--es_url", "https://127.0.0.1:9"], r"used \(HTTPS.* refused\); start .*embedded needs"),
-    ],
-)
+@pytest.mark.parametrize("words, message", [
+    (["--es_api_key", SECRET, "--es_user", "me", "--es_password", SECRET], "settings of Elas"),
+    (["--es_url", f"http://me:{SECRET}/@localhost:x"], "settings of Elas.*HOST:PORT.*as %XX"),
+    (["--es_url", f"http://127.0.0.1:9/{SECRET}@localhost:9"], r"at http://\.\.\.@loc"),
+    (["--es_url", "http://127.0.0.1:9", "--es_api_key", f"ä{SECRET}"], "127.* cannot be used"),
+    (["--es_url", "https://127.0.0.1:9"], r"used \(HTTPS.* refused\); start .*embedded needs"),
+])  # fmt: skip
 def test_settings_that_cannot_work_are_refused_without_their_secrets(words, message):
     with pytest.raises(InputError, match=message) as caught, connected(flags_of(*words)) as client:
         client.options(max_retries=0).info()
@@ -145,9 +142,11 @@ def test_secrets_sign_in_and_are_never_printed(tmp_path, monkeypatch, capsys, wa
                 run(prep_elastic, *command, *wrong, monkeypatch=monkeypatch)
             assert SECRET not in str(caught.value)
         run(prep_elastic, *command, monkeypatch=monkeypatch)
+        run(prep_elastic, *command, monkeypatch=monkeypatch)  # as after a kill that came late
         shown = capsys.readouterr()
         place = fake.url.replace("//", "//...@") if way == "url" else fake.url
         assert f"6 rows indexed (elasticsearch) in {place} in" in shown.out
+        assert f"of this corpus exists already in {place}\nnext: " in shown.out
         assert SECRET not in shown.out + shown.err
 
 
@@ -169,6 +168,7 @@ def test_the_index_is_as_described_and_overwrite_only_removes_what_this_program_
     settings = found["settings"].get("index", found["settings"])
     assert str(settings["number_of_shards"]) == "2" and settings["auto_expand_replicas"] == "0-1"
     other = [("z", "a zebra", "Zebra")]
+    assert load(tmp_path, options)[0] == 0 and list(indices(options)) == [first]
     with pytest.raises(InputError, match=f"'{options.index_name}' already.*--overwrite"):
         load(tmp_path, options, other)
     notes, of_others = (f"{options.index_name}-{end}" for end in ("notes", "of-others"))

@@ -12,37 +12,29 @@ from utils import files, layout
 from utils.running import InputError
 
 
-@pytest.mark.parametrize("name", ["", "/", ".", "..", "a/..", "../", "\\", "___", "x" * 300])
-def test_a_name_of_which_nothing_usable_is_left_is_refused(name):
+@pytest.mark.parametrize("name", ["", "\\", "x" * 300, *"/ . .. a/.. ../ ___ ./.h x/...a/".split()])
+def test_a_name_of_which_nothing_usable_is_left_or_that_hides_is_refused(name):
     with pytest.raises(InputError, match="cannot be used as a folder name"):
         layout.folder_name(name)
+    for dataset in ("warmup", "x/warmup_cot", "base_weight"):  # folders of other things
+        with pytest.raises(InputError, match=r"a data set cannot be called .* another --dataset"):
+            layout.augmented_file(dataset, "dev")
 
 
-@pytest.mark.parametrize(
-    ("name", "folder"),
-    [
-        ("Qwen/Qwen2.5-1.5B-Instruct", "Qwen2.5-1.5B-Instruct"),
-        ("data/demo/demo-model/", "demo-model"),
-        ("../../etc/passwd", "passwd"),
-        ("C:\\models\\mine", "mine"),
-        ("Frågor-日本", "Frågor-日本"),
-        ("a;rm -rf *", "a_rm_-rf__"),
-    ],
-)
+@pytest.mark.parametrize("name, folder", [
+    ("Qwen/Qwen2.5-1.5B-Instruct", "Qwen2.5-1.5B-Instruct"),
+    ("data/demo/demo-model/", "demo-model"), ("../../etc/passwd", "passwd"),
+    ("C:\\models\\mine", "mine"), ("Frågor-日本", "Frågor-日本"), ("a;rm -rf *", "a_rm_-rf__"),
+])  # fmt: skip
 def test_a_name_becomes_its_last_part(name, folder):
     assert layout.folder_name(name) == folder
 
 
-def test_a_file_appears_whole_with_ordinary_permissions_and_no_leftover(tmp_path):
+def test_a_file_appears_whole_or_the_old_one_is_left_and_nothing_else(tmp_path):
     path = tmp_path / "new" / "deep" / "a.json"
     files.write_json(path, {"é": [1]})
     assert path.read_text(encoding="utf-8") == '{\n  "é": [\n    1\n  ]\n}\n'
     assert path.stat().st_mode & 0o777 == 0o644
-    assert os.listdir(path.parent) == ["a.json"]
-
-
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
-    path = tmp_path / "a.txt"
     files.write_text(path, "old")
     with pytest.raises(KeyboardInterrupt), files.writing_file(path) as temporary:
         temporary.write_text("ne")
@@ -50,7 +42,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
         raise KeyboardInterrupt
     with pytest.raises(TypeError):
         files.write_json(path, object())
-    assert path.read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]
+    assert path.read_text() == "old" and os.listdir(path.parent) == ["a.json"]
 
 
 def test_a_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path):
@@ -66,30 +58,38 @@ def test_a_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path):
         (temporary / "third").write_text("3")
     assert os.listdir(path) == ["third"] and os.listdir(tmp_path) == ["passage_0"]
     assert path.stat().st_mode & 0o777 == 0o755
+    for target in (path, "nowhere", "link"):  # in its place a link: to it, to nothing, to itself
+        (link := tmp_path / "link").symlink_to(target)
+        named = pytest.raises(InputError, match=f"link is a link to {target}: .*remove the link")
+        with named, files.writing_folder(link):
+            pass
+        with named:
+            files.remove_folder(link)
+        link.unlink()
+    assert os.listdir(path) == ["third"]
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (None, "the list .*a.json does not exist"),
-        (b'{"a": 1,\n "b": ', "the list .*a.json is not valid JSON .*line 2 column"),
-        (b'{"a": "\xff"}', r"is not UTF-8 \(byte 7\)"),
-    ],
-)
+@pytest.mark.parametrize("content, message", [
+    (None, "the list .*a.json does not exist"),
+    (b'{"a": 1,\n "b": ', "the list .*a.json is not valid JSON .*line 2 column"),
+    (b'{"a": "\xff"}', r"is not UTF-8 \(byte 7\)"),
+    ("a.json", "the list .*a.json (is a link to nothing|cannot be read: .* symbolic links)"),
+    (b"1" * 5000, r"not valid JSON \(Exceeds the limit .*5000 digits\); mend it"),
+    (b'{"a": 1}\n{"a": 2}', r"may be JSON lines: put all values into one list \["),
+])  # fmt: skip
 def test_an_unreadable_file_is_named_with_its_cause(tmp_path, content, message):
     path = tmp_path / "a.json"
-    if content is not None:
+    if isinstance(content, bytes):
         path.write_bytes(content)
+    elif content:
+        path.symlink_to(content)
     with pytest.raises(InputError, match=message):
         files.read_json(path, "the list")
 
 
-def test_a_byte_order_mark_is_skipped(tmp_path):
-    (tmp_path / "a.json").write_bytes(b"\xef\xbb\xbf[1]")
+def test_a_fingerprint_depends_on_values_only_and_never_changes(tmp_path):
+    (tmp_path / "a.json").write_bytes(b"\xef\xbb\xbf[1]")  # a byte order mark is no value
     assert files.read_json(tmp_path / "a.json", "the list") == [1]
-
-
-def test_a_fingerprint_depends_on_values_only_and_never_changes():
     value = {"b": ["ü", 1.5, None], "a": True}
     assert files.hash_json(value) == files.hash_json(json.loads(json.dumps(value)))
     assert files.hash_json(value) == files.hash_json(dict(reversed(value.items())))

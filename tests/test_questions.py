@@ -25,6 +25,10 @@ def test_2wikimultihopqa_takes_aliases_and_gives_each_type_and_total():
         "Orr Tower",  # an alias entry that is empty
         ["Elm", "Elm (film)"],
     ]
+    every = load_questions("2wikimultihopqa", DATA / "2wikimultihopqa", "all")["total"]
+    every = {record["qid"]: record["answer"] for record in every}
+    assert every["w0"] == ["Odo the Elder", "Odo Torn", "Old Odo"] and every["w1"] == "yes"
+    assert every["w4"] == ["Elm", "Elm (film)", "Elmish"]  # with the demonym
     assert [r["qid"] for r in loaded["comparison"]] == ["w1", "w3"]
     for records in loaded.values():
         assert [record["test_id"] for record in records] == list(range(len(records)))
@@ -59,11 +63,11 @@ def test_popqa_and_complexwebquestions_give_every_answer_and_quoted_cells_as_the
     loaded = load_questions("popqa", DATA / "popqa")
     assert list(loaded) == ["total"]
     assert [record["answer"] for record in loaded["total"]] == [
-        ["weaver", "cloth maker", '"loom" hand'],
-        ["Orr"],
-        ["Ula Fenn", "U. Fenn"],
+        ["weaver", "cloth maker", '"loom" hand'], ["Orr"], ["Ula Fenn", "U. Fenn"],
         ["NA", "Nova Arda"],
-    ]
+    ]  # fmt: skip
+    every = load_questions("popqa", DATA / "popqa", "all")["total"][2]["answer"]
+    assert every == ["Ula Fenn", "U. Fenn", "Ula\tFenn"]  # the last one of possible_answers
     assert loaded["total"][2]["question"] == 'Who is the author of The "Blue\tDoor"?'
     # all answers are joined, and nameless ones left out
     loaded = load_questions("complexwebquestions", DATA / "complexwebquestions")
@@ -74,16 +78,29 @@ def test_popqa_and_complexwebquestions_give_every_answer_and_quoted_cells_as_the
     ]
 
 
-@pytest.mark.parametrize(
-    ("content", "problem"),
-    [
-        ("question\tobj\to_aliases\nWho?\tOrr\t__import__('os')\n", "record 0: o_aliases is not v"),
-        ('question\tobj\to_aliases\nWho?\tOrr\t[]\n"Where\tOrr', "damaged or another one"),
-        ("question\tobj\to_aliases\n", "holds no question"),
-        ("question\tobj\to_aliases\n\tOrr\t[]\n", "record 0: question is an empty text"),
-        (None, "does not exist"),
-    ],
-)
+def test_layouts_of_the_hub_are_read_and_what_is_left_out_or_lost_is_counted(capsys):
+    hotpot = load_questions("hotpotqa", DATA / "hub")["total"]
+    assert [r["qid"] for r in hotpot] == ["columns", "text", "rows", "lost"]
+    passages = [["Ann was born. She lived in Foo."]] * 3
+    assert [r["golden_passages"] for r in hotpot] == [*passages, []]
+    evidence = questions.load_supporting_sentences("hotpotqa", DATA / "hub")
+    assert evidence == [["Ann: She lived in Foo."]] * 3 + [[]]
+    web = load_questions("complexwebquestions", DATA / "hub")["total"]
+    assert ["|".join(r["answer"]) for r in web] == ["Baz", "Hum|Hymn", "Ann|Bob|A. Orr", "Bo"]
+    unanswered, lost, both = capsys.readouterr().err.splitlines()
+    assert "v1.json: 1 of 5 questions have no answer and are left out" in unanswered
+    assert "v1.json: 1 of 4 questions lack supporting paragraphs" in lost
+    assert "Questions_dev.json: 2 of 6 questions have no answer" in both
+
+
+@pytest.mark.parametrize("content, problem", [
+    ("question\tobj\to_aliases\nWho?\tOrr\t__import__('os')\n", "record 0: o_aliases is not v"),
+    ('question\tobj\to_aliases\nWho?\tOrr\t[]\n"Where\tOrr', "damaged or another one"),
+    ('question\tobj\to_aliases\nWho?\tOrr\t"""Orr"""\n', "damaged or another one"),
+    ("question\tobj\to_aliases\n", "holds no question"),
+    ("question\tobj\to_aliases\n\tOrr\t[]\n", "record 0: question is an empty text"),
+    (None, "does not exist"),
+])  # fmt: skip
 def test_a_broken_published_file_is_named_with_its_source(content, problem, tmp_path):
     if content:
         (tmp_path / "popQA.tsv").write_text(content)
@@ -116,17 +133,16 @@ def test_a_custom_list_is_named_by_its_file_and_an_object_by_its_keys(tmp_path):
     assert loaded == {"test": [wanted], "dev": [wanted, {**wanted, "test_id": 1}]}
 
 
-@pytest.mark.parametrize(
-    ("content", "problem"),
-    [
-        ([WHO, {"question": "Who?", "answer": ["Orr", None]}], r"record 1: answer\[1\] is null"),
-        ([WHO, {**WHO, "golden_passages": {}}], "record 1: golden_passages is an empty object"),
-        ([WHO, "Who?"], "record 1 is a text"),
-        ({"dev": [{"question": "W"}] * 8}, "dev, record 4: answer is missing; and 3 more;"),
-        ([], "is an empty list"),
-        (None, "is a folder"),
-    ],
-)
+@pytest.mark.parametrize("content, problem", [
+    ([WHO, {"question": "Who?", "answer": ["Orr", None]}], r"record 1: answer\[1\] is null"),
+    ([WHO, {**WHO, "golden_passages": {}}], "record 1: golden_passages is an empty object"),
+    ([WHO, "Who?"], "record 1 is a text"),
+    ({"dev": [{"question": "W"}] * 8}, "dev, record 4: answer is missing; and 3 more;"),
+    ([], "is an empty list"), (WHO, "holds one record; put it into a list"),
+    ({"a b": [WHO], "x/a_b": [WHO]}, "'a b' and 'x/a_b' would have one folder; rename one"),
+    ({"dev": [WHO], ".hidden": [WHO]}, "'.hidden' cannot be used as a folder name"),
+    (None, "is a folder"),
+])  # fmt: skip
 def test_a_bad_custom_file_is_named_with_record_and_field(content, problem, tmp_path):
     file = tmp_path / "dev.json"
     if content is None:

@@ -54,7 +54,9 @@ BAD = {
         "augment", WRITE, [RECORD, {**RECORD, "answer": 7}], "record 1: answer",
     ),
     "a data type that is a path": ("augment", WRITE, {"../..": [RECORD]}, "as a folder name"),
-    "an unknown data type": ("augment", [*WRITE, "--data_type", "x"], [RECORD], "x: own has"),
+    "an unknown data type": (
+        "augment", [*WRITE, "--data_type", "x"], {"\x1b[1mbold": [RECORD]}, r"own has  \[1mbold",
+    ),
     "no golden passage": ("augment", [*WRITE, "--engine", "golden"], [RECORD], "golden_passages"),
     "fewer passages than topk": (
         "augment", [*WRITE, "--topk", "600"], [RECORD], "holds 540 .*600",
@@ -170,6 +172,11 @@ def test_a_result_made_with_other_settings_is_refused(copy, monkeypatch):
         answer("icl", "--max_new_tokens", "13", monkeypatch=monkeypatch)
     with pytest.raises(InputError, match="temperature"):
         run(augment, *AUGMENT, "--temperature", "0.1", monkeypatch=monkeypatch)
+    with pytest.raises(InputError, match=r'answers = "published", but this run has .* = "all"'):
+        run(augment, *AUGMENT, "--answers", "all", monkeypatch=monkeypatch)
+    (copy / "data_aug/demo/.dev.other.settings").write_text('{"answers": "all"}')
+    with pytest.raises(InputError, match=r"'all' by another model .*use --answers all"):
+        run(augment, *AUGMENT, monkeypatch=monkeypatch)
 
 
 def test_adapters_from_another_base_are_refused(copy, monkeypatch):

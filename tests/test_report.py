@@ -87,15 +87,12 @@ def test_a_table_has_means_intervals_marks_and_the_papers_figures(here, capsys):
     assert "0.950 [" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "other, sentence",
-    [
-        ({"question": "q{}!"}, "the questions, the passages or what was written about them"),
-        ({"data": "b"}, "the questions, the passages or what was written about them"),
-        ({"prompts": "b"}, "prompts b (there a)"),
-        ({"answer_cut": "none"}, "answer_cut none (there mark)"),
-    ],
-)
+@pytest.mark.parametrize("other, sentence", [
+    ({"question": "q{}!"}, "the questions, the passages or what was written about them"),
+    ({"data": "b"}, "the questions, the passages or what was written about them"),
+    ({"prompts": "b"}, "prompts b (there a)"),
+    ({"answer_cut": "none"}, "answer_cut none (there mark)"),
+])  # fmt: skip
 def test_results_under_other_conditions_are_in_a_table_of_their_own(here, other, sentence, capsys):
     same = {"data": "a", "prompts": "a"}
     add(here, "icl", BAD, **same)
@@ -136,6 +133,8 @@ def test_settings_have_rows_of_their_own_named_by_the_folders_that_differ(here):
     assert lines[-1]["dataset"] == "popqa" and not lines[-1]["published_f1"]
     assert list(published) == [(TRAINING, "icl"), (TRAINING, "prag"), (warm, "prag")]
     assert list(published.values()) == ["0.252", "0.2764", "0.3546"]
+    write_json(here / f"data_aug/{DATASET}/.total.{MODEL}.settings", {"answers": "all"})
+    assert not any(line["published_f1"] for line in made(here)[1])  # others count as right
 
 
 def test_seconds_and_tokens_are_weighted_by_their_questions(here):
@@ -152,16 +151,20 @@ def test_seconds_and_tokens_are_weighted_by_their_questions(here):
 
 def test_question_types_have_columns_and_no_text_from_data_does_harm(here):
     add(here, "prag", [1.0, 0.0, 0.5], "test", dataset="D")
-    types = ["=two|<b>$x\n\x1b[31m", "one", "=two|<b>$x\n\x1b[31m"]
+    bad = "\t=two|<b>$x\n\x1b[31m\u202e[l](javascript:x) `c` *e* _e_ a_b \\"
+    types = [bad, "one", bad]
     records = [{"question": f"q{i}", "type": t} for i, t in enumerate(types)]
     write_json(here / "data_aug/D/test.json", records)
     table, lines = made(here)
-    shown = "=two&#124;&lt;b&gt;$x [31m"
+    shown = "=two&#124;&lt;b&gt;$x [31m [l]&#40;javascript:x) &#96;c&#96; &#42;e&#42; &#95;e&#95; "
+    shown += "a_b &#92;"
     labels = ["test (n = 3)", f"test: {shown} (n = 2)", "test: one (n = 1)"]
     assert cells_of(table)[0][1:] == labels
     assert [line["f1"] for line in lines] == ["0.5", "0.75", "0"]
-    assert lines[1]["question_type"] == "'=two|<b>$x [31m"
-    assert harmless(types[0]) == "=two|<b>$x [31m" and harmless("$", "plot") == r"\$"
+    assert lines[1]["question_type"] == "'=two|<b>$x [31m [l](javascript:x) `c` *e* _e_ a_b \\"
+    assert harmless(bad) == lines[1]["question_type"][1:] and harmless("$", "plot") == r"\$"
+    cells = " ".join(harmless(f"\r{sign}1", "csv") for sign in "+-@\uff1d1")
+    assert cells == "'+1 '-1 '@1 '\uff1d1 11"
 
 
 DAMAGES = {  # what is said: the file, and what is put for what in it

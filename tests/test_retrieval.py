@@ -1,6 +1,7 @@
 import csv
 import gzip
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,12 +17,10 @@ REPOSITORY = Path(__file__).parents[1]
 
 PASSAGES = [  # id, text, title
     ("p1", "The cat sat on the mat and the cats slept", "Cats"),
-    ("p2", "A dog chased the cat", "Dog"),
-    ("p3", "Dogs run in the park near a river", "Park"),
+    ("p2", "A dog chased the cat", "Dog"), ("p3", "Dogs run in the park near a river", "Park"),
     ("p4", "The river Thames runs through London", "Thames"),
-    ("p5", "London is the capital of England", "London"),
-    ("p6", 'He said "cat" and left', ""),
-]
+    ("p5", "London is the capital of England", "London"), ("p6", 'He said "cat" and left', ""),
+]  # fmt: skip
 
 
 def write_corpus(path, passages, header=("id", "text", "title")):
@@ -94,26 +93,36 @@ def test_a_text_appears_once_and_ties_come_in_the_order_of_the_corpus(tmp_path):
 
 def test_a_gzipped_corpus_gives_the_same_rows_and_a_cut_off_one_is_named(tmp_path):
     long = ("1", "word " * 40_000, "Long")  # the csv module's own limit is 131,072 characters
-    packed = write_corpus(tmp_path / "corpus.tsv.gz", [*PASSAGES, long])
-    assert list(read_corpus(packed)) == [*PASSAGES, long]
+    tables = [
+        ("7", "Ann.\n\n\t\t\n\t\t", ""), ("8", "Born\tName\n1990\tAnn\tA\n3\tBo\tB", "Born"),
+        ("9", "Name\tBorn\nAnn\t1990", "Named"), ("10", "One\ttab", "A title\nof two lines"),
+    ]  # fmt: skip
+    packed = write_corpus(tmp_path / "corpus.tsv.gz", [*PASSAGES, long, *tables])
+    assert list(read_corpus(packed)) == [*PASSAGES, long, *tables]
     packed.write_bytes(packed.read_bytes()[:-20])
     with pytest.raises(InputError, match=r"corpus\.tsv\.gz cannot be read to its end"):
         build_index(packed, tmp_path / "damaged")
     assert not (tmp_path / "damaged").exists()
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (HEADER + b"1\tcat\tCat\n2\tdog\n", r"line 3 .*it has 2 columns.*id<TAB>text<TAB>title"),
-        (HEADER + b'1\t"a\nb"\tCat\n2\t \tDog\n', "line 4 .* an empty id or text"),
-        (HEADER + b'1\tcat\tCat\n2\t"x" is\tX\n', "line 3 .* expected after"),
-        (HEADER + b"1\tcat\tCat\n2\t\xff\tX\n", "line 3 .* UTF-8"),
-        (HEADER + b'1\t"a\tA\n2\tb\tB\n3\tc"\tC\n', "line 2 .* a quote is not closed"),
-        (b"1\tcat\tCat\n", "line 1 .*it is not the header"),
-        (HEADER, "has no passage"),
-    ],
-)
+SWALLOWED = [  # rows of which a quote is closed by a later row's, or by the end of the file
+    b'1\t"a\tA\n2\tb"\tB\n3\tc\tC\n', b'1\t"a\tA\n2\tb\tB\n3\tc"\tC\n4\td\tD\n',
+    b'a1\t"a\tA\r\nb7\tb"\tB\r\n', b'1\t"a\nof two lines\tA\n\n2\tb"\tB\n',
+    b'1\ta\t"A\n2\tb\tB"\n', b'1\ta\t"A\n2\tb"\tB\n',  # in the title
+    b'"1\ta\tA\n2"\tb\tB\n', b'1\t"a\tA\n2\tb\tB"',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("content, message", [
+    (HEADER + b"1\tcat\tCat\n2\tdog\n", r"line 3 .*it has 2 columns.*id<TAB>text<TAB>title"),
+    (HEADER + b'1\t"a\nb"\tCat\n2\t \tDog\n', "line 4 .* an empty id or text"),
+    (HEADER + b'1\tcat\tCat\n2\t"x" is\tX\n', "line 3 .* expected after"),
+    (HEADER + b"1\tcat\tCat\n2\t\xff\tX\n", "line 3 .* UTF-8"), (HEADER, "has no passage"),
+    *((HEADER + b"0\tx\tX\n" + rows, "line 3 .* a quote is not closed") for rows in SWALLOWED),
+    (b"1\tcat\tCat\n", "line 1 .*it is not the header"),
+    (b"id\ttitle\ttext\n1\tA\ta\n", "its columns are id, title, text: .*order id, text, title"),
+    (b"text\tid\tname\turl\n", "its columns are text, id, name, url: bring these into the order"),
+])  # fmt: skip
 def test_a_bad_row_is_named_and_the_old_index_is_left_whole(tmp_path, content, message):
     index_of(tmp_path, PASSAGES)
     folder, corpus = tmp_path / "index" / "wiki", tmp_path / "bad.tsv"
@@ -128,14 +137,29 @@ def test_overwrite_replaces_an_index_and_nothing_else(tmp_path):
     first = index_of(tmp_path, PASSAGES).identity
     folder = tmp_path / "index" / "wiki"
     other = write_corpus(tmp_path / "corpus.tsv", [*PASSAGES[1:], ("p1", "the cats slept", "Cats")])
-    with pytest.raises(InputError, match=r"exists already.*--overwrite"):
+    with pytest.raises(InputError, match=r"exists already, of another corpus.*--overwrite"):
         build_index(other, folder)
     assert build_index(other, folder, overwrite=True) == len(PASSAGES)
+    assert build_index(other, folder) == 0  # as after a kill that came late
     assert EmbeddedIndex(folder).identity != first  # of another content
     assert all(file.stat().st_mode & 0o044 == 0o044 for file in folder.iterdir())
     for place in (folder.parent, other):  # neither is an index
         with pytest.raises(InputError, match="is not an index of this program; give another"):
             build_index(other, place, overwrite=True)
+
+
+def test_an_index_is_read_through_a_link_and_on_a_disk_that_takes_no_lock(tmp_path):
+    plain = index_of(tmp_path, PASSAGES).search(["cat"], 3)
+    lock, link = tmp_path / "index/wiki/.tantivy-meta.lock", tmp_path / "link"
+    lock.unlink()
+    lock.mkdir()  # tantivy cannot lock it, as on a read-only disk
+    link.symlink_to(tmp_path / "index/wiki")
+    assert EmbeddedIndex(link).search(["cat"], 3) == plain
+    with pytest.raises(InputError, match=r"link is a link to .*index/wiki: .*remove the link"):
+        build_index(tmp_path / "corpus.tsv", link, overwrite=True)
+    shutil.rmtree(tmp_path / "index")
+    with pytest.raises(InputError, match=r"no index at .*link, which is a link to nothing; build"):
+        EmbeddedIndex(link)
 
 
 def test_a_damaged_or_different_index_is_refused_with_the_command(tmp_path, monkeypatch):

@@ -38,7 +38,8 @@ def _number(text: str, kind: Callable[[str], Any], fits: Callable[[Any], bool], 
         value = kind(text)
     except ValueError:
         what = "a whole number" if kind is int else "a number"
-        raise argparse.ArgumentTypeError(f"{text!r} is not {what}") from None
+        shown = text if len(text) <= 40 else f"{text[:40]}…"  # Python reads up to 4300 digits
+        raise argparse.ArgumentTypeError(f"{shown!r} is not {what}") from None
     if not fits(value):
         raise argparse.ArgumentTypeError(f"{text} is not {words}")
     return value

@@ -29,10 +29,24 @@ RUN = secrets.token_hex(4)  # this process, told from an earlier one that had th
 
 def relative(path: Path) -> str:
     """`path` as the user sees it: relative to the working folder if below it, links as they are."""
-    for whole in (Path(os.path.abspath(path)), Path(path).resolve()):
-        if whole.is_relative_to(Path.cwd()):
-            return str(whole.relative_to(Path.cwd()))
+    for whole in (os.path.abspath(path), os.path.realpath(path)):
+        if Path(whole).is_relative_to(Path.cwd()):
+            return str(Path(whole).relative_to(Path.cwd()))
     return str(path)
+
+
+def missing(path: Path) -> str:
+    """What to say of a path at which nothing is: that it does not exist, or is a link."""
+    return "is a link to nothing" if Path(path).is_symlink() else "does not exist"
+
+
+def refuse_link(path: Path) -> None:
+    """Raise `InputError` if `path`, which is to be replaced, is a link."""
+    if path.is_symlink():
+        raise InputError(
+            f"{relative(path)} is a link to {os.readlink(path)}: a link is read, never replaced; "
+            "remove the link (what it leads to stays)"
+        )
 
 
 @contextmanager
@@ -62,6 +76,7 @@ def writing_folder(path: Path, keep: Callable[[Path], bool] | None = None) -> It
             if file.stat().st_mode & 0o777 != 0o644:  # tantivy's and safetensors' are their owner's
                 file.chmod(0o644)
         while not (keep and keep(path)):
+            refuse_link(path)
             try:
                 os.rename(temporary, path)
                 break
@@ -73,6 +88,7 @@ def writing_folder(path: Path, keep: Callable[[Path], bool] | None = None) -> It
 
 def remove_folder(path: Path) -> None:
     """Remove a folder, if it is there, by one rename, so that nobody ever sees a part of it."""
+    refuse_link(path)
     with disk_failures_named(path), scratch_folder(path) as scratch, suppress(FileNotFoundError):
         os.rename(path, scratch / path.name)
 
@@ -149,7 +165,7 @@ def read_text(path: Path, what: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise InputError(f"{what} {relative(path)} does not exist") from None
+        raise InputError(f"{what} {relative(path)} {missing(path)}") from None
     except UnicodeDecodeError as error:
         raise InputError(
             f"{what} {relative(path)} is not UTF-8 (byte {error.start}); convert it to UTF-8"
@@ -173,7 +189,8 @@ def parse_json(text: str, where: str) -> Any:
         remedy = "mend it there, or fetch or make it again"
         if "Extra data" in str(error):
             remedy = "it may be JSON lines: put all values into one list [..., ...]"
-        raise InputError(f"{where} is not valid JSON ({error}); {remedy}") from None
+        cause = re.sub("; use sys.*", "", str(error))  # Python's advice about very long numbers
+        raise InputError(f"{where} is not valid JSON ({cause}); {remedy}") from None
     return value
 
 

@@ -11,16 +11,30 @@ if TYPE_CHECKING:
     from utils.recipe import Recipe
 
 
+# what else is in the folders that a data set's name is put into
+NO_DATASETS = ("warmup", "base_weight", "warmup_direct", "warmup_cot")
+
+
 def folder_name(name: str) -> str:
     """`name` as one safe path component: a model folder or hub id becomes its last part. Raises
-    `InputError` if nothing usable is left: no name may lead out of its folder."""
+    `InputError` if nothing usable is left: no name may lead out of its folder, or hide in it."""
     safe = re.sub(r"[^\w.+=-]", "_", re.split(r"[/\\]", name.rstrip("/\\"))[-1])
-    if not safe.strip("._") or len(safe.encode()) > 150:
+    if not safe.strip("._") or safe[0] == "." or len(safe.encode()) > 150:
         raise InputError(
-            f"{name!r} cannot be used as a folder name; use letters, digits, '.', '-' and '_', "
-            "at most 150 bytes"
+            f"{name!r} cannot be used as a folder name; use letters, digits, '-', '_' and, but not "
+            "first, '.', at most 150 bytes"
         )
     return safe
+
+
+def dataset_folder(dataset: str) -> str:
+    """The `folder_name` of a data set. Raises `InputError` if other things have that folder."""
+    if (name := folder_name(dataset)) in NO_DATASETS:
+        raise InputError(
+            f"a data set cannot be called {name!r}: that folder is the warm-up's or "
+            "the base adapter's; give another --dataset"
+        )
+    return name
 
 
 def index_folder(index_name: str) -> Path:
@@ -34,7 +48,7 @@ def index_folder(index_name: str) -> Path:
 
 def augmented_file(dataset: str, data_type: str) -> Path:
     """`data_aug/{dataset}/{data_type}.json`, the product of `augment.py`."""
-    return ROOT_DIR / "data_aug" / folder_name(dataset) / f"{folder_name(data_type)}.json"
+    return ROOT_DIR / "data_aug" / dataset_folder(dataset) / f"{folder_name(data_type)}.json"
 
 
 def rank_folder(model_name: str, rank: int, alpha: float, root: str = "offline") -> Path:
@@ -45,7 +59,7 @@ def rank_folder(model_name: str, rank: int, alpha: float, root: str = "offline")
 def experiment_folder(root: str, recipe: "Recipe") -> Path:
     """`{root}/{model}/rank=…/{dataset}/{training}/aug_model={model}`; root: "offline", "output"."""
     rank = rank_folder(recipe.model_name, recipe.lora_rank, recipe.lora_alpha, root)
-    training = rank / folder_name(recipe.dataset) / recipe.training_label
+    training = rank / dataset_folder(recipe.dataset) / recipe.training_label
     return training / f"aug_model={folder_name(recipe.writer)}"
 
 

@@ -11,6 +11,7 @@ COMPARED = ("em", "f1", "prec", "recall")  # of the extracted answer
 METRICS = (*COMPARED, "answer_presence")
 CLOSED_ANSWERS = {"yes", "no", "noanswer"}  # no credit for words shared with a longer answer
 REMOVE_PUNCTUATION = str.maketrans("", "", string.punctuation)
+SENTENCE_MARKS = ".,;:!?\"'()"  # around a word of an answer that is kept as it is
 
 
 def extract_answer(text: str, with_cot: bool, cut: str = "mark") -> str:
@@ -32,30 +33,42 @@ def normalize(text: str) -> str:
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", bare).split())
 
 
+def _both(text: str, answer: str) -> tuple[str, str]:
+    """`text` and a right `answer` as they are compared: normalised, or in lower case alone if that
+    would leave nothing of the answer ("A", "The", "...")."""
+    right = normalize(answer)
+    return (normalize(text), right) if right else (_kept(text), _kept(answer))
+
+
+def _kept(text: str) -> str:
+    """`text` in lower case with single spaces; a word loses the marks around it, if it has more."""
+    return " ".join(word.strip(SENTENCE_MARKS) or word for word in text.lower().split())
+
+
 def score(prediction: str, answer: str | list[str]) -> dict[str, float]:
     """Exact match, F1, precision and recall of `prediction`, each between 0 and 1.
 
     Of a list of right answers exact match looks at all, the other three come from the one with the
-    highest F1 (the first, if several tie).
+    highest F1 (the first, if several tie). An empty prediction is never right.
     """
     answers = [answer] if isinstance(answer, str) else answer
     if not answers:
         return dict.fromkeys(COMPARED, 0.0)
-    compared = [_compare(normalize(prediction), normalize(one)) for one in answers]
+    compared = [_compare(*_both(prediction, one)) for one in answers]
     best = max(compared, key=lambda scores: scores["f1"])
     return {**best, "em": max(scores["em"] for scores in compared)}
 
 
 def answer_presence(text: str, answer: str | list[str]) -> float:
     """1.0 if a right answer is in the whole `text`, as whole words of both normalised, else 0.0."""
-    words = f" {normalize(text)} "
     answers = [answer] if isinstance(answer, str) else answer
-    return float(any(f" {one} " in words for one in map(normalize, answers) if one))
+    compared = (_both(text, one) for one in answers)
+    return float(any(right and f" {right} " in f" {words} " for words, right in compared))
 
 
 def _compare(prediction: str, answer: str) -> dict[str, float]:
     """The scores of one normalised prediction against one normalised answer."""
-    if prediction == answer:
+    if prediction == answer != "":
         return dict.fromkeys(COMPARED, 1.0)
     nothing = dict.fromkeys(COMPARED, 0.0)
     if prediction in CLOSED_ANSWERS or answer in CLOSED_ANSWERS:

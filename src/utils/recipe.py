@@ -232,6 +232,7 @@ class Recipe:
 _FIELDS = {f.name: f for f in fields(Recipe)}
 # the value of a setting that a file does not hold
 DEFAULTS = {name: f.default for name, f in _FIELDS.items() if f.metadata["recorded"]}
+DEFAULTS |= {"answers": "published"}  # of augment.py
 
 
 def add_flags(parser: argparse.ArgumentParser, *groups: str) -> dict[str, Any]:

@@ -12,6 +12,11 @@ class InputError(Exception):
     """Something that the user gave is wrong; the message says what, where and what to do."""
 
 
+def one_line(text: str) -> str:
+    """`text`, which may come from data, as one line without what a terminal would obey."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
 def run_stage(main: Callable[[], None]) -> None:
     """Run a script's `main`; what the user can mend becomes one sentence on stderr.
 
@@ -25,7 +30,7 @@ def run_stage(main: Callable[[], None]) -> None:
             sys.stdout.flush()
     except InputError as error:
         _close_progress_bars(error)
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {one_line(str(error))}")
     except KeyboardInterrupt as interruption:
         _close_progress_bars(interruption)
         _ignore_interruptions()

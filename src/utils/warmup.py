@@ -28,7 +28,8 @@ adapter_folder = layout.warmup_folder  # where `warmup_lora.py` leaves its adapt
 
 def warmup_file(dataset: str | None, cot_model: str | None = None) -> Path:
     """`data_aug/warmup/[{dataset}/]direct.json`, with `cot_model` `…/{cot_model}/cot.json`."""
-    names = [layout.folder_name(name) for name in (dataset, cot_model) if name]
+    names = [layout.dataset_folder(dataset)] if dataset else []
+    names += [layout.folder_name(cot_model)] if cot_model else []
     file = "cot.json" if cot_model else "direct.json"
     return layout.ROOT_DIR.joinpath("data_aug", "warmup", *names, file)
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import json_repair
 
-from utils.files import hash_json, relative
+from utils.files import hash_json, read_object, relative
 from utils.layout import augmented_file, folder_name
 from utils.questions import is_text, problems_in, raise_problems, read_records, take_sample
+from utils.recipe import DEFAULTS
 from utils.running import InputError
 
 HIT_FIELDS = ("id", "title", "score")  # of an entry whose passage an engine found
@@ -45,6 +46,27 @@ def data_types_of(dataset: str, data_type: str | None, augment_model: str) -> li
             f"{', '.join(found) or 'none'}); run {_augment_command(dataset, augment_model)}"
         )
     return chosen
+
+
+def answers_rules(dataset: str, data_type: str) -> dict[str, str]:
+    """The `--answers` of the models that wrote into an augmented file, by their settings' files."""
+    folder, name = augmented_file(dataset, data_type).parent, folder_name(data_type)
+    files = {file.name: file for file in sorted(folder.glob(f".{name}.*.settings"))}
+    read = {name: read_object(file, "the settings file") for name, file in files.items()}
+    return {n: (DEFAULTS | made)["answers"] for n, made in read.items() if "unfinished" not in made}
+
+
+def refuse_other_answers(dataset: str, questions: dict, model: str, answers: str) -> None:
+    """Raise `InputError` if another model's texts are beside other right answers than `answers`."""
+    model = folder_name(model)
+    for data_type in questions:
+        for name, rule in answers_rules(dataset, data_type).items():
+            if rule != answers and name != f".{folder_name(data_type)}.{model}.settings":
+                path = relative(augmented_file(dataset, data_type))
+                raise InputError(
+                    f"{path} was made with answers = {rule!r} by another model ({name}), but this "
+                    f"run has {answers!r}; use --answers {rule}, or move the file away"
+                )
 
 
 def read_sample(
@@ -164,7 +186,11 @@ def _problems(record: dict, place: str) -> Iterator[str]:
                 form[key] = [dict.fromkeys(PAIR_FIELDS, str)]
                 for pair in value if isinstance(value, list) else []:
                     _answers_to_text(pair)
-        yield from problems_in(entry, form, f"{place}: augment[{number}]", ".")
+        where = f"{place}: augment[{number}]"
+        yield from problems_in(entry, form, where, ".")
+        pid = entry.get("pid") if isinstance(entry, dict) else None
+        if isinstance(pid, int) and pid > 10**9:  # it names a folder
+            yield f"{where}.pid has more than 9 digits"
 
 
 def _answers_to_text(pair: Any) -> None:

@@ -3,8 +3,9 @@
 from functools import cache
 from pathlib import Path
 
+from utils.augmentation.records import answers_rules
 from utils.files import read_json
-from utils.recipe import IN_PARAMETERS, Recipe
+from utils.recipe import DEFAULTS, IN_PARAMETERS, Recipe
 from utils.reporting.runs import Run
 
 # may differ from the paper's settings, which are the defaults
@@ -31,8 +32,9 @@ def _name(model: str) -> str:
 
 def published_f1(run: Run) -> float | None:
     """The paper's F1 for this model, data set, data type and method. None if it has none, or if the
-    run departs from it in scoring, adapters, their texts or merging."""
+    run departs from it in scoring, right answers, adapters, their texts or merging."""
     table, like_paper = "f1", run.is_default(["answer_cut"])
+    like_paper &= set(answers_rules(run.dataset, run.data_type).values()) <= {DEFAULTS["answers"]}
     if run.base_method in IN_PARAMETERS:
         table = {"random": "f1", "warmup": "f1_warmup"}.get(run.value("init_adapter"), "")
         like_paper &= run.is_default(PAPER) and run.value("augment_model") in (None, run.model)

@@ -1,6 +1,7 @@
 """The report's texts, made of the frame of `comparing.figures_of`."""
 
 import html
+import re
 
 import numpy as np
 import pandas as pd
@@ -9,9 +10,12 @@ from utils.files import relative
 from utils.reporting.comparing import REFERENCES
 from utils.reporting.published import published
 from utils.reporting.statistics import LEVEL
+from utils.running import one_line
 
 BLOCK = ["title", "differs"]
 FIRST = ["dataset", "data_type", "question_type", "model", "group", "settings", "method"]  # in csv
+MARKDOWN = {ord(c): f"&#{ord(c)};" for c in "|`*~\\"}
+FORMULAS = tuple("=+-@\uff1d\uff0b\uff0d\uff20")  # some spreadsheets take the wide ones too
 CAPTION = """\
 Mean F1 with its 95% percentile bootstrap interval over the questions ({samples} resamples, seed \
 {seed}); n is the number of questions. † differs from `icl`, ‡ from `prag`, of the same table and \
@@ -33,12 +37,18 @@ adapters.
 def harmless(text: str, place: str = "terminal") -> str:
     """`text`, which may come from data, as one line that means nothing but itself in `place`. A
     place is "terminal", "markdown", "csv" (a cell) or "plot"."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    line = " ".join(one_line(text).split())
     if place == "markdown":
-        return html.escape(line, quote=False).replace("|", "&#124;")
-    if place == "csv" and line.startswith(("=", "+", "-", "@")):
+        line = html.escape(line, quote=False).translate(MARKDOWN)
+        # links and emphasis; not intervals such as "[0.1, 0.2]", not names such as "closed_book"
+        line = re.sub(r"(?<=\])[(\[:]|(?<!\w)_|_(?!\w)|(?<=:)//|(?<=www)\.", _as_entities, line)
+    if place == "csv" and line.startswith(FORMULAS):
         return "'" + line  # a spreadsheet would take it for a formula
     return line.replace("$", r"\$") if place == "plot" else line
+
+
+def _as_entities(match: re.Match) -> str:
+    return "".join(f"&#{ord(c)};" for c in match[0])
 
 
 def interval_text(row: pd.Series) -> str:

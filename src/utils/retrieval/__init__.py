@@ -1,7 +1,8 @@
 """Engines that find passages. Each is a module of this package with three functions:
 
     add_flags(parser, building)   its flags; `building` for prep_elastic.py, else for augment.py
-    build(corpus, options)        index the corpus's file -> (number of rows, where the index is)
+    build(corpus, options)        index the corpus's file -> (number of rows, where the index is);
+                                  0 rows: the index of this corpus is there already
     open_index(options)           the index -> an object as `PassageIndex` describes it
 
 `options` are the parsed flags. Heavy packages are imported inside the functions: flags come first.

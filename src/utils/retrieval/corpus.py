@@ -6,6 +6,7 @@ A corpus is a TSV `id<TAB>text<TAB>title` with that header, plain or `.gz`; rows
 import codecs
 import csv
 import gzip
+import hashlib
 import re
 import zlib
 from collections import deque
@@ -17,29 +18,28 @@ from typing import BinaryIO, TypeVar
 
 from tqdm import tqdm
 
-from utils.files import relative
+from utils.files import missing, relative
 from utils.running import InputError
 
 COLUMNS = ["id", "text", "title"]
-HOLDS_ROWS = re.compile(r"\n[^\t\n]*\t[^\t\n]*\t")
 # Single-precision sums of the same terms in another order differ by a few parts in 10 million.
 SCORE_TOLERANCE = 2e-6
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-def read_corpus(corpus: Path) -> Iterator[tuple[str, str, str]]:
+def read_corpus(corpus: Path, doing: str = "indexing") -> Iterator[tuple[str, str, str]]:
     """Yield `(id, text, title)` of each row, with a progress bar over the file's bytes. Raises
     `InputError` for a file that is missing, damaged or empty, and for a bad row by its line."""
     name = relative(corpus)
     if not corpus.is_file():
-        raise InputError(f"the corpus {name} does not exist; give a .tsv or .tsv.gz file")
+        raise InputError(f"the corpus {name} {missing(corpus)}; give a .tsv or .tsv.gz file")
     rows = 0
     try:
         with (
             open(corpus, "rb") as raw,
             gzip.open(raw) if corpus.suffix == ".gz" else raw as stream,
-            tqdm(total=corpus.stat().st_size, unit="B", unit_scale=True, desc="indexing") as bar,
+            tqdm(total=corpus.stat().st_size, unit="B", unit_scale=True, desc=doing) as bar,
         ):
             for rows, row in enumerate(_read_rows(stream, name), 1):
                 if rows % 1000 == 0:
@@ -61,8 +61,7 @@ def _read_rows(stream: BinaryIO, name: str) -> Iterator[tuple[str, str, str]]:
     csv.field_size_limit(1 << 30)  # of a passage; the module's own is 131,072 characters
     line = 1
     try:
-        if next(reader, COLUMNS) != COLUMNS:
-            raise csv.Error("it is not the header")
+        _check_header(next(reader, COLUMNS))
         line = 2
         for row in reader:
             if row:
@@ -76,14 +75,50 @@ def _read_rows(stream: BinaryIO, name: str) -> Iterator[tuple[str, str, str]]:
         ) from None
 
 
+def _check_header(names: list[str]) -> None:
+    """Raise `csv.Error` if `names` are not those of the columns."""
+    if names == COLUMNS:
+        return
+    known = re.search("id|text|title|name|content|passage", " ".join(names).lower())
+    if known and all(name.strip().isidentifier() for name in names):
+        order = "bring these into the order id, text, title in every line, under these names"
+        raise csv.Error(f"its columns are {', '.join(names)}: {order}")
+    raise csv.Error("it is not the header")
+
+
 def _check(row: list[str]) -> None:
     """Raise `csv.Error` with what is wrong with a row."""
+    if _holds_rows(row):
+        raise csv.Error("a field of it holds whole rows: a quote is not closed")
     if len(row) != len(COLUMNS):
         raise csv.Error(f"it has {len(row)} columns")
     if not (row[0].strip() and row[1].strip()):
         raise csv.Error("it has an empty id or text")
-    if any(map(HOLDS_ROWS.search, row)):
-        raise csv.Error("a field of it holds whole rows: a quote is not closed")
+
+
+def _holds_rows(row: list[str]) -> bool:
+    """Whether a quote in `row` was closed by a later row's quote.
+
+    Then each line of it is a row by itself, with an id like its own: a table in a text begins or
+    ends otherwise. Or, if the text has lines of its own, a later line is the row with the next id.
+    """
+    if not any("\n" in field for field in row):
+        return False
+    own, *later = [line.split("\t") for line in re.split("\r*\n", "\t".join(row)) if line]
+    held = [line for line in later if len(line) == 3 and line[0].strip() and line[1].strip()]
+    following = re.sub(r"\d{1,18}$", lambda n: f"{int(n[0]) + 1:0{len(n[0])}}", own[0])
+    if any(line[0] == following != own[0] for line in held):
+        return True
+    alike = all(line[0].isdecimal() == own[0].isdecimal() for line in held)
+    return len(own) == 3 and held == later != [] and alike
+
+
+def content_of(corpus: Path) -> str:
+    """A hash of the rows of `corpus`, whichever way the file quotes or packs them."""
+    content = hashlib.sha256()
+    for row in read_corpus(corpus, "comparing"):
+        content.update(("\t".join(row) + "\n").encode())
+    return content.hexdigest()[:16]
 
 
 def worked_on(

@@ -11,8 +11,14 @@ from typing import Any
 
 from utils.files import relative, writing_folder
 from utils.layout import folder_name, index_folder
-from utils.retrieval.corpus import SCORE_TOLERANCE, different_texts, read_corpus, settle_ties
-from utils.retrieval.folders import check_place, read_manifest, write_manifest
+from utils.retrieval.corpus import (
+    SCORE_TOLERANCE,
+    content_of,
+    different_texts,
+    read_corpus,
+    settle_ties,
+)
+from utils.retrieval.folders import exists_already, read_manifest, write_manifest
 from utils.running import InputError
 
 VECTORS, PASSAGES, ENDS = "vectors.f32", "passages.jsonl", "ends.u64"  # ends: of the JSON lines
@@ -28,10 +34,12 @@ def add_flags(parser: argparse.ArgumentParser, building: bool) -> None:
 
 
 def build(corpus: Path, options: argparse.Namespace) -> tuple[int, str]:
-    """Encode `corpus` into `index/{index_name}` -> (number of rows, that folder)."""
+    """Encode `corpus` into `index/{index_name}` -> (rows, 0 if it was there; that folder)."""
     folder = index_folder(options.index_name)
-    check_place(folder, options.overwrite)
     encoder, made_of = _load(options.dense_model)
+    if exists_already(folder, options.overwrite, corpus, made_of, _flags(options)):
+        return 0, relative(folder)
+    made_of |= {"source": corpus.name, "content": content_of(corpus)}
     rows, ends = read_corpus(corpus), array("Q", [0])
     with writing_folder(folder) as temporary:
         with open(temporary / VECTORS, "wb") as vectors, open(temporary / PASSAGES, "wb") as lines:
@@ -43,8 +51,12 @@ def build(corpus: Path, options: argparse.Namespace) -> tuple[int, str]:
                     lines.write(json.dumps(hit).encode() + b"\n")
                     ends.append(lines.tell())
         (temporary / ENDS).write_bytes(ends.tobytes())
-        write_manifest(temporary, made_of | {"source": corpus.name, "rows": len(ends) - 1})
+        write_manifest(temporary, made_of | {"rows": len(ends) - 1})
     return len(ends) - 1, relative(folder)
+
+
+def _flags(options: argparse.Namespace) -> str:
+    return f"--engine dense --dense_model {options.dense_model} "
 
 
 class DenseIndex:
@@ -53,9 +65,9 @@ class DenseIndex:
     def __init__(self, options: argparse.Namespace) -> None:
         import numpy
 
-        folder, flags = index_folder(options.index_name), f"--dense_model {options.dense_model} "
+        folder = index_folder(options.index_name)
         self._encoder, made_by = _load(options.dense_model)
-        manifest = read_manifest(folder, made_by, f"--engine dense {flags}")
+        manifest = read_manifest(folder, made_by, _flags(options))
         self.identity = made_by | {"rows": manifest["rows"], "content": manifest["files"][PASSAGES]}
         self._vectors = numpy.memmap(folder / VECTORS, "float32", "r").reshape(manifest["rows"], -1)
         self._passages = numpy.memmap(folder / PASSAGES, "uint8", "r")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from utils.arguments import positive_integer, positive_number
 from utils.files import relative
-from utils.retrieval.corpus import different_texts, read_corpus, worked_on
+from utils.retrieval.corpus import content_of, different_texts, read_corpus, worked_on
 from utils.running import InputError
 
 if TYPE_CHECKING:
@@ -189,6 +189,7 @@ open_index = ElasticsearchIndex
 
 def build(corpus: Path, options: argparse.Namespace) -> tuple[int, str]:
     """Load `corpus` into a new index `{index_name}-{time}`; (number of rows, the server's URL).
+    0 rows: an index of this corpus has the name already, and `--overwrite` is off.
 
     Then the alias `{index_name}` moves to it in one step, and what it replaces is removed. A load
     that fails removes its index; a killed one leaves it, without the alias.
@@ -196,11 +197,17 @@ def build(corpus: Path, options: argparse.Namespace) -> tuple[int, str]:
     index = f"{options.index_name}-{datetime.now(UTC):%Y%m%d%H%M%S%f}"
     settings = SETTINGS | {"number_of_shards": options.number_of_shards}
     with connected(options, options.threads) as client:
-        _replaced(client.options(max_retries=0), options)
+        present = _indices(client.options(max_retries=0), options.index_name).values()
+        content = content_of(corpus)
+        same = [one["mappings"].get("_meta", {}).get("content") == content for one in present]
+        if any(same) and all(same) and not options.overwrite:
+            return 0, shown_url(options)
+        _replaced(client, options)
         client.indices.create(index=index, mappings=MAPPINGS, settings=settings)
         try:
             rows = _send_rows(client, corpus, index, options.threads)
             made_of = {"source": corpus.name, "bytes": corpus.stat().st_size, "rows": rows}
+            made_of["content"] = content  # an index that an older version loaded has none
             client.indices.put_mapping(index=index, meta=MADE_BY | made_of)
             old = _replaced(client, options)  # another load may have ended meanwhile
         except BaseException:
@@ -216,7 +223,8 @@ def _replaced(client: "Elasticsearch", options: argparse.Namespace) -> dict[str,
     present = _indices(client, options.index_name)
     if present and not options.overwrite:
         raise InputError(
-            f"Elasticsearch has an index {options.index_name!r} already; use it or give --overwrite"
+            f"Elasticsearch has an index {options.index_name!r} already, of another corpus or of "
+            "an older version; use it, or give --overwrite"
         )
     return present
 

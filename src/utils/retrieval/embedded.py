@@ -11,6 +11,7 @@ import math
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -21,10 +22,10 @@ from typing import TYPE_CHECKING
 from utils.files import relative, writing_folder
 from utils.layout import index_folder
 from utils.retrieval.corpus import different_texts, read_corpus, settle_ties, tied, worked_on
-from utils.retrieval.folders import check_place, read_manifest, refusal, write_manifest
+from utils.retrieval.folders import exists_already, read_manifest, refusal, write_manifest
 
 if TYPE_CHECKING:
-    from tantivy import Document, Query, Schema
+    from tantivy import Document, Query, Schema, Searcher
 
 FIELDS = ["title", "txt"]
 # Another analyzer means that the terms of an index may differ from a question's.
@@ -58,12 +59,10 @@ class EmbeddedIndex:
 
     def __init__(self, folder: Path) -> None:
         """Raises `InputError` if the index is missing, damaged or made by something else."""
-        from tantivy import Index
-
         manifest = read_manifest(folder, FORMAT)
         self.identity = {key: manifest[key] for key in ("source", "rows", "content", "analyzer")}
         try:
-            self._searcher = Index.open(str(folder)).searcher()
+            self._searcher = _open(folder)
         except ValueError as error:
             raise refusal(folder, f"this tantivy cannot open it: {error}") from None
         self._schema, self._passages_with = _schema(), manifest["passages_with"]
@@ -117,13 +116,27 @@ class EmbeddedIndex:
         return values | {"score": score}
 
 
+def _open(folder: Path) -> "Searcher":
+    """Open it through links to its files: tantivy wants to lock the folder that it opens, which
+    may be on a read-only disk. Once opened, the files are mapped and the links not needed."""
+    from tantivy import Index
+
+    with tempfile.TemporaryDirectory() as links:
+        for file in folder.iterdir():
+            if file.suffix != ".lock":
+                (Path(links) / file.name).symlink_to(file.resolve())
+        return Index.open(links).searcher()
+
+
 def build_index(corpus: Path, folder: Path, overwrite: bool = False) -> int:
-    """Index the passages of `corpus` (see `read_corpus`) into `folder`; the number of rows.
+    """Index the passages of `corpus` (see `read_corpus`) into `folder`; the number of rows, 0 if
+    this index is there already.
 
     The folder appears when the index is complete. Raises `InputError` for a bad corpus, and if
-    `folder` has an index already and `overwrite` is off.
+    `folder` has the index of another one and `overwrite` is off.
     """
-    check_place(folder, overwrite)
+    if exists_already(folder, overwrite, corpus, FORMAT):
+        return 0
     with writing_folder(folder) as temporary:
         made_of = _write_index(corpus, temporary) | FORMAT
         made_of |= {name: version(name) for name in ("tantivy", "nltk", "regex")}
@@ -141,7 +154,7 @@ def _write_index(corpus: Path, folder: Path) -> dict:
         # Leaving the block waits for tantivy's threads: none writes into a moved folder.
         with Index(_schema(), path=str(folder)).writer(heap_size=WRITER_BYTES) as writer:
             for (passage_id, text, title), terms in _analysed(corpus):
-                content.update(f"{passage_id}\t{text}\t{title}\n".encode())
+                content.update(f"{passage_id}\t{text}\t{title}\n".encode())  # as `content_of`
                 for field, joined in terms.items():
                     passages_with[field] += joined != ""
                     tokens[field] += len(joined.split())

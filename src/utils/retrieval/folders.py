@@ -8,25 +8,36 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from utils.files import hash_json, read_object, relative, write_json
+from utils.files import hash_json, missing, read_object, refuse_link, relative, write_json
+from utils.retrieval.corpus import content_of
 from utils.running import InputError
 
 MANIFEST = "manifest.json"
 KNOWN_CORPORA = {"wiki": "data/dpr/psgs_w100.tsv.gz", "demo": "data/demo/corpus.tsv"}
 
 
-def check_place(folder: Path, overwrite: bool) -> None:
-    """Raise `InputError` if `folder` holds something else, or without `overwrite` an index."""
+def exists_already(
+    folder: Path, overwrite: bool, corpus: Path, expected: dict, flags: str = ""
+) -> bool:
+    """Whether the index of `corpus` is in `folder`, whole: a kill came late. Raises `InputError` if
+    `folder` is a link to be replaced or holds something else, without `overwrite` any other index;
+    for `expected` and `flags` see `read_manifest`."""
     is_index = (folder / MANIFEST).is_file()
+    if overwrite or not is_index:
+        refuse_link(folder)
     if folder.is_file() or (folder.is_dir() and not is_index and any(folder.iterdir())):
         raise InputError(
             f"{relative(folder)} exists and is not an index of this program; give another "
             "--index_name, or move it away"
         )
-    if is_index and not overwrite:
+    if overwrite or not is_index:
+        return False
+    if read_manifest(folder, expected, flags).get("content") != content_of(corpus):
         raise InputError(
-            f"the index {relative(folder)} exists already; use it, or replace it with --overwrite"
+            f"the index {relative(folder)} exists already, of another corpus; use it, give another "
+            "--index_name, or replace it with --overwrite"
         )
+    return True
 
 
 def write_manifest(folder: Path, made_of: dict) -> None:
@@ -45,7 +56,8 @@ def read_manifest(folder: Path, expected: dict, flags: str = "") -> dict:
     """
     if not folder.is_dir():
         command = _build_command(folder, flags)
-        raise InputError(f"there is no index at {relative(folder)}; build it with: {command}")
+        place = f"{relative(folder)}, which {missing(folder)}"
+        raise InputError(f"there is no index at {place}; build it with: {command}")
     try:
         manifest = read_object(folder / MANIFEST, "the manifest")
         if not (cause := _fault(folder, manifest, expected)):
