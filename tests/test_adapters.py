@@ -42,6 +42,7 @@ def command(name: str, *more: str, monkeypatch) -> None:
 
 def test_list_counts_what_is_there(copy, monkeypatch, capsys):
     shutil.copytree(copy / ADAPTERS, copy / ADAPTERS.replace("/dev", "/other"))
+    shutil.copytree(copy / ADAPTERS / "data_0", copy / ADAPTERS / "data_0 (copy)")  # is no place
     command("list", monkeypatch=monkeypatch)
     dev, other = capsys.readouterr().out.splitlines()
     assert "/dev: 12 adapters, 12 different, " in dev and "/other: 12 adapters, 12 diff" in other

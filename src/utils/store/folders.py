@@ -5,6 +5,7 @@ What is read is checked: an adapter that loads as nothing gives wrong numbers wi
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import torch
@@ -43,8 +44,10 @@ def is_stored(folder: Path) -> bool:
 
 def stored_adapters(adapters: Path) -> list[Path]:
     """The folders of a data type's adapters, in the order of their questions and passages."""
-    folders = [f for f in adapters.glob("data_*/passage_*") if is_stored(f)]
-    return sorted(folders, key=lambda f: [int(part.rpartition("_")[2]) for part in f.parts[-2:]])
+    named = re.compile(r"data_(\d{1,9})/passage_(\d{1,9})")  # and not "data_0 (copy)"
+    places = {f: named.fullmatch("/".join(f.parts[-2:])) for f in adapters.glob("data_*/passage_*")}
+    folders = [folder for folder, place in places.items() if place and is_stored(folder)]
+    return sorted(folders, key=lambda folder: [int(number) for number in places[folder].groups()])
 
 
 def fingerprint(adapter: Adapter) -> str:
