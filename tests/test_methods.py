@@ -40,9 +40,9 @@ def test_da_icl_reads_the_augmentation_in_the_context(copy, monkeypatch):
     seen = []
     original = answering.generate
 
-    def watch(model, tokenizer, prompts, *more):
+    def watch(model, tokenizer, prompts, *more, **keywords):
         seen.extend(tokenizer.decode(prompt) for prompt in prompts)
-        return original(model, tokenizer, prompts, *more)
+        return original(model, tokenizer, prompts, *more, **keywords)
 
     monkeypatch.setattr(answering, "generate", watch)
     answer("da_icl", "--overwrite", monkeypatch=monkeypatch)
@@ -240,6 +240,15 @@ def test_adapters_are_weighted_by_their_retrieval_scores(copy, monkeypatch):
                 w * a[name][1] @ a[name][0] for w, a in zip(weights, adapters, strict=True)
             )
             assert torch.allclose(B @ A, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", ["1e38", "1e30"])  # in float32 the second one is finite itself
+def test_answers_of_a_model_that_is_not_finite_are_refused(copy, monkeypatch, scale):
+    with pytest.raises(
+        InputError, match=r"merged adapters of question \d .* a smaller --merge_sca"
+    ):
+        answer("prag", "--merge_scale", scale, monkeypatch=monkeypatch)
+    assert not list((copy / RESULTS / f"prag_scale={float(scale):g}").rglob("*.json"))
 
 
 def test_passages_without_scores_cannot_be_weighted_by_them(copy, monkeypatch):

@@ -1,6 +1,7 @@
 """The real scripts on the bundled world: end to end, stopped, started again."""
 
 import json
+import shutil
 
 import peft
 import pytest
@@ -26,8 +27,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import augment
 import encode
+import inference
+from utils import answering
+from utils.journal import Journal
 from utils.metrics import METRICS
 from utils.recipe import METHODS
+from utils.running import InputError
 from utils.store import links
 
 
@@ -143,6 +148,54 @@ def test_a_second_run_changes_nothing(copy, monkeypatch):
     run(encode, *COMMON, *DEV, *TRAIN, monkeypatch=monkeypatch)
     answer("prag", monkeypatch=monkeypatch)
     assert tree(copy) == before
+
+
+def test_a_result_counts_with_its_settings_and_its_text_follows_from_it(copy, monkeypatch):
+    leaf = copy / RESULTS / "icl/dev"
+    whole, other = (
+        tree(leaf),
+        (leaf / "predict.json").read_text().replace('"text": "', '"text": "x'),
+    )
+    for content in (None, "", "em\t0.0000", whole["result.txt"].decode().replace("\n}", "")):
+        (leaf / "result.txt").unlink() if content is None else (leaf / "result.txt").write_text(
+            content
+        )
+        answer("icl", monkeypatch=monkeypatch)
+        assert tree(leaf) == whole
+    (leaf / "predict.json").write_text(other)
+    (leaf / "config.json").unlink()  # nothing says how these were made
+    answer("icl", monkeypatch=monkeypatch)
+    assert tree(leaf) == whole
+    for change in ("", "[]", json.dumps(json.loads(other)[1:]), None):
+        (leaf / "predict.json").unlink() if change is None else (leaf / "predict.json").write_text(
+            change
+        )
+        with pytest.raises(InputError, match=r"icl/dev/predict.json is missing, .* --overwrite$"):
+            answer("icl", monkeypatch=monkeypatch)
+
+
+def test_overwriting_of_results_begins_with_the_first_new_answers(copy, monkeypatch):
+    """Of two data types; a run that goes on without the flag then makes both again."""
+    shutil.copy(copy / "data_aug/demo/dev.json", copy / "data_aug/demo/two.json")
+    flags = [*COMMON, "--dataset", "demo", *TRAIN, "--inference_method", "icl", "--batch_size", "2"]
+    run(inference, *flags, "--overwrite", monkeypatch=monkeypatch)
+    old, new = tree(copy / "output"), [*flags, "--max_new_tokens", "9"]
+    with pytest.raises(InputError, match="was made with max_new_tokens = 20"):
+        run(inference, *new, monkeypatch=monkeypatch)
+    leaf = copy / RESULTS / "icl/two"
+    for stop, kept in ((1, True), (2, False)):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(answering, "generate", stop_after(stop, answering.generate))
+            run(inference, *new, "--overwrite", monkeypatch=patch)
+        left = {name: data for name, data in tree(copy / "output").items() if "/." not in name}
+        assert (left == old) == kept
+    with Journal(leaf / answering.JOURNAL, {}), pytest.raises(InputError, match="another run is"):
+        run(inference, *new, "--overwrite", monkeypatch=monkeypatch)
+    (leaf / f"{answering.JOURNAL}.0").unlink()
+    run(inference, *new, monkeypatch=monkeypatch)
+    ended = tree(copy / "output")
+    run(inference, *new, "--overwrite", monkeypatch=monkeypatch)
+    assert tree(copy / "output") == ended and ended.keys() == old.keys()
 
 
 def test_a_sample_larger_than_the_data_is_said(copy, monkeypatch, capsys):
