@@ -21,6 +21,7 @@ from utils.running import InputError
 pytest_plugins = ["augment_runs"]
 KEY = "sk-very+secret"
 PAIRS_REQUEST = "question_answer_pairs"
+TEMPLATE = {"date_string": "26 Jul 2024", "enable_thinking": False}
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +64,7 @@ def test_the_server_gives_the_records_of_the_local_path(indexed, monkeypatch):
     (prompt,) = fake.requests[0]["messages"]
     assert prompt["role"] == "user" and "<|" not in prompt["content"]
     sampling = {"max_tokens": 160, "temperature": 0.7, "top_p": 1, "top_k": 50}
-    sampling |= {"repetition_penalty": 1.0, "model": NAME}
+    sampling |= {"repetition_penalty": 1.0, "model": NAME, "chat_template_kwargs": TEMPLATE}
     assert sampling.items() <= fake.requests[0].items()
     assert len({r["seed"] for r in fake.requests}) == len(fake.requests)
     settings = json.loads((indexed / "data_aug/demo/.dev.demo-model.settings").read_text())
@@ -93,6 +94,14 @@ def test_which_model_is_asked_and_that_any_completion_counts():
             assert open_server("--api_base", fake.url).answer("rewrite", ["one"], [1]) == [text]
 
 
+@pytest.mark.parametrize("answer", ["<html>", None, [], {}, {"data": [3]}, {"data": "all"}, 500])
+def test_what_is_no_list_of_models_is_one_sentence(answer):
+    fault = error(500, "no") if answer == 500 else (200, answer)
+    with FakeOpenAI() as fake, pytest.raises(InputError, match=r"/models .*--api_model|or fails"):
+        fake.listing = fault
+        open_server("--api_base", fake.url)
+
+
 def test_settings_that_a_server_refuses_are_left_out_and_told_of_once():
     said = []
     with FakeOpenAI() as fake:
@@ -100,8 +109,9 @@ def test_settings_that_a_server_refuses_are_left_out_and_told_of_once():
         fake.refused = {"top_k"}
         assert opened.answer(PAIRS_REQUEST, ["one", "two"], [1, 2]) == [PAIRS, PAIRS]
     (line,) = said
-    assert "takes no top_k or repetition_penalty: --top_k_sampling has no effect" in line
-    assert not any("repetition_penalty" in request for request in fake.requests)
+    assert "takes no top_k: what the model's own settings or chat template say of it has" in line
+    fixed = {"top_p": 1, "min_p": 0, "repetition_penalty": 1, "chat_template_kwargs": TEMPLATE}
+    assert all(fixed.items() <= request.items() for request in fake.requests)
 
 
 def test_the_key_is_used_and_never_shown(indexed, monkeypatch, capsys):
@@ -147,20 +157,21 @@ def test_a_fault_that_passes_loses_nothing(fault):
         ("drop", r"cannot be reached, is .* \(Connection error\.\)"),
         ((200, {"choices": 3}), "not a chat completion"),
         (threading.Event(), r"timed out.*raise --api_timeout"),
+        ("drip", r"timed out.*raise --api_timeout"),
         (error(401, "expired"), r"refuses the key .*expired"),
         (error(404, "no model"), r"does not find .*no model.*--api_model.*up to /v1"),
         (error(400, "maximum context is 10"), r"maximum context is 10.*--max_new_tokens"),
     ],
 )
 def test_a_fault_that_stays_is_one_sentence(fault, message):
-    never = isinstance(fault, threading.Event)
+    never = isinstance(fault, threading.Event) or fault == "drip"
     with FakeOpenAI() as fake:
         opened = open_server("--api_base", fake.url, "--api_timeout", "0.2" if never else "60")
         fake.fault = lambda number, body: fault
         with pytest.raises(InputError, match=message) as caught:
             opened.answer(PAIRS_REQUEST, ["one"], [1])
         assert "\n" not in str(caught.value)
-        if never:
+        if isinstance(fault, threading.Event):
             fault.set()
     with pytest.raises(InputError, match=r"cannot be reached"):
         open_server("--api_base", fake.url)  # it is closed now
