@@ -90,7 +90,7 @@ def main() -> None:
     # torch takes seconds to import: not before the flags are known to be good
     from utils.augmentation import finding, writing
     from utils.augmentation.files import AugmentedFiles
-    from utils.journal import Journal
+    from utils.journal import Journal, remove_journal
     from utils.processes import start_processes
     from utils.prompting import load_prompts
     from utils.questions import load_sample
@@ -121,13 +121,14 @@ def main() -> None:
     candidates = files.keep_passages(processes.agree(found))
     of_all = [hits for rows in candidates.values() for hits in rows]
     if options.overwrite and processes.is_main:
-        files.forget()
+        remove_journal(files.journal)
     processes.wait()
 
     # 3. Write, wave by wave; a finished chunk is in the journal
     results = dict(files.results)
     with Journal(files.journal, settings, processes.index, processes.count > 1) as journal:
-        writing.write_in_waves(of_all, results, journal, author, processes, options.topk)
+        begin = files.begin if processes.is_main else lambda: None
+        writing.write_in_waves(of_all, results, journal, author, processes, options.topk, begin)
         processes.say("" if server else author.encoder.shortened_words("the model"))
         processes.wait()
         if processes.is_shard:

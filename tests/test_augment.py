@@ -181,7 +181,7 @@ def test_a_kill_between_two_saves_loses_nothing(indexed, demo_index, monkeypatch
     assert tree(indexed / "data_aug") == whole and not asked
 
 
-@pytest.mark.parametrize(("place", "call"), [("write_chunk", 1), ("write_json", 3)])
+@pytest.mark.parametrize(("place", "call"), [("write_chunk", 2), ("write_json", 3)])
 def test_an_interrupted_overwriting_goes_on_without_the_flag(indexed, monkeypatch, place, call):
     """The old texts are there until the new ones take their place, and never count as new."""
     instantly(monkeypatch)
@@ -189,6 +189,11 @@ def test_an_interrupted_overwriting_goes_on_without_the_flag(indexed, monkeypatc
     before = tree(indexed / "data_aug")
     flags = (*AUGMENT, "--seed", "5", "--sample", "2")
     module = writing if place == "write_chunk" else augmented_files
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(writing, "write_chunk", stop_after(1, None))  # there is nothing new yet
+        run(augment, *flags, "--overwrite", monkeypatch=patch)
+    (indexed / "data_aug/demo/.demo-model.journal.0").unlink()
+    assert tree(indexed / "data_aug") == before
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(module, place, stop_after(call, getattr(module, place)))
         run(augment, *flags, "--overwrite", monkeypatch=patch)

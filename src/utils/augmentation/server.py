@@ -92,6 +92,7 @@ class Server:
             )
         self.key = os.environ.get("OPENAI_API_KEY", "").strip()
         self.prompts, self.sampling, self.say = prompts, sampling, say
+        self.progress = lambda texts, tokens: None
         self.threads = options.api_concurrency
         self.client = openai.OpenAI(
             base_url=url,
@@ -189,7 +190,9 @@ class Server:
             )
             text = answer.choices[0].message.content or ""
             # half a surrogate pair ("\ud83d") cannot be written to a file
-            return text.encode(errors="ignore").decode().strip()
+            text = text.encode(errors="ignore").decode().strip()
+            self.progress(1, getattr(answer.usage, "completion_tokens", None) or 0)
+            return text
         except (ValueError, AttributeError, IndexError, TypeError):
             raise InputError(
                 f"the server at {self.url} answers with something that is not a chat completion; "
