@@ -205,9 +205,11 @@ def test_a_sample_larger_than_the_data_is_said(copy, monkeypatch, capsys):
 
 def test_stopped_overwriting_of_adapters_goes_on_without_the_flag(copy, monkeypatch, capsys):
     flags = [*COMMON, *DEV, *TRAIN, "--adapters_per_batch", "3", "--save_dtype", "bfloat16"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(links, "save_adapter", stop_after(5, links.save_adapter))
-        with pytest.raises(KeyboardInterrupt):
+    before = tree(copy / "offline")
+    for stop in (1, 5):
+        assert tree(copy / "offline") == before
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(links, "save_adapter", stop_after(stop, links.save_adapter))
             run(encode, *flags, "--overwrite", monkeypatch=patch)
     kept = len(list((copy / ADAPTERS).glob("*/*")))
     assert kept >= 4

@@ -20,6 +20,7 @@ from utils import models, warmup
 from utils.files import write_json
 from utils.lora import objectives
 from utils.lora.bank import LoraBank
+from utils.lora.examples import Steps
 from utils.lora.training import train_adapters
 from utils.metrics import normalize
 from utils.prompting import PromptEncoder, load_prompts
@@ -90,7 +91,8 @@ def test_a_question_that_another_data_set_or_type_evaluates_is_dropped():
 def test_a_reasoning_is_usable_only_with_the_answer_that_scoring_reads():
     texts = ["A made it.\nSo the answer is Orr.\n\nMore", " A b. So the answer is the orr, I say"]
     texts += ["Ann made it. So the answer is not Orr.", "Orr", "So the answer is Orr."]
-    records = warmup.usable_records([{"answer": "Orr", "evidence": ["A."]}] * 5, texts)
+    texts += ["<think>Or so?", "B. So the answer is Orr.</think> So the answer is Orr."]
+    records = warmup.usable_records([{"answer": "Orr", "evidence": ["A."]}] * 7, texts)
     usable = ["A made it. So the answer is Orr", "A b. So the answer is the orr"]
     assert records == [{"answer": "Orr", "full_answer": text} for text in usable]
 
@@ -129,6 +131,15 @@ def test_both_kinds_of_data_are_made_and_a_stopped_run_ends_with_the_same_bytes(
     monkeypatch.setattr(models, "generate", stop_after(4, reason))  # 3 of 5 batches are left
     run(get_warmup_data, *MAKE, monkeypatch=monkeypatch)
     assert tree(root) == whole
+    for stop in (1, 3):
+        assert tree(root) == whole
+        monkeypatch.setattr(models, "generate", stop_after(stop, reason))
+        with pytest.raises(KeyboardInterrupt):
+            run(get_warmup_data, *MAKE, "--overwrite", monkeypatch=monkeypatch)
+        (root / "data_aug/warmup/demo-model/.cot.journal.0").unlink() if stop == 1 else None
+    monkeypatch.setattr(models, "generate", reason)
+    run(get_warmup_data, *MAKE, monkeypatch=monkeypatch)  # goes on without the flag
+    assert tree(root) == whole
     run(warmup_lora, "--model_name", MODEL, "--with_cot", monkeypatch=monkeypatch)
     training = json.loads((root / WARM.replace("direct", "cot/training_config.json")).read_text())
     assert training["with_cot"] and training["datasets"] == ["2wikimultihopqa", "hotpotqa"]
@@ -152,7 +163,7 @@ def test_what_cannot_give_a_reasoning_is_refused_and_leaves_nothing(root, monkey
 def test_training_equals_peft_and_adamw_in_float64(tmp_path, architecture, batch_size):
     torch.manual_seed(0)
     [examples] = random_examples([12])
-    steps = warmup.steps_of(examples, 2, batch_size, seed=5)
+    steps = list(Steps(examples, batch_size, 2, seed=5))
     bank = LoraBank(model_in(torch.float64, architecture, True), 2, 8)
     base = open_base_adapter(bank, tmp_path / "base", "tiny", seed=1)
     base = {name: (A.double(), B.double()) for name, (A, B) in base.items()}
@@ -173,9 +184,11 @@ def test_training_equals_peft_and_adamw_in_float64(tmp_path, architecture, batch
 
 
 def test_every_epoch_takes_each_record_once_in_its_own_order():
-    steps = warmup.steps_of(list(range(7)), 3, 3, seed=0)
+    steps = Steps(range(7), 3, 3, seed=0)
+    assert list(steps)[:3] == [[0, 5, 4], [3, 1, 6], [2]]  # as ever, so that a training can go on
+    assert len(Steps(range(7), 3, 10**9, seed=0)) == 3 * 10**9  # without a list of that length
     assert [len(step) for step in steps] == [3, 3, 1] * 3
-    epochs = {tuple(sum(steps[i : i + 3], [])) for i in (0, 3, 6)}
+    epochs = {tuple(sum(list(steps)[i : i + 3], [])) for i in (0, 3, 6)}
     assert len(epochs) == 3 and all(sorted(order) == list(range(7)) for order in epochs)
 
 
@@ -212,6 +225,14 @@ def test_the_adapter_is_a_peft_folder_and_other_settings_are_refused(root, monke
     assert (folder / "loss.png").stat().st_size > 1000
     asked = json.loads((root / "data.json").read_text())[3]["question"]
     warmup.refuse_trained_questions(folder, ["Why?"])
+    questions = (folder / "questions.json").read_text()
+    for content in ("[]", "{}", None):
+        write_json(folder / "questions.json", json.loads(content)) if content else (
+            folder / "questions.json"
+        ).unlink()
+        with pytest.raises(InputError, match=r"questions.json does not say which .* --overwrite"):
+            warmup.refuse_trained_questions(folder, ["Why?"])
+    (folder / "questions.json").write_text(questions)
     with pytest.raises(InputError, match="trained on 1 of the questions"):
         warmup.refuse_trained_questions(folder, ["Why?", asked.lower().replace(" ", "  ")])
     training = json.loads((folder / "training_config.json").read_text())
@@ -237,3 +258,12 @@ def test_an_unfinished_training_is_refused_if_it_cannot_go_on(root, monkeypatch)
         train(root, monkeypatch=monkeypatch)
     with pytest.raises(InputError, match=r"the loss of step .* is nan"):
         train(root, "--learning_rate", "1e30", "--overwrite", monkeypatch=monkeypatch)
+    train(root, "--overwrite", monkeypatch=monkeypatch)
+    whole = tree(root)
+    for stop, kept in ((5, True), (13, False)):  # a checkpoint takes the old one's place
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(objectives, "lm", stop_after(stop, objectives.lm))
+            train(root, "--overwrite", monkeypatch=patch)
+        assert (tree(root) == whole) == kept
+    train(root, monkeypatch=monkeypatch)
+    assert tree(root) == whole
