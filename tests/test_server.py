@@ -8,15 +8,17 @@ import threading
 import openai
 import pytest
 from augment_runs import PAIRS, records_at
-from fake_openai import NAME, FakeOpenAI, error
+from fake_openai import NAME, FakeOpenAI, error, instant
 from stage_runs import AUGMENT, MODEL, run, tree
 
 import augment
+from utils.answering import prediction_of
 from utils.augmentation import server, writing
 from utils.augmentation.sampling import Sampling
 from utils.models import generate, load_model, load_tokenizer
 from utils.prompting import load_prompts
 from utils.running import InputError
+from utils.thoughts import without_thoughts
 
 pytest_plugins = ["augment_runs"]
 KEY = "sk-very+secret"
@@ -42,8 +44,12 @@ def open_server(*flags: str, say=print) -> server.Server:
     return server.Server(options, load_prompts("demo", "", False), Sampling.of(options), say)
 
 
-def test_the_server_gives_the_records_of_the_local_path(indexed, monkeypatch):
-    flags = ("--sample", "1", "--batch_size", "1")
+def test_the_server_gives_the_records_of_the_local_path(indexed, monkeypatch, capsys):
+    """The bar moves with every text, also of one batch."""
+    flags, told = ("--sample", "1", "--batch_size", "3"), []
+    tell = writing.Progress.__call__
+    watch = lambda bar, *of: told.append(of) or tell(bar, *of)  # noqa: E731
+    monkeypatch.setattr(writing.Progress, "__call__", watch)
     run(augment, *AUGMENT, *flags, monkeypatch=monkeypatch)
     local = records_at(indexed)
     tokenizer = load_tokenizer(MODEL)
@@ -57,6 +63,8 @@ def test_the_server_gives_the_records_of_the_local_path(indexed, monkeypatch):
         with lock:
             return generate(model, tokenizer, [ids], body["max_tokens"], **sampling)[0]
 
+    assert sum(texts for texts, _ in told) == 6 and all(texts < 2 for texts, _ in told)
+    assert sum(tokens for _, tokens in told) > 300 and " tok/s" in capsys.readouterr().err
     monkeypatch.setattr(writing, "load_model", None)
     with FakeOpenAI(text) as fake:
         run(augment, *by(fake, *flags, "--overwrite"), monkeypatch=monkeypatch)
@@ -69,6 +77,43 @@ def test_the_server_gives_the_records_of_the_local_path(indexed, monkeypatch):
     assert len({r["seed"] for r in fake.requests}) == len(fake.requests)
     settings = json.loads((indexed / "data_aug/demo/.dev.demo-model.settings").read_text())
     assert settings["api_model"] == NAME and settings["batch_size"] is None
+
+
+def test_thoughts_are_no_texts_and_one_without_an_end_is_a_failed_attempt(indexed, monkeypatch):
+    flags = ("--sample", "1", "--max_attempts", "1")
+    with FakeOpenAI() as fake:
+        run(augment, *by(fake, *flags), monkeypatch=monkeypatch)
+        plain = records_at(indexed)
+        for before, after in (("<think>No: [{", "</think>\n"), ("Hm. [{</think>", "")):
+            fake.text = lambda body, mark=before + after: mark + instant(body)
+            run(augment, *by(fake, *flags, "--overwrite"), monkeypatch=monkeypatch)
+            assert records_at(indexed) == plain
+        fake.text = lambda body: "<think>" + instant(body)
+        with pytest.raises(InputError, match=r"none of .. passages got a valid list"):
+            run(augment, *by(fake, *flags, "--overwrite"), monkeypatch=monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        (" Orr [thinking]. ", "Orr [thinking]."),
+        ("<think>\n\n</think>\n\nOrr", "Orr"),
+        ("I think so.</think>Orr", "Orr"),
+        ("<think>a <think>b</think> c</think> Orr", "Orr"),
+        ("It is <Thinking>a</thinking>Orr", "It is Orr"),
+        ("Orr <seed:think>so</seed:think><think>a", ""),
+        ("[THINK]a[/THINK]Orr", "Orr"),
+        ("<|channel|>analysis<|message|>a<|end|><|channel|>final<|message|>Orr", "Orr"),
+        ("analysisWe need it.assistantfinalOrr", "Orr"),
+        ("analysis of Orr", "analysis of Orr"),
+    ],
+)
+def test_what_is_left_without_thoughts(text, left):
+    assert without_thoughts(text) == left
+    recipe = augment.parse_arguments([*AUGMENT])[1]
+    row = prediction_of({"test_id": 0, "question": "Who?", "answer": "Orr"}, text, recipe)
+    assert row["text"] == text and row["answer_presence"] == ("Orr" in left)
+    assert row["eval_predict"] == left.split(".")[0]
 
 
 def test_the_work_is_the_model_s_wherever_it_is_served(indexed, monkeypatch):
