@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+import pytest
 from conftest import REPOSITORY
 
 import inference
@@ -41,6 +42,18 @@ def tree(root: Path) -> dict[str, bytes]:
             data = data.encode()
         files[str(path.relative_to(root))] = data
     return files
+
+
+def put(path: Path, content: str | None) -> None:
+    """Write `content`, or with None remove the file."""
+    path.unlink() if content is None else path.write_text(content)
+
+
+def stopped(module, name: str, calls: int, stage, *flags: str) -> None:
+    """A run of `stage` in which call number `calls` of a function is a Ctrl-C."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, name, stop_after(calls, getattr(module, name)))
+        run(stage, *flags, monkeypatch=patch)
 
 
 def stop_after(calls: int, function):

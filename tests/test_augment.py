@@ -8,7 +8,7 @@ import sys
 import pytest
 from augment_runs import PAIRS, QUESTIONS, hits_of, instantly, records_at
 from conftest import REPOSITORY
-from stage_runs import AUGMENT, COMMON, MODEL, run, stop_after, tree
+from stage_runs import AUGMENT, COMMON, MODEL, run, stop_after, stopped, tree
 
 import augment
 from utils.augmentation import files as augmented_files
@@ -77,9 +77,7 @@ def test_a_passage_that_several_questions_and_data_types_found_is_written_about_
 def test_if_every_passage_is_dropped_nothing_is_saved(indexed, monkeypatch):
     """With the prompts of another model, say; unfinished work of other questions is kept."""
     instantly(monkeypatch)
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(AugmentedFiles, "save", stop_after(1, None))
-        run(augment, *AUGMENT, monkeypatch=patch)
+    stopped(AugmentedFiles, "save", 1, augment, *AUGMENT)
     journal = indexed / "data_aug/demo/.demo-model.journal.0"
     write_json(indexed / "one.json", {"one": QUESTIONS["test"][:1]})
     flags = (*AUGMENT, "--data_path", str(indexed / "one.json"), "--data_type", "one")
@@ -189,16 +187,11 @@ def test_an_interrupted_overwriting_goes_on_without_the_flag(indexed, monkeypatc
     before = tree(indexed / "data_aug")
     flags = (*AUGMENT, "--seed", "5", "--sample", "2")
     module = writing if place == "write_chunk" else augmented_files
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(writing, "write_chunk", stop_after(1, None))  # there is nothing new yet
-        run(augment, *flags, "--overwrite", monkeypatch=patch)
+    stopped(writing, "write_chunk", 1, augment, *flags, "--overwrite")  # nothing is new yet
     (indexed / "data_aug/demo/.demo-model.journal.0").unlink()
     assert tree(indexed / "data_aug") == before
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(module, place, stop_after(call, getattr(module, place)))
-        run(augment, *flags, "--overwrite", monkeypatch=patch)
-    stopped = tree(indexed / "data_aug")
-    assert stopped["demo/dev.json"] == before["demo/dev.json"]
+    stopped(module, place, call, augment, *flags, "--overwrite")
+    assert tree(indexed / "data_aug")["demo/dev.json"] == before["demo/dev.json"]
     with pytest.raises(InputError, match="made with seed = 5"):
         run(augment, *AUGMENT, monkeypatch=monkeypatch)
     run(augment, *flags, monkeypatch=monkeypatch)

@@ -93,23 +93,19 @@ def test_thoughts_are_no_texts_and_one_without_an_end_is_a_failed_attempt(indexe
             run(augment, *by(fake, *flags, "--overwrite"), monkeypatch=monkeypatch)
 
 
-@pytest.mark.parametrize(
-    ("text", "left"),
-    [
-        (" Orr [thinking]. ", "Orr [thinking]."),
-        ("<think>\n\n</think>\n\nOrr", "Orr"),
-        ("I think so.</think>Orr", "Orr"),
-        ("<think>a <think>b</think> c</think> Orr", "Orr"),
-        ("It is <Thinking>a</thinking>Orr", "It is Orr"),
-        ("Orr <seed:think>so</seed:think><think>a", ""),
-        ("[THINK]a[/THINK]Orr", "Orr"),
-        ("<|channel|>analysis<|message|>a<|end|><|channel|>final<|message|>Orr", "Orr"),
-        ("analysisWe need it.assistantfinalOrr", "Orr"),
-        ("analysis of Orr", "analysis of Orr"),
-    ],
-)
-def test_what_is_left_without_thoughts(text, left):
-    assert without_thoughts(text) == left
+THOUGHT = {  # text -> what is left
+    " Orr [thinking]. ": "Orr [thinking].", "analysis of Orr": "analysis of Orr",
+    "<think>\n\n</think>\n\nOrr": "Orr", "I think so.</think>Orr": "Orr",
+    "<think>a <think>b</think> c</think> Orr": "Orr", "[THINK]a[/THINK]Orr": "Orr",
+    "It is <Thinking>a</thinking>Orr": "It is Orr", "Orr <seed:think>so</seed:think><think>a": "",
+    "<|channel|>analysis<|message|>a<|end|><|channel|>final<|message|>Orr": "Orr",
+    "analysisWe need it.assistantfinalOrr": "Orr",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", THOUGHT)
+def test_what_is_left_without_thoughts_is_what_counts(text):
+    assert without_thoughts(text) == (left := THOUGHT[text])
     recipe = augment.parse_arguments([*AUGMENT])[1]
     row = prediction_of({"test_id": 0, "question": "Who?", "answer": "Orr"}, text, recipe)
     assert row["text"] == text and row["answer_presence"] == ("Orr" in left)

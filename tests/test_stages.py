@@ -18,8 +18,9 @@ from stage_runs import (
     RESULTS,
     TRAIN,
     answer,
+    put,
     run,
-    stop_after,
+    stopped,
     tree,
 )
 from test_lora import train_with_peft
@@ -152,24 +153,17 @@ def test_a_second_run_changes_nothing(copy, monkeypatch):
 
 def test_a_result_counts_with_its_settings_and_its_text_follows_from_it(copy, monkeypatch):
     leaf = copy / RESULTS / "icl/dev"
-    whole, other = (
-        tree(leaf),
-        (leaf / "predict.json").read_text().replace('"text": "', '"text": "x'),
-    )
-    for content in (None, "", "em\t0.0000", whole["result.txt"].decode().replace("\n}", "")):
-        (leaf / "result.txt").unlink() if content is None else (leaf / "result.txt").write_text(
-            content
-        )
+    whole, rows = tree(leaf), (leaf / "predict.json").read_text()
+    for text in (None, "", "em\t0.0000", whole["result.txt"].decode().replace("\n}", "")):
+        put(leaf / "result.txt", text)
         answer("icl", monkeypatch=monkeypatch)
         assert tree(leaf) == whole
-    (leaf / "predict.json").write_text(other)
-    (leaf / "config.json").unlink()  # nothing says how these were made
+    put(leaf / "predict.json", rows.replace('"text": "', '"text": "x'))
+    put(leaf / "config.json", None)  # nothing says how these were made
     answer("icl", monkeypatch=monkeypatch)
     assert tree(leaf) == whole
-    for change in ("", "[]", json.dumps(json.loads(other)[1:]), None):
-        (leaf / "predict.json").unlink() if change is None else (leaf / "predict.json").write_text(
-            change
-        )
+    for text in ("", "[]", json.dumps(json.loads(rows)[1:]), None):
+        put(leaf / "predict.json", text)
         with pytest.raises(InputError, match=r"icl/dev/predict.json is missing, .* --overwrite$"):
             answer("icl", monkeypatch=monkeypatch)
 
@@ -180,18 +174,14 @@ def test_overwriting_of_results_begins_with_the_first_new_answers(copy, monkeypa
     flags = [*COMMON, "--dataset", "demo", *TRAIN, "--inference_method", "icl", "--batch_size", "2"]
     run(inference, *flags, "--overwrite", monkeypatch=monkeypatch)
     old, new = tree(copy / "output"), [*flags, "--max_new_tokens", "9"]
-    with pytest.raises(InputError, match="was made with max_new_tokens = 20"):
-        run(inference, *new, monkeypatch=monkeypatch)
-    leaf = copy / RESULTS / "icl/two"
     for stop, kept in ((1, True), (2, False)):
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(answering, "generate", stop_after(stop, answering.generate))
-            run(inference, *new, "--overwrite", monkeypatch=patch)
+        stopped(answering, "generate", stop, inference, *new, "--overwrite")
         left = {name: data for name, data in tree(copy / "output").items() if "/." not in name}
         assert (left == old) == kept
-    with Journal(leaf / answering.JOURNAL, {}), pytest.raises(InputError, match="another run is"):
+    journal = copy / RESULTS / "icl/two" / answering.JOURNAL
+    with Journal(journal, {}), pytest.raises(InputError, match="another run is"):
         run(inference, *new, "--overwrite", monkeypatch=monkeypatch)
-    (leaf / f"{answering.JOURNAL}.0").unlink()
+    Journal(journal, {}).remove()
     run(inference, *new, monkeypatch=monkeypatch)
     ended = tree(copy / "output")
     run(inference, *new, "--overwrite", monkeypatch=monkeypatch)
@@ -208,9 +198,7 @@ def test_stopped_overwriting_of_adapters_goes_on_without_the_flag(copy, monkeypa
     before = tree(copy / "offline")
     for stop in (1, 5):
         assert tree(copy / "offline") == before
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(links, "save_adapter", stop_after(stop, links.save_adapter))
-            run(encode, *flags, "--overwrite", monkeypatch=patch)
+        stopped(links, "save_adapter", stop, encode, *flags, "--overwrite")
     kept = len(list((copy / ADAPTERS).glob("*/*")))
     assert kept >= 4
     capsys.readouterr()

@@ -10,7 +10,7 @@ import torch
 from conftest import REPOSITORY
 from hypothesis import given
 from hypothesis import strategies as st
-from stage_runs import MODEL, run, stop_after, tree
+from stage_runs import MODEL, put, run, stop_after, stopped, tree
 from test_lora import model_in, random_examples, train_with_peft
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -18,6 +18,7 @@ import get_warmup_data
 import warmup_lora
 from utils import models, warmup
 from utils.files import write_json
+from utils.journal import remove_journal
 from utils.lora import objectives
 from utils.lora.bank import LoraBank
 from utils.lora.examples import Steps
@@ -123,21 +124,16 @@ def test_both_kinds_of_data_are_made_and_a_stopped_run_ends_with_the_same_bytes(
     with pytest.raises(InputError, match="was made with records ="):
         run(get_warmup_data, *MAKE, "--direct_records", "3", monkeypatch=monkeypatch)
     shutil.rmtree(root / "data_aug")
-    monkeypatch.setattr(models, "generate", stop_after(3, reason))
-    with pytest.raises(KeyboardInterrupt):
-        run(get_warmup_data, *MAKE, monkeypatch=monkeypatch)
+    stopped(models, "generate", 3, get_warmup_data, *MAKE)
     with pytest.raises(InputError, match=r"unfinished work .* max_new_tokens = 128, but .* = 90"):
         run(get_warmup_data, *MAKE, "--max_new_tokens", "90", monkeypatch=monkeypatch)
-    monkeypatch.setattr(models, "generate", stop_after(4, reason))  # 3 of 5 batches are left
-    run(get_warmup_data, *MAKE, monkeypatch=monkeypatch)
-    assert tree(root) == whole
+    with monkeypatch.context() as patch:
+        patch.setattr(models, "generate", stop_after(4, reason))  # 3 of 5 batches are left
+        run(get_warmup_data, *MAKE, monkeypatch=patch)
     for stop in (1, 3):
         assert tree(root) == whole
-        monkeypatch.setattr(models, "generate", stop_after(stop, reason))
-        with pytest.raises(KeyboardInterrupt):
-            run(get_warmup_data, *MAKE, "--overwrite", monkeypatch=monkeypatch)
-        (root / "data_aug/warmup/demo-model/.cot.journal.0").unlink() if stop == 1 else None
-    monkeypatch.setattr(models, "generate", reason)
+        stopped(models, "generate", stop, get_warmup_data, *MAKE, "--overwrite")
+        remove_journal(root / "data_aug/warmup/demo-model/.cot.journal") if stop == 1 else None
     run(get_warmup_data, *MAKE, monkeypatch=monkeypatch)  # goes on without the flag
     assert tree(root) == whole
     run(warmup_lora, "--model_name", MODEL, "--with_cot", monkeypatch=monkeypatch)
@@ -204,13 +200,18 @@ def test_a_prompt_is_question_answer_full_stop_and_end_of_text():
         assert text.endswith(f"Question: Who?<|eot|><|assistant|>{ending}<|eot|>")
 
 
-def train(root: Path, *more: str, monkeypatch) -> Path:
-    """A training on records of the demo in `data.json`; the adapter's folder."""
+def training(root: Path) -> list[str]:
+    """The flags of a training on records of the demo in `data.json`."""
     data = root / "data.json"
     if not data.exists():
         write_json(data, json.loads(Path(DEMO).read_text())["dev"][-14:])
     flags = ["--model_name", MODEL, "--prompts", "demo", "--data", str(data), "--save_steps", "5"]
-    run(warmup_lora, *flags, "--learning_rate", "2e-3", *more, monkeypatch=monkeypatch)
+    return [*flags, "--learning_rate", "2e-3"]
+
+
+def train(root: Path, *more: str, monkeypatch) -> Path:
+    """Such a training; the adapter's folder."""
+    run(warmup_lora, *training(root), *more, monkeypatch=monkeypatch)
     return root / WARM
 
 
@@ -225,14 +226,12 @@ def test_the_adapter_is_a_peft_folder_and_other_settings_are_refused(root, monke
     assert (folder / "loss.png").stat().st_size > 1000
     asked = json.loads((root / "data.json").read_text())[3]["question"]
     warmup.refuse_trained_questions(folder, ["Why?"])
-    questions = (folder / "questions.json").read_text()
+    whole = tree(root)
     for content in ("[]", "{}", None):
-        write_json(folder / "questions.json", json.loads(content)) if content else (
-            folder / "questions.json"
-        ).unlink()
+        put(folder / "questions.json", content)
         with pytest.raises(InputError, match=r"questions.json does not say which .* --overwrite"):
             warmup.refuse_trained_questions(folder, ["Why?"])
-    (folder / "questions.json").write_text(questions)
+    put(folder / "questions.json", whole[f"{WARM}/questions.json"].decode())
     with pytest.raises(InputError, match="trained on 1 of the questions"):
         warmup.refuse_trained_questions(folder, ["Why?", asked.lower().replace(" ", "  ")])
     training = json.loads((folder / "training_config.json").read_text())
@@ -247,9 +246,7 @@ def test_the_adapter_is_a_peft_folder_and_other_settings_are_refused(root, monke
 
 
 def test_an_unfinished_training_is_refused_if_it_cannot_go_on(root, monkeypatch):
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(objectives, "lm", stop_after(13, objectives.lm))
-        train(root, monkeypatch=patch)
+    stopped(objectives, "lm", 13, warmup_lora, *training(root))
     assert not (root / WARM).exists()
     with pytest.raises(InputError, match=r"unfinished training .* learning_rate = 0.002"):
         train(root, "--learning_rate", "1", monkeypatch=monkeypatch)
@@ -261,9 +258,7 @@ def test_an_unfinished_training_is_refused_if_it_cannot_go_on(root, monkeypatch)
     train(root, "--overwrite", monkeypatch=monkeypatch)
     whole = tree(root)
     for stop, kept in ((5, True), (13, False)):  # a checkpoint takes the old one's place
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(objectives, "lm", stop_after(stop, objectives.lm))
-            train(root, "--overwrite", monkeypatch=patch)
+        stopped(objectives, "lm", stop, warmup_lora, *training(root), "--overwrite")
         assert (tree(root) == whole) == kept
     train(root, monkeypatch=monkeypatch)
     assert tree(root) == whole
