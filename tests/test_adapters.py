@@ -285,20 +285,17 @@ def test_an_exported_adapter_is_the_merged_one_filled_up_with_zeros(copy, monkey
         command("export", *flags, *more, monkeypatch=monkeypatch)
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--question_id", "4"], "--question_id 4: .* 4 questions, from 0"),
-        (["--question_id", "1", "--sample", "1"], "--question_id 1: .* 1 questions"),
-        (["--question_id", "0", "--pad_rank", "4"], "rank 6, above 4; give a larger --pad_rank"),
-        (["--question_id", "0", "--seed", "5"], "was made with seed"),
-        (
-            ["--question_id", "0", "--merge_scale", "1e38", "--save_dtype", "float16"],
-            r"adapter for .*new has numbers that are not finite in torch\.float16; use --save",
-        ),
-        (["--question_id", "0", "--lora_rank", "4"], r"no adapter in .*encode\.py"),
-    ],
-)
+@pytest.mark.parametrize(("flags", "message"), [
+    (["--question_id", "4"], "--question_id 4: .* 4 questions, from 0"),
+    (["--question_id", "1", "--sample", "1"], "--question_id 1: .* 1 questions"),
+    (["--question_id", "0", "--pad_rank", "4"], "rank 6, above 4; give a larger --pad_rank"),
+    (["--question_id", "0", "--seed", "5"], "was made with seed"),
+    (
+        ["--question_id", "0", "--merge_scale", "1e38", "--save_dtype", "float16"],
+        r"adapter for .*new has numbers that are not finite in torch\.float16; use --save",
+    ),
+    (["--question_id", "0", "--lora_rank", "4"], r"no adapter in .*encode\.py"),
+])  # fmt: skip
 def test_an_export_that_inference_would_refuse_is_refused(copy, monkeypatch, flags, message):
     with pytest.raises(InputError, match=message):
         command("export", *flags, "--output", str(copy / "new"), monkeypatch=monkeypatch)

@@ -36,15 +36,12 @@ def room_for(size: int):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-@pytest.mark.parametrize(
-    ("size", "removed", "stage", "flags"),
-    [
-        (10_000, "data_aug", augment, AUGMENT),
-        (30_000, "offline", encode, ENCODE),
-        (1_300, "output", inference, ANSWER),
-        (20_000, "index", prep_elastic, ["--data_path", CORPUS, "--index_name", "demo"]),
-    ],
-)
+@pytest.mark.parametrize(("size", "removed", "stage", "flags"), [
+    (10_000, "data_aug", augment, AUGMENT),
+    (30_000, "offline", encode, ENCODE),
+    (1_300, "output", inference, ANSWER),
+    (20_000, "index", prep_elastic, ["--data_path", CORPUS, "--index_name", "demo"]),
+])  # fmt: skip
 def test_a_full_disk_is_one_sentence_and_with_room_the_run_goes_on(
     finished, copy, monkeypatch, size, removed, stage, flags
 ):
@@ -117,17 +114,14 @@ def test_leftovers_of_a_killed_run_are_removed_and_those_of_a_living_one_stay(
     assert (tmp_path / "a.json").exists() and (tmp_path / "folder").is_dir()
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"[]\n", "damaged in line 1"),
-        (b"\x80\x00\xff\n\x13" * 9, "damaged in line 1"),
-        (b'{"seed": 1}\n"a"\n\x00\x00\x00\n"c"\n', "damaged in line 3"),
-        (b'{"seed": 1}\n"a"\n"b\n"c"\n', "damaged in line 3"),
-        (b"[" * 100_000 + b"\n", "damaged in line 1"),
-        (b'{"seed": 1}\n' + bytes(500), None),  # a power failure can leave such an end
-    ],
-)
+@pytest.mark.parametrize(("content", "message"), [
+    (b"[]\n", "damaged in line 1"),
+    (b"\x80\x00\xff\n\x13" * 9, "damaged in line 1"),
+    (b'{"seed": 1}\n"a"\n\x00\x00\x00\n"c"\n', "damaged in line 3"),
+    (b'{"seed": 1}\n"a"\n"b\n"c"\n', "damaged in line 3"),
+    (b"[" * 100_000 + b"\n", "damaged in line 1"),
+    (b'{"seed": 1}\n' + bytes(500), None),  # a power failure can leave such an end
+])  # fmt: skip
 def test_a_journal_loses_a_cut_off_end_alone_and_any_other_damage_is_named(
     tmp_path, content, message
 ):
@@ -142,14 +136,11 @@ def test_a_journal_loses_a_cut_off_end_alone_and_any_other_damage_is_named(
 
 
 @pytest.mark.parametrize("content", ["[]", '[{"em": 1}]', '[{"test_id"'])
-@pytest.mark.parametrize(
-    ("file", "named"),
-    [
-        (f"{RESULTS}/icl/dev/predict.json", r"icl/dev/predict\.json|prediction"),
-        (f"{RESULTS}/icl/dev/config.json", r"icl/dev/config\.json"),
-        ("data_aug/demo/.dev.demo-model.settings", r"\.dev\.demo-model\.settings"),
-    ],
-)
+@pytest.mark.parametrize(("file", "named"), [
+    (f"{RESULTS}/icl/dev/predict.json", r"icl/dev/predict\.json|prediction"),
+    (f"{RESULTS}/icl/dev/config.json", r"icl/dev/config\.json"),
+    ("data_aug/demo/.dev.demo-model.settings", r"\.dev\.demo-model\.settings"),
+])  # fmt: skip
 def test_a_damaged_file_of_a_stage_is_named(copy, monkeypatch, content, file, named):
     (copy / file).write_text(content)
     with pytest.raises(InputError, match=named):

@@ -142,16 +142,13 @@ def test_the_warm_up_goes_through_all_stages(copy, monkeypatch):
     assert not evaluated & {record["question"] for record in json.loads(data.read_text())}
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"r": 4}, "has r = 4, but this run needs 2"),
-        ({"use_rslora": True}, "use_rslora = .* needs null"),
-        ({"alpha_pattern": {"up": 1}}, "alpha_pattern = .* needs null"),
-        ({"target_modules": ["q_proj"]}, "target_modules"),
-        ({"peft_type": "IA3"}, "peft_type"),
-    ],
-)
+@pytest.mark.parametrize(("change", "message"), [
+    ({"r": 4}, "has r = 4, but this run needs 2"),
+    ({"use_rslora": True}, "use_rslora = .* needs null"),
+    ({"alpha_pattern": {"up": 1}}, "alpha_pattern = .* needs null"),
+    ({"target_modules": ["q_proj"]}, "target_modules"),
+    ({"peft_type": "IA3"}, "peft_type"),
+])  # fmt: skip
 def test_a_start_of_another_shape_is_refused_before_a_model_is_loaded(
     copy, monkeypatch, change, message
 ):
@@ -164,21 +161,6 @@ def test_a_start_of_another_shape_is_refused_before_a_model_is_loaded(
         run(encode, *flags, monkeypatch=monkeypatch)
     with pytest.raises(InputError, match=r"no adapter in .*warmup_direct.*warmup_lora\.py"):
         run(encode, *COMMON, *DEV, *TRAIN, "--init_adapter", "warmup", monkeypatch=monkeypatch)
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["icl", "--merge_topk", "1"], "merges no adapters"),
-        (["prag", "--merge", "base_once"], "needs --init_adapter"),
-        (["prag", "--augment_parts", "answers"], "'answers' is not a part"),
-    ],
-)
-def test_flags_that_make_no_sense_together_are_a_usage_error(flags, message, monkeypatch, capsys):
-    with pytest.raises(SystemExit) as stop:
-        answer(*flags, monkeypatch=monkeypatch)
-    assert stop.value.code == 2
-    assert message in capsys.readouterr().err
 
 
 def test_an_uncut_answer_is_scored_to_the_end_of_its_line(copy, finished, monkeypatch):

@@ -38,16 +38,13 @@ DEV = ["--data_type", "dev", "--sample", "60"]
 WARM = "offline/demo-model/rank=2_alpha=32/warmup_direct"
 
 
-@pytest.mark.parametrize(
-    ("dataset", "past", "chosen"),
-    [
-        # the first bridge_comparison is record 5; 8 and 9 repeat its question, spelt otherwise
-        ("2wikimultihopqa", 6, {10, 13, 14}),
-        ("hotpotqa", 4, {7, 8, 9}),
-        ("popqa", 1, {2, 3, 4, 6, 7, 8}),
-        ("complexwebquestions", 1, {2, 3, 4, 5, 7, 8}),
-    ],
-)
+@pytest.mark.parametrize(("dataset", "past", "chosen"), [
+    # the first bridge_comparison is record 5; 8 and 9 repeat its question, spelt otherwise
+    ("2wikimultihopqa", 6, {10, 13, 14}),
+    ("hotpotqa", 4, {7, 8, 9}),
+    ("popqa", 1, {2, 3, 4, 6, 7, 8}),
+    ("complexwebquestions", 1, {2, 3, 4, 5, 7, 8}),
+])  # fmt: skip
 def test_what_is_chosen_from_the_raw_formats(dataset, past, chosen):
     """Also: no record whose support is missing, or whose answer scoring would cut."""
     source = warmup.open_source(dataset, DATA / dataset, None, 1)

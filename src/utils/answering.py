@@ -109,10 +109,11 @@ class Result:
         config = read_object(path, "the settings file") if path.exists() else {}
         made_with = {name: config[name] for name in config if name not in (PROVENANCE, "measured")}
         if path.exists():
-            older = {WEIGHTS: self.config.get(WEIGHTS), **made_with}  # older results have none
+            made = {WEIGHTS: self.config.get(WEIGHTS), **made_with}  # older results have none
             what, remedy = f"the result in {relative(self.leaf)}", "or --overwrite to answer again"
-            refuse_difference(what, older, self.config, f"use the same settings, {remedy}")
-        if "measured" not in config:
+            refuse_difference(what, made, self.config, f"use the same settings, {remedy}")
+        older = config and (self.leaf / "result.txt").exists()  # from before times were measured
+        if "measured" not in config and not older:
             check_journal(journal, self.config)
             return False
         text = self._text(self._predictions(), made_with)
