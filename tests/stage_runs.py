@@ -8,6 +8,7 @@ import pytest
 from conftest import REPOSITORY
 
 import inference
+from utils.running import InputError
 
 MODEL = str(REPOSITORY / "data/demo/demo-model")
 COMMON = ["--model_name", MODEL, "--prompts", "demo"]
@@ -47,6 +48,12 @@ def tree(root: Path) -> dict[str, bytes]:
 def put(path: Path, content: str | None) -> None:
     """Write `content`, or with None remove the file."""
     path.unlink() if content is None else path.write_text(content)
+
+
+def refused(message: str, call, *arguments) -> None:
+    """`call` (`run`, `answer`, …) ends with an `InputError` of this message."""
+    with pytest.raises(InputError, match=message), pytest.MonkeyPatch.context() as patch:
+        call(*arguments, monkeypatch=patch)
 
 
 def stopped(module, name: str, calls: int, stage, *flags: str) -> None:

@@ -8,7 +8,7 @@ import sys
 import pytest
 from augment_runs import PAIRS, QUESTIONS, hits_of, instantly, records_at
 from conftest import REPOSITORY
-from stage_runs import AUGMENT, COMMON, MODEL, run, stop_after, stopped, tree
+from stage_runs import AUGMENT, COMMON, MODEL, refused, run, stop_after, stopped, tree
 
 import augment
 from utils.augmentation import files as augmented_files
@@ -55,9 +55,7 @@ def test_golden_passages_take_the_place_of_retrieval(root, monkeypatch, capsys):
     assert "1 of 2 questions have no golden passage" in capsys.readouterr().out
 
 
-def test_a_passage_that_several_questions_and_data_types_found_is_written_about_once(
-    indexed, monkeypatch, capsys
-):
+def test_a_passage_that_several_questions_found_is_written_about_once(indexed, monkeypatch, capsys):
     asked = instantly(monkeypatch)
     run(augment, *ALL_TYPES, "--sample", "12", monkeypatch=monkeypatch)
     both = [p for t in ("dev", "test") for r in records_at(indexed, t) for p in r["passages"]]
@@ -98,8 +96,7 @@ def test_a_file_that_this_stage_did_not_write_is_named(indexed, monkeypatch):
     whole = {"test_id": 0, "question": "Q", "answer": "A", "augment": [{"pid": 0, **texts}]}
     for record in ({"question": "Q", "augment": [{"pid": 0}]}, whole):
         write_json(indexed / "data_aug/demo/dev.json", [record])
-        with pytest.raises(InputError, match=r"data_aug/demo/dev\.json"):
-            run(augment, *AUGMENT, monkeypatch=monkeypatch)
+        refused(r"data_aug/demo/dev\.json", run, augment, *AUGMENT)
 
 
 def test_a_file_of_an_earlier_version_counts(indexed, monkeypatch, capsys):
@@ -118,9 +115,7 @@ def test_a_file_of_an_earlier_version_counts(indexed, monkeypatch, capsys):
     assert "all 1 files exist already" in capsys.readouterr().out
 
 
-def test_a_larger_sample_goes_on_from_a_smaller_one_to_the_same_bytes(
-    indexed, demo_index, monkeypatch, capsys
-):
+def test_a_larger_sample_goes_on_to_the_same_bytes(indexed, demo_index, monkeypatch, capsys):
     bad = {hits_of(demo_index, "dev", 0)[1]["text"]}
     asked = instantly(monkeypatch, bad)
     flags = (*AUGMENT, "--max_attempts", "1")
@@ -149,13 +144,11 @@ def test_a_sample_does_not_grow_past_another_models_work_or_other_answers(indexe
     refused = "was not made by this stage with these questions and answers"
     before = tree(indexed / "data_aug")
     for flags in (corrected, [*other, "--sample", "9"]):
-        with pytest.raises(InputError, match=refused):
-            run(augment, *AUGMENT, *flags, monkeypatch=monkeypatch)
+        refused(refused, run, augment, *AUGMENT, *flags)
     assert tree(indexed / "data_aug") == before
     run(augment, *AUGMENT, *other, monkeypatch=monkeypatch)
     before = tree(indexed / "data_aug")
-    with pytest.raises(InputError, match=refused):
-        run(augment, *AUGMENT, "--sample", "9", "--overwrite", monkeypatch=monkeypatch)
+    refused(refused, run, augment, *AUGMENT, "--sample", "9", "--overwrite")
     run(augment, *AUGMENT, "--sample", "2", monkeypatch=monkeypatch)
     assert tree(indexed / "data_aug") == before
 
@@ -192,8 +185,7 @@ def test_an_interrupted_overwriting_goes_on_without_the_flag(indexed, monkeypatc
     assert tree(indexed / "data_aug") == before
     stopped(module, place, call, augment, *flags, "--overwrite")
     assert tree(indexed / "data_aug")["demo/dev.json"] == before["demo/dev.json"]
-    with pytest.raises(InputError, match="made with seed = 5"):
-        run(augment, *AUGMENT, monkeypatch=monkeypatch)
+    refused("made with seed = 5", run, augment, *AUGMENT)
     run(augment, *flags, monkeypatch=monkeypatch)
     assert tree(indexed / "data_aug").keys() == before.keys()
     assert len(records_at(indexed)) == 2
@@ -244,9 +236,7 @@ def test_two_processes_end_with_the_bytes_of_one(indexed, monkeypatch, capsys):
     assert said.count("wanted") == 1  # only the main process speaks
 
 
-def test_jobs_of_an_array_and_a_run_that_puts_them_together(
-    indexed, demo_index, monkeypatch, capsys
-):
+def test_jobs_of_an_array_are_put_together(indexed, demo_index, monkeypatch, capsys):
     bad = {hits_of(demo_index, "dev", number)[number]["text"] for number in range(3)}
     asked = instantly(monkeypatch, bad)
     run(augment, *WAVES, monkeypatch=monkeypatch)

@@ -99,9 +99,7 @@ def test_variables_that_no_launcher_set_are_one_sentence(size, rank, message, mo
             read()
 
 
-def test_jobs_of_an_array_encode_their_parts_and_a_later_run_finds_all(
-    encoded, monkeypatch, capsys
-):
+def test_jobs_of_an_array_encode_and_a_later_run_finds_all(encoded, monkeypatch, capsys):
     root, whole = encoded
     without(root, "offline")
     flags = lambda part: [*ENCODE, "--shard", part]  # noqa: E731

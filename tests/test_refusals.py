@@ -8,14 +8,13 @@ import sys
 
 import pytest
 from conftest import REPOSITORY
-from stage_runs import ADAPTERS, AUGMENT, COMMON, DEV, MODEL, RESULTS, TRAIN, answer, run
+from stage_runs import ADAPTERS, AUGMENT, COMMON, DEV, MODEL, RESULTS, TRAIN, answer, refused, run
 
 import augment
 import encode
 import inference
 from utils import layout, running
 from utils.augmentation.records import data_types_of, read_augmented
-from utils.running import InputError
 from utils.store.folders import read_training
 
 RECORD = {"question": "Who?", "answer": "Orr"}
@@ -146,18 +145,16 @@ def test_stray_files_and_strange_names_change_nothing(copy, monkeypatch, capsys)
 
 
 def test_a_result_made_with_other_settings_is_refused(copy, monkeypatch):
-    with pytest.raises(InputError, match=r"max_new_tokens = 12, but this run has .* = 13"):
-        answer("icl", "--max_new_tokens", "13", monkeypatch=monkeypatch)
-    with pytest.raises(InputError, match="temperature"):
-        run(augment, *AUGMENT, "--temperature", "0.1", monkeypatch=monkeypatch)
+    words = r"max_new_tokens = 12, but this run has .* = 13"
+    refused(words, answer, "icl", "--max_new_tokens", "13")
+    refused("temperature", run, augment, *AUGMENT, "--temperature", "0.1")
 
 
 def test_adapters_from_another_base_are_refused(copy, monkeypatch):
     folder = copy / ADAPTERS / "data_1/passage_0"
     training = read_training(folder)
     (folder / "training_config.json").write_text(json.dumps({**training, "base": "other"}))
-    with pytest.raises(InputError, match="different base adapters"):
-        answer("prag", "--overwrite", monkeypatch=monkeypatch)
+    refused("different base adapters", answer, "prag", "--overwrite")
 
 
 def test_cot_goes_through_the_stages(copy, monkeypatch):

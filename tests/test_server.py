@@ -9,7 +9,7 @@ import openai
 import pytest
 from augment_runs import PAIRS, records_at
 from fake_openai import NAME, FakeOpenAI, error
-from stage_runs import AUGMENT, MODEL, run, tree
+from stage_runs import AUGMENT, MODEL, refused, run, tree
 
 import augment
 from utils.answering import prediction_of
@@ -106,8 +106,7 @@ def test_the_work_is_the_model_s_wherever_it_is_served(indexed, monkeypatch):
         run(augment, *by(fake, "--temperature", "0"), monkeypatch=monkeypatch)
         assert fake.requests == []
         fake.models = ("other",)
-        with pytest.raises(InputError, match=f'api_model = "{NAME}", but this run has .*"other"'):
-            run(augment, *by(fake), monkeypatch=monkeypatch)
+        refused(f'api_model = "{NAME}", but this run has .*"other"', run, augment, *by(fake))
 
 
 def test_which_model_is_asked_and_that_any_completion_counts():
@@ -121,11 +120,10 @@ def test_which_model_is_asked_and_that_any_completion_counts():
             assert open_server("--api_base", fake.url).answer("rewrite", ["one"], [1]) == [text]
 
 
-@pytest.mark.parametrize("answer", ["<html>", None, [], {}, {"data": [3]}, {"data": "all"}, 500])
-def test_what_is_no_list_of_models_is_one_sentence(answer):
-    fault = error(500, "no") if answer == 500 else (200, answer)
+@pytest.mark.parametrize("listed", ["<html>", None, [], {}, {"data": [3]}, {"data": "all"}, 500])
+def test_what_is_no_list_of_models_is_one_sentence(listed):
     with FakeOpenAI() as fake, pytest.raises(InputError, match=r"/models .*--api_model|or fails"):
-        fake.listing = fault
+        fake.listing = error(500, "no") if listed == 500 else (200, listed)
         open_server("--api_base", fake.url)
 
 

@@ -19,6 +19,7 @@ from stage_runs import (
     TRAIN,
     answer,
     put,
+    refused,
     run,
     stopped,
     tree,
@@ -33,7 +34,6 @@ from utils import answering
 from utils.journal import Journal
 from utils.metrics import METRICS
 from utils.recipe import METHODS
-from utils.running import InputError
 from utils.store import links
 
 
@@ -162,10 +162,9 @@ def test_a_result_counts_with_its_settings_and_its_text_follows_from_it(copy, mo
     put(leaf / "config.json", None)  # nothing says how these were made
     answer("icl", monkeypatch=monkeypatch)
     assert tree(leaf) == whole
-    for text in ("", "[]", json.dumps(json.loads(rows)[1:]), None):
+    for text in ("", "[]", '[{"em": 1}]', rows[:99], json.dumps(json.loads(rows)[1:]), None):
         put(leaf / "predict.json", text)
-        with pytest.raises(InputError, match=r"icl/dev/predict.json is missing, .* --overwrite$"):
-            answer("icl", monkeypatch=monkeypatch)
+        refused(r"icl/dev/predict.json is missing, .* --overwrite$", answer, "icl")
 
 
 def test_overwriting_of_results_begins_with_the_first_new_answers(copy, monkeypatch):
@@ -179,8 +178,8 @@ def test_overwriting_of_results_begins_with_the_first_new_answers(copy, monkeypa
         left = {name: data for name, data in tree(copy / "output").items() if "/." not in name}
         assert (left == old) == kept
     journal = copy / RESULTS / "icl/two" / answering.JOURNAL
-    with Journal(journal, {}), pytest.raises(InputError, match="another run is"):
-        run(inference, *new, "--overwrite", monkeypatch=monkeypatch)
+    with Journal(journal, {}):
+        refused("another run is writing .*icl/two", run, inference, *new, "--overwrite")
     Journal(journal, {}).remove()
     run(inference, *new, monkeypatch=monkeypatch)
     ended = tree(copy / "output")
