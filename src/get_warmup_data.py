@@ -175,7 +175,8 @@ def write_reasoning(
                 texts = generate(model, tokenizer, [request(one) for one in batch], limit)
                 item = {"kept": warmup.usable_records(batch, texts)}
                 journal.add(item)
-                path.unlink(missing_ok=True)
+                if item["kept"]:
+                    path.unlink(missing_ok=True)
             kept += item["kept"]
         records += kept[:wanted]
         print(f"CoT data, {dataset}: {len(kept)} with a usable reasoning, {wanted} wanted")

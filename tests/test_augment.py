@@ -16,7 +16,6 @@ from utils.augmentation import writing
 from utils.augmentation.files import AugmentedFiles
 from utils.augmentation.records import read_augmented
 from utils.files import write_json
-from utils.running import InputError
 
 pytest_plugins = ["augment_runs"]
 ALL_TYPES = [flag for flag in AUGMENT if flag not in ("--data_type", "dev")]
@@ -80,10 +79,9 @@ def test_if_every_passage_is_dropped_nothing_is_saved(indexed, monkeypatch):
     write_json(indexed / "one.json", {"one": QUESTIONS["test"][:1]})
     flags = (*AUGMENT, "--data_path", str(indexed / "one.json"), "--data_type", "one")
     for unfinished in (True, False):
-        refused = pytest.raises(InputError, match=r"none of 1. passages .* --prompts demo .*max_ne")
-        with pytest.MonkeyPatch.context() as patch, refused:
+        with monkeypatch.context() as patch:
             patch.setattr(writing, "parse_pairs", lambda text: None)
-            run(augment, *flags, monkeypatch=patch)
+            refused(r"none of 1. passages .* --prompts demo .*max_ne", run, augment, *flags)
         left = {"demo/" + journal.name} if unfinished else {"demo/dev.json", "demo/" + SETTINGS}
         assert tree(indexed / "data_aug").keys() == left
         asked = instantly(monkeypatch)
@@ -181,7 +179,9 @@ def test_an_interrupted_overwriting_goes_on_without_the_flag(indexed, monkeypatc
     flags = (*AUGMENT, "--seed", "5", "--sample", "2")
     module = writing if place == "write_chunk" else augmented_files
     stopped(writing, "write_chunk", 1, augment, *flags, "--overwrite")  # nothing is new yet
-    (indexed / "data_aug/demo/.demo-model.journal.0").unlink()
+    with monkeypatch.context() as patch:  # nor then
+        patch.setattr(writing, "parse_pairs", lambda text: None)
+        refused("none of .* got a valid list", run, augment, *flags, "--overwrite")
     assert tree(indexed / "data_aug") == before
     stopped(module, place, call, augment, *flags, "--overwrite")
     assert tree(indexed / "data_aug")["demo/dev.json"] == before["demo/dev.json"]

@@ -165,11 +165,12 @@ def refuse_trained_questions(folder: Path, questions: Iterable[str]) -> None:
     trained = read_json(path, "the list of questions") if path.is_file() else []
     record = folder / "training_config.json"  # of a warm-up's adapter it names the file of records
     made_here = record.is_file() and "data_file" in read_object(record, "the record of an adapter,")
-    if not (trained or not made_here) or not isinstance(trained, list):
+    if not isinstance(trained, list) or (made_here and not trained):
         raise InputError(
             f"{relative(path)} does not say which questions the warm-up was trained on; put it "
             "back, or train again: warmup_lora.py with --overwrite"
         )
+    trained = set(map(str, trained))
     if leaked := [question for question in questions if question_key(question) in trained]:
         raise InputError(
             f"the warm-up adapter {relative(folder)} was trained on {len(leaked)} of the questions "

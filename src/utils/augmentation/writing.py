@@ -216,7 +216,7 @@ def write_in_waves(
     """Add to `results` what is written about the candidates of all questions.
 
     Every process adds the same: a wave follows from the results of the waves before it alone. A job
-    of an array ends when the parts of others are missing. Each new chunk is followed by `begin()`.
+    of an array ends when the parts of others are missing. After new texts comes `begin()`.
     """
     author.progress = Progress(silent=not (processes.is_main or processes.is_shard))
     with author.progress.bar:
@@ -230,7 +230,8 @@ def write_in_waves(
             author.progress.expect(left)
             for item in author.each(partial(write_chunk, author=author), list(filter(None, own))):
                 journal.add(item)
-                begin()
+                if any(result["qa"] for result in item["results"].values()):
+                    begin()
                 author.progress.expect(left := left - len(item["results"]))
             processes.wait()
             journal.reread()
