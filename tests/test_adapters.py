@@ -130,13 +130,17 @@ def test_without_a_base_adapter_it_is_made_again_and_must_be_the_first_one(copy,
     refused("it was replaced; train all again with --overwrite", run, encode, *FLAGS)
 
 
-@pytest.mark.parametrize("damage", ["cut off", "another"])
+@pytest.mark.parametrize("damage", ["cut off", "another", "no record"])
 def test_a_damaged_or_other_base_adapter_is_refused(copy, monkeypatch, damage):
     if damage == "another":
         record = json.loads((copy / BASE / "training_config.json").read_text())
         made_with = {name: record[name] for name in ("seed", "initialisation")}
         bank = LoraBank(AutoModelForCausalLM.from_pretrained(MODEL), 2, 32)
         save_adapter(bank.new_base_adapter(7), copy / BASE, 32, MODEL, made_with)
+    elif damage == "no record":
+        (copy / BASE / "training_config.json").unlink()
+        refused("has no training_config.json .* delete", run, encode, *FLAGS, "--overwrite")
+        return
     else:
         cut_off(copy / BASE)
     for call in ((answer, "prag", "--overwrite"), (run, encode, *FLAGS), (command, "verify")):

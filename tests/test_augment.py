@@ -139,14 +139,14 @@ def test_a_sample_does_not_grow_past_another_models_work_or_other_answers(indexe
     shutil.copytree(MODEL, indexed / "other-model")
     corrected = ("--data_path", str(indexed / "questions.json"))
     other = ("--model_name", str(indexed / "other-model"))
-    refused = "was not made by this stage with these questions and answers"
+    words = "was not made by this stage with these questions and answers"
     before = tree(indexed / "data_aug")
     for flags in (corrected, [*other, "--sample", "9"]):
-        refused(refused, run, augment, *AUGMENT, *flags)
+        refused(words, run, augment, *AUGMENT, *flags)
     assert tree(indexed / "data_aug") == before
     run(augment, *AUGMENT, *other, monkeypatch=monkeypatch)
     before = tree(indexed / "data_aug")
-    refused(refused, run, augment, *AUGMENT, "--sample", "9", "--overwrite")
+    refused(words, run, augment, *AUGMENT, "--sample", "9", "--overwrite")
     run(augment, *AUGMENT, "--sample", "2", monkeypatch=monkeypatch)
     assert tree(indexed / "data_aug") == before
 

@@ -63,7 +63,8 @@ def test_the_server_gives_the_records_of_the_local_path(indexed, monkeypatch, ca
         with lock:
             return "<think>[{</think>" + generate(model, tokenizer, [ids], 160, **sampling)[0]
 
-    assert sum(texts for texts, _ in told) == 6 and all(texts < 2 for texts, _ in told)
+    moves = [texts for texts, _ in told if texts]
+    assert sum(moves) == 6 and len(moves) > 2  # of two batches
     assert sum(tokens for _, tokens in told) > 300 and " tok/s" in capsys.readouterr().err
     monkeypatch.setattr(writing, "load_model", None)
     with FakeOpenAI(text) as fake:

@@ -140,12 +140,12 @@ def test_both_kinds_of_data_are_made_and_a_stopped_run_ends_with_the_same_bytes(
 def test_what_cannot_give_a_reasoning_is_refused_and_leaves_nothing(root, monkeypatch):
     shown = []
     monkeypatch.setattr(models, "generate", lambda m, t, prompts, *a: shown.extend(prompts) or [""])
-    refused = {  # flags by what is said
+    sentences = {  # flags by what is said
         "few-shot examples for 'demo'": ["--dataset", "demo", "--data_path", DEMO, *DEV],
         "wrote no reasoning that can be used": ["--max_candidates", "2", "--direct_records", "0"],
         r"demo has no text 'cot\.reasoning_request'": ["--prompts", "demo"],
     }
-    for sentence, flags in refused.items():
+    for sentence, flags in sentences.items():
         refused(sentence, run, get_warmup_data, *MAKE, *flags)
     assert tree(root) == {} and len(shown) == 4  # two of each data set
 

@@ -86,6 +86,9 @@ def _refusal(folder: Path, problem: str) -> InputError:
 
 
 def _record(folder: Path) -> dict:
+    if not (folder / TRAINING_FILE).exists():
+        problem = f"adapter {relative(folder)} has no {TRAINING_FILE} that says how it was made"
+        raise InputError(f"{problem}; put it back, or delete the folder and make it again")
     return read_object(folder / TRAINING_FILE, "the record of an adapter,")
 
 
