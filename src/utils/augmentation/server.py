@@ -62,7 +62,7 @@ def add_server_flags(parser: argparse.ArgumentParser) -> None:
         "--api_timeout",
         type=positive_number,
         default=120.0,
-        help="seconds to wait for an answer before the request is sent again",
+        help="seconds to wait for a whole answer before the request is sent again",
     )
 
 
@@ -94,12 +94,13 @@ class Server:
         self.prompts, self.sampling, self.say = prompts, sampling, say
         self.progress = lambda texts, tokens: None
         self.threads = options.api_concurrency
+        seconds = min(options.api_timeout, 1e6)  # what clocks take
         self.client = openai.OpenAI(
             base_url=url,
             api_key=self.key or "none",  # the client wants one, most servers of your own do not
             max_retries=MAX_RETRIES,
-            timeout=options.api_timeout,
-            http_client=_with_deadline(options.api_timeout),
+            timeout=seconds,
+            http_client=_with_deadline(seconds),
         )
         # A server applies the model's own generation settings to what a request leaves open.
         self.extras = {"top_k": sampling.top_k_sampling, "min_p": 0.0, "repetition_penalty": 1.0}
