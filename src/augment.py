@@ -97,7 +97,7 @@ def main() -> None:
     # torch takes seconds to import: not before the flags are known to be good
     from utils.augmentation import finding, records, writing
     from utils.augmentation.files import AugmentedFiles
-    from utils.journal import Journal
+    from utils.journal import Journal, remove_journal
     from utils.processes import start_processes
     from utils.prompting import load_prompts
     from utils.questions import load_sample
@@ -106,16 +106,15 @@ def main() -> None:
     next_stage = f"next: python src/encode.py {recipe.flags('model', 'data')}"
 
     # 1. Check everything that needs no model
-    chosen = recipe.dataset, options.data_path, recipe.data_type, recipe.sample
-    questions = load_sample(*chosen, options.answers)
+    where = recipe.dataset, options.data_path
+    questions = load_sample(*where, recipe.data_type, recipe.sample, options.answers)
     records.refuse_other_answers(recipe.dataset, questions, recipe.model_name, options.answers)
     prompts = load_prompts(recipe.prompts, recipe.dataset, with_cot=False)
     index, sampling = finding.open_engine(options, questions, processes.say), Sampling.of(options)
     server = Server(options, prompts, sampling, processes.say) if options.api_base else None
     settings = settings_of(options, prompts.fingerprint, index, server)
-    files = AugmentedFiles(
-        recipe.dataset, recipe.model_name, questions, settings, options.overwrite
-    )
+    made_by = recipe.dataset, recipe.model_name
+    files = AugmentedFiles(*made_by, questions, settings, options.overwrite)
     if not files.waiting:
         if processes.is_main:
             files.remove_old_journal()
@@ -130,13 +129,14 @@ def main() -> None:
     candidates = files.keep_passages(processes.agree(found))
     of_all = [hits for rows in candidates.values() for hits in rows]
     if options.overwrite and processes.is_main:
-        files.forget()
+        remove_journal(files.journal)
     processes.wait()
 
     # 3. Write, wave by wave; a finished chunk is in the journal
     results = dict(files.results)
     with Journal(files.journal, settings, processes.index, processes.count > 1) as journal:
-        writing.write_in_waves(of_all, results, journal, author, processes, options.topk)
+        begin = files.begin if processes.is_main else lambda: None
+        writing.write_in_waves(of_all, results, journal, author, processes, options.topk, begin)
         processes.say("" if server else author.encoder.shortened_words("the model"))
         processes.wait()
         if processes.is_shard:

@@ -14,6 +14,7 @@ in any later stage. Started again after a stop, it goes on where it was.
 
 import argparse
 import random
+from contextlib import suppress
 from pathlib import Path
 
 from utils import warmup
@@ -102,13 +103,14 @@ def beside(path: Path, what: str) -> Path:
 
 
 def exists_already(path: Path, settings: dict, overwrite: bool) -> bool:
-    """Whether the data exist, made with the same settings; `overwrite` forgets them."""
-    if overwrite or path.exists():  # a kill may have come just before the journal's removal
-        remove_journal(beside(path, "journal"))
-    if overwrite:
-        path.unlink(missing_ok=True)
-    if not path.exists():
+    """Whether the data exist, made with the same settings; with `overwrite` they do not count."""
+    if overwrite or not path.exists():
         return False
+    with suppress(InputError):  # a kill came just before its removal, or another run overwrites
+        remove_journal(beside(path, "journal"))
+    if not beside(path, "settings").exists():
+        problem = f"{relative(path)} has no settings file beside it that says how it was made"
+        raise InputError(f"{problem}; move it away, or use --overwrite to make it again")
     made_with = read_object(beside(path, "settings"), "the settings file")
     remedy = "use the same settings, or --overwrite to make it again"
     refuse_difference(relative(path), made_with, settings, remedy)
@@ -119,27 +121,42 @@ def exists_already(path: Path, settings: dict, overwrite: bool) -> bool:
 def save(path: Path, settings: dict, records: list[dict]) -> None:
     """Write the records of all data sets, shuffled, and what made them."""
     random.Random(settings["seed"]).shuffle(records)
+    path.unlink(missing_ok=True)  # older data must not pass for those of these settings
     write_json(beside(path, "settings"), settings)
     write_json(path, records)
     print(f"{relative(path)}: {len(records)} records")
 
 
+def load_writer(options: argparse.Namespace) -> tuple:
+    """The model that writes the reasoning, its tokenizer, and the tokens that a prompt may have."""
+    from utils.models import context_length, load_model, load_tokenizer
+
+    name, trusted = options.model_name, options.trust_remote_code
+    tokenizer = load_tokenizer(name, trusted)
+    room = room_for_prompt(context_length(name, trusted), options.max_new_tokens)
+    return load_model(name, options.dtype, tokenizer, trusted, options.device_map), tokenizer, room
+
+
 def write_reasoning(
-    collected: dict, prompts: dict[str, PromptSet], journal: Journal, options: argparse.Namespace
+    collected: dict,
+    prompts: dict[str, PromptSet],
+    journal: Journal,
+    options: argparse.Namespace,
+    writer: tuple,
+    path: Path,
 ) -> list[dict]:
     """CoT records: `--cot_records` of each data set that the model gives a usable reasoning for.
 
     Candidates are tried in their order, each once, as decoding is greedy. Finished batches are in
-    `journal`. Raises `InputError` if no reasoning is usable.
+    `journal`; the first takes the place of older data at `path`, so that a stopped `--overwrite`
+    goes on without the flag. Raises `InputError` if no reasoning is usable.
     """
     from tqdm import tqdm
 
-    from utils.models import context_length, generate, load_model, load_tokenizer
+    from utils.models import generate
 
-    name, trusted, wanted = options.model_name, options.trust_remote_code, options.cot_records
-    tokenizer, limit = load_tokenizer(name, trusted), options.max_new_tokens
-    room = room_for_prompt(context_length(name, trusted), limit)
-    model = load_model(name, options.dtype, tokenizer, trusted, options.device_map)
+    (model, tokenizer, room), wanted = writer, options.cot_records
+    limit = options.max_new_tokens
 
     def request(one: dict) -> list[int]:
         asked = warmup.ReasoningRequest(prompts[one["dataset"]], one["answer"])
@@ -158,12 +175,14 @@ def write_reasoning(
                 texts = generate(model, tokenizer, [request(one) for one in batch], limit)
                 item = {"kept": warmup.usable_records(batch, texts)}
                 journal.add(item)
+                if item["kept"]:
+                    path.unlink(missing_ok=True)
             kept += item["kept"]
         records += kept[:wanted]
         print(f"CoT data, {dataset}: {len(kept)} with a usable reasoning, {wanted} wanted")
     if not records:
         journal.remove()
-        sentence = f"{name} wrote no reasoning that can be used"
+        sentence = f"{options.model_name} wrote no reasoning that can be used"
         raise InputError(f"{sentence}; use a model that is large enough, or other --prompts")
     return records
 
@@ -194,9 +213,12 @@ def main() -> None:
         taken = [candidates[: options.direct_records] for candidates in chosen[DIRECT].values()]
         save(*files[DIRECT], sum(taken, []))
     if COT in waiting:
-        path, settings = files[COT]
+        (path, settings), writer = files[COT], load_writer(options)
+        if options.overwrite:
+            remove_journal(beside(path, "journal"))
         with Journal(beside(path, "journal"), settings) as journal:
-            save(path, settings, write_reasoning(chosen[COT], prompts, journal, options))
+            more = (options, writer, path)
+            save(path, settings, write_reasoning(chosen[COT], prompts, journal, *more))
             journal.remove()
     kind, (path, _) = next(iter(files.items()))
     words = ["--data", relative(path)] if options.dataset else []

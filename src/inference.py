@@ -61,12 +61,13 @@ def main() -> None:
         works = SOURCES[recipe.adapters].works(experiment)
         base = require_adapters(experiment, works, experiment.settings)
     results = [Result(experiment, data_type, base) for data_type in experiment.records]
-    for result in results:
-        result.check(options.overwrite, processes)
-    waiting = [result for result in results if not result.exists]
+    is_main = processes.is_main
+    waiting = [one for one in results if not one.check(options.overwrite, is_main)]
     processes.wait()  # so that all have seen the same results
 
     # 2. Answer; the model is loaded for the first question that has no answer yet
+    if options.overwrite:
+        answering.begin_again(waiting)
     for result in waiting:
         answering.answer(result)
     if waiting:

@@ -19,7 +19,7 @@ from typing import Any
 
 from utils import warmup
 from utils.arguments import new_parser, positive_integer
-from utils.files import hash_json, relative, remove_folder, write_json, writing_folder
+from utils.files import hash_json, relative, write_json, writing_folder
 from utils.journal import refuse_difference
 from utils.prompting import PromptEncoder, load_prompts
 from utils.recipe import Recipe, add_flags
@@ -97,6 +97,7 @@ def main() -> None:
     """Check, load, train, save."""
     options = parse_arguments()
     from utils.lora.bank import LoraBank
+    from utils.lora.examples import Steps
     from utils.lora.objectives import lm
     from utils.lora.training import train_adapters
     from utils.models import load_model, load_tokenizer, resolve_model
@@ -129,12 +130,10 @@ def main() -> None:
     bank = LoraBank(model, options.lora_rank, options.lora_alpha)
     base = open_base_adapter(bank, folder.with_name("base_weight"), base_model, options.seed)
     settings["base"] = fingerprint(base)
-    if options.overwrite:  # remove what exists, so that a stopped run goes on without --overwrite
-        unfinished.unlink(missing_ok=True)
-        remove_folder(folder)
     batch_size = options.per_device_train_batch_size
-    steps = warmup.steps_of(examples, options.num_train_epochs, batch_size, options.seed)
-    point = Checkpoint(unfinished, settings, options.save_steps, len(steps))
+    steps = Steps(examples, batch_size, options.num_train_epochs, options.seed)
+    old = folder if options.overwrite else None
+    point = Checkpoint(unfinished, settings, options.save_steps, len(steps), old)
     more = (options.learning_rate, point.resume, point.after_step)
     [adapter] = train_adapters(bank, base, [steps], lm, *more)
     point.bar.close()

@@ -23,12 +23,13 @@ class FakeOpenAI(FakeServer):
     """What it does is set as attributes.
 
     `fault(number, body)` is asked for each chat request, counted from 1; it gives None, "drop", an
-    event to wait for, or what is sent instead: (status, content).
+    event to wait for, "drip", or what is sent instead: (status, content).
     """
 
     def __init__(self, text=instant, models=(NAME,), key=None):
         self.text, self.models, self.key = text, models, key
         self.fault = lambda number, body: None
+        self.listing = None  # (status, content) that it answers `/models` with
         self.refused = set()  # fields that it answers with 400
         self.requests, self.authorizations = [], []
         self.headers = {"Content-Type": "application/json"}
@@ -39,6 +40,8 @@ class FakeOpenAI(FakeServer):
         self.authorizations.append(request.headers.get("Authorization"))
         if self.key and self.authorizations[-1] != f"Bearer {self.key}":
             return error(401, f"Incorrect key: {self.authorizations[-1].removeprefix('Bearer ')}")
+        if request.path == "/v1/models" and self.listing:
+            return self.listing
         if request.path == "/v1/models" and self.models is not None:
             return 200, {"data": [{"id": name} for name in self.models]}
         if request.path != "/v1/chat/completions":

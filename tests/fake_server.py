@@ -2,11 +2,12 @@
 
 import json
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Asks the server's `respond(request, JSON lines)`: (status, content) or "drop"."""
+    """Asks the server's `respond(request, JSON lines)`: (status, content), "drop" or "drip"."""
 
     protocol_version = "HTTP/1.1"
 
@@ -16,6 +17,12 @@ class Handler(BaseHTTPRequestHandler):
         if answer == "drop":
             self.close_connection = True
             self.connection.shutdown(2)
+            return
+        if answer == "drip":  # a byte now and then, longer than anybody waits
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n")
+            for _ in range(100):
+                time.sleep(0.05)
+                self.wfile.write(b" ")
             return
         data = json.dumps(answer[1]).encode()
         self.send_response(answer[0])

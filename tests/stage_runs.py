@@ -4,9 +4,11 @@ import json
 import sys
 from pathlib import Path
 
+import pytest
 from conftest import REPOSITORY
 
 import inference
+from utils.running import InputError
 
 MODEL = str(REPOSITORY / "data/demo/demo-model")
 COMMON = ["--model_name", MODEL, "--prompts", "demo"]
@@ -41,6 +43,24 @@ def tree(root: Path) -> dict[str, bytes]:
             data = data.encode()
         files[str(path.relative_to(root))] = data
     return files
+
+
+def put(path: Path, content: str | None) -> None:
+    """Write `content`, or with None remove the file."""
+    path.unlink() if content is None else path.write_text(content)
+
+
+def refused(message: str, call, *arguments) -> None:
+    """`call` (`run`, `answer`, …) ends with an `InputError` of this message."""
+    with pytest.raises(InputError, match=message), pytest.MonkeyPatch.context() as patch:
+        call(*arguments, monkeypatch=patch)
+
+
+def stopped(module, name: str, calls: int, stage, *flags: str) -> None:
+    """A run of `stage` in which call number `calls` of a function is a Ctrl-C."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, name, stop_after(calls, getattr(module, name)))
+        run(stage, *flags, monkeypatch=patch)
 
 
 def stop_after(calls: int, function):

@@ -8,7 +8,7 @@ import sys
 import pytest
 from augment_runs import PAIRS, QUESTIONS, hits_of, instantly, records_at
 from conftest import REPOSITORY
-from stage_runs import AUGMENT, COMMON, MODEL, run, stop_after, tree
+from stage_runs import AUGMENT, COMMON, MODEL, refused, run, stop_after, stopped, tree
 
 import augment
 from utils.augmentation import files as augmented_files
@@ -16,7 +16,6 @@ from utils.augmentation import writing
 from utils.augmentation.files import AugmentedFiles
 from utils.augmentation.records import read_augmented
 from utils.files import write_json
-from utils.running import InputError
 
 pytest_plugins = ["augment_runs"]
 ALL_TYPES = [flag for flag in AUGMENT if flag not in ("--data_type", "dev")]
@@ -55,9 +54,7 @@ def test_golden_passages_take_the_place_of_retrieval(root, monkeypatch, capsys):
     assert "1 of 2 questions have no golden passage" in capsys.readouterr().out
 
 
-def test_a_passage_that_several_questions_and_data_types_found_is_written_about_once(
-    indexed, monkeypatch, capsys
-):
+def test_a_passage_that_several_questions_found_is_written_about_once(indexed, monkeypatch, capsys):
     asked = instantly(monkeypatch)
     run(augment, *ALL_TYPES, "--sample", "12", monkeypatch=monkeypatch)
     both = [p for t in ("dev", "test") for r in records_at(indexed, t) for p in r["passages"]]
@@ -77,17 +74,14 @@ def test_a_passage_that_several_questions_and_data_types_found_is_written_about_
 def test_if_every_passage_is_dropped_nothing_is_saved(indexed, monkeypatch):
     """With the prompts of another model, say; unfinished work of other questions is kept."""
     instantly(monkeypatch)
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(AugmentedFiles, "save", stop_after(1, None))
-        run(augment, *AUGMENT, monkeypatch=patch)
+    stopped(AugmentedFiles, "save", 1, augment, *AUGMENT)
     journal = indexed / "data_aug/demo/.demo-model.journal.0"
     write_json(indexed / "one.json", {"one": QUESTIONS["test"][:1]})
     flags = (*AUGMENT, "--data_path", str(indexed / "one.json"), "--data_type", "one")
     for unfinished in (True, False):
-        refused = pytest.raises(InputError, match=r"none of 1. passages .* --prompts demo .*max_ne")
-        with pytest.MonkeyPatch.context() as patch, refused:
+        with monkeypatch.context() as patch:
             patch.setattr(writing, "parse_pairs", lambda text: None)
-            run(augment, *flags, monkeypatch=patch)
+            refused(r"none of 1. passages .* --prompts demo .*max_ne", run, augment, *flags)
         left = {"demo/" + journal.name} if unfinished else {"demo/dev.json", "demo/" + SETTINGS}
         assert tree(indexed / "data_aug").keys() == left
         asked = instantly(monkeypatch)
@@ -100,8 +94,7 @@ def test_a_file_that_this_stage_did_not_write_is_named(indexed, monkeypatch):
     whole = {"test_id": 0, "question": "Q", "answer": "A", "augment": [{"pid": 0, **texts}]}
     for record in ({"question": "Q", "augment": [{"pid": 0}]}, whole):
         write_json(indexed / "data_aug/demo/dev.json", [record])
-        with pytest.raises(InputError, match=r"data_aug/demo/dev\.json"):
-            run(augment, *AUGMENT, monkeypatch=monkeypatch)
+        refused(r"data_aug/demo/dev\.json", run, augment, *AUGMENT)
 
 
 def test_a_file_of_an_earlier_version_counts(indexed, monkeypatch, capsys):
@@ -120,9 +113,7 @@ def test_a_file_of_an_earlier_version_counts(indexed, monkeypatch, capsys):
     assert "all 1 files exist already" in capsys.readouterr().out
 
 
-def test_a_larger_sample_goes_on_from_a_smaller_one_to_the_same_bytes(
-    indexed, demo_index, monkeypatch, capsys
-):
+def test_a_larger_sample_goes_on_to_the_same_bytes(indexed, demo_index, monkeypatch, capsys):
     bad = {hits_of(demo_index, "dev", 0)[1]["text"]}
     asked = instantly(monkeypatch, bad)
     flags = (*AUGMENT, "--max_attempts", "1")
@@ -148,16 +139,14 @@ def test_a_sample_does_not_grow_past_another_models_work_or_other_answers(indexe
     shutil.copytree(MODEL, indexed / "other-model")
     corrected = ("--data_path", str(indexed / "questions.json"))
     other = ("--model_name", str(indexed / "other-model"))
-    refused = "was not made by this stage with these questions and answers"
+    words = "was not made by this stage with these questions and answers"
     before = tree(indexed / "data_aug")
     for flags in (corrected, [*other, "--sample", "9"]):
-        with pytest.raises(InputError, match=refused):
-            run(augment, *AUGMENT, *flags, monkeypatch=monkeypatch)
+        refused(words, run, augment, *AUGMENT, *flags)
     assert tree(indexed / "data_aug") == before
     run(augment, *AUGMENT, *other, monkeypatch=monkeypatch)
     before = tree(indexed / "data_aug")
-    with pytest.raises(InputError, match=refused):
-        run(augment, *AUGMENT, "--sample", "9", "--overwrite", monkeypatch=monkeypatch)
+    refused(words, run, augment, *AUGMENT, "--sample", "9", "--overwrite")
     run(augment, *AUGMENT, "--sample", "2", monkeypatch=monkeypatch)
     assert tree(indexed / "data_aug") == before
 
@@ -181,7 +170,7 @@ def test_a_kill_between_two_saves_loses_nothing(indexed, demo_index, monkeypatch
     assert tree(indexed / "data_aug") == whole and not asked
 
 
-@pytest.mark.parametrize(("place", "call"), [("write_chunk", 1), ("write_json", 3)])
+@pytest.mark.parametrize(("place", "call"), [("write_chunk", 2), ("write_json", 3)])
 def test_an_interrupted_overwriting_goes_on_without_the_flag(indexed, monkeypatch, place, call):
     """The old texts are there until the new ones take their place, and never count as new."""
     instantly(monkeypatch)
@@ -189,13 +178,14 @@ def test_an_interrupted_overwriting_goes_on_without_the_flag(indexed, monkeypatc
     before = tree(indexed / "data_aug")
     flags = (*AUGMENT, "--seed", "5", "--sample", "2")
     module = writing if place == "write_chunk" else augmented_files
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(module, place, stop_after(call, getattr(module, place)))
-        run(augment, *flags, "--overwrite", monkeypatch=patch)
-    stopped = tree(indexed / "data_aug")
-    assert stopped["demo/dev.json"] == before["demo/dev.json"]
-    with pytest.raises(InputError, match="made with seed = 5"):
-        run(augment, *AUGMENT, monkeypatch=monkeypatch)
+    stopped(writing, "write_chunk", 1, augment, *flags, "--overwrite")  # nothing is new yet
+    with monkeypatch.context() as patch:  # nor then
+        patch.setattr(writing, "parse_pairs", lambda text: None)
+        refused("none of .* got a valid list", run, augment, *flags, "--overwrite")
+    assert tree(indexed / "data_aug") == before
+    stopped(module, place, call, augment, *flags, "--overwrite")
+    assert tree(indexed / "data_aug")["demo/dev.json"] == before["demo/dev.json"]
+    refused("made with seed = 5", run, augment, *AUGMENT)
     run(augment, *flags, monkeypatch=monkeypatch)
     assert tree(indexed / "data_aug").keys() == before.keys()
     assert len(records_at(indexed)) == 2
@@ -246,9 +236,7 @@ def test_two_processes_end_with_the_bytes_of_one(indexed, monkeypatch, capsys):
     assert said.count("wanted") == 1  # only the main process speaks
 
 
-def test_jobs_of_an_array_and_a_run_that_puts_them_together(
-    indexed, demo_index, monkeypatch, capsys
-):
+def test_jobs_of_an_array_are_put_together(indexed, demo_index, monkeypatch, capsys):
     bad = {hits_of(demo_index, "dev", number)[number]["text"] for number in range(3)}
     asked = instantly(monkeypatch, bad)
     run(augment, *WAVES, monkeypatch=monkeypatch)

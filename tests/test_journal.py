@@ -59,13 +59,10 @@ def test_work_of_other_settings_is_refused_and_stays(tmp_path):
         Journal(tmp_path / "k", SETTINGS)
 
 
-def test_a_setting_that_is_gone_is_a_difference_and_equal_settings_are_none():
+def test_an_absent_setting_has_the_recipes_default_and_any_other_is_a_difference():
     refuse_difference("it", {"a": 1, "b": [2]}, {"b": [2], "a": 1}, "do")
     with pytest.raises(InputError, match=r"^it was made with b = \[2\], .* b = null; do$"):
         refuse_difference("it", {"a": 1, "b": [2]}, {"a": 1}, "do")
-
-
-def test_an_absent_setting_has_the_recipes_default():
     old, new = {"seed": 1}, {"seed": 1, "objective": "lm", "merge_topk": None}
     assert first_difference(old, new) is None and first_difference(new, old) is None
     assert first_difference(old, {**new, "objective": "other"}) == "objective"

@@ -76,9 +76,30 @@ def test_a_launcher_and_what_splits_or_spreads_alone_exclude_each_other(monkeypa
         refuse_launcher("warmup_lora.py")
 
 
-def test_jobs_of_an_array_encode_their_parts_and_a_later_run_finds_all(
-    encoded, monkeypatch, capsys
-):
+VARIABLES = [  # WORLD_SIZE, RANK, what is said
+    ("2", "", "RANK is '' and not a number .* unset WORLD_SIZE"),
+    ("2", "2", "RANK is 2, but WORLD_SIZE 2; start with torchrun"),
+    ("0", "0", "RANK is 0, but WORLD_SIZE 0|a launcher|in one process"),
+    ("2", "0", "do not find each other .*MASTER_ADDR.* launch"),
+    ("", "0", "WORLD_SIZE is ''"),
+    ("two", "0", "WORLD_SIZE is 'two'"),
+]
+
+
+@pytest.mark.parametrize(("size", "rank", "message"), VARIABLES)
+def test_variables_that_no_launcher_set_are_one_sentence(size, rank, message, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", size)
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    readers = [lambda: start_processes(None, None)]
+    if size != "2":
+        readers += [lambda: refuse_launcher("warmup_lora.py"), lambda: shard_of("0/2")]
+    for read in readers:
+        with pytest.raises(Exception, match=message):
+            read()
+
+
+def test_jobs_of_an_array_encode_and_a_later_run_finds_all(encoded, monkeypatch, capsys):
     root, whole = encoded
     without(root, "offline")
     flags = lambda part: [*ENCODE, "--shard", part]  # noqa: E731

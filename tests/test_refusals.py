@@ -8,14 +8,13 @@ import sys
 
 import pytest
 from conftest import REPOSITORY
-from stage_runs import ADAPTERS, AUGMENT, COMMON, DEV, MODEL, RESULTS, TRAIN, answer, run
+from stage_runs import ADAPTERS, AUGMENT, COMMON, DEV, MODEL, RESULTS, TRAIN, answer, refused, run
 
 import augment
 import encode
 import inference
 from utils import layout, running
 from utils.augmentation.records import data_types_of, read_augmented
-from utils.running import InputError
 from utils.store.folders import read_training
 
 RECORD = {"question": "Who?", "answer": "Orr"}
@@ -39,87 +38,67 @@ PAIR = {"question": "Q?", "answer": "a", "full_answer": "It is a."}
 
 # script, flags, content of the file {file} (None: there is none; a value: as JSON), what is said
 BAD = {
-    "an index that exists": (
-        "prep_elastic", ["--index_name", "demo", "--data_path", "{file}"], HEADER + ROW,
-        "exists already.*--overwrite",
-    ),
+    "an index that exists": ("prep_elastic", ["--index_name", "demo", "--data_path", "{file}"],
+        HEADER + ROW, "exists already.*--overwrite"),
     "questions that are missing": ("augment", WRITE, None, "does not exist"),
     "questions that are cut off": ("augment", WRITE, b'[{"question": "Wh', "valid JSON.*mend it"),
     "questions in Latin-1": ("augment", WRITE, b'[{"question": "\xe9"}]', "UTF-8.*convert"),
     "a number of 9000 digits": ("augment", WRITE, b"9" * 9000, "digits"),
-    "half a character": (
-        "augment", WRITE, b'[{"question": "\\ud83d?", "answer": "a"}]', "surrogates not allowed",
-    ),
-    "a number as answer": (
-        "augment", WRITE, [RECORD, {**RECORD, "answer": 7}], "record 1: answer",
-    ),
+    "half a character": ("augment", WRITE, b'[{"question": "\\ud83d?", "answer": "a"}]',
+        "surrogates not allowed"),
+    "a number as answer": ("augment", WRITE, [RECORD, {**RECORD, "answer": 7}], "record 1: answer"),
     "a data type that is a path": ("augment", WRITE, {"../..": [RECORD]}, "as a folder name"),
     "an unknown data type": (
         "augment", [*WRITE, "--data_type", "x"], {"\x1b[1mbold": [RECORD]}, r"own has  \[1mbold",
     ),
     "no golden passage": ("augment", [*WRITE, "--engine", "golden"], [RECORD], "golden_passages"),
-    "fewer passages than topk": (
-        "augment", [*WRITE, "--topk", "600"], [RECORD], "holds 540 .*600",
-    ),
+    "fewer passages than topk": ("augment", [*WRITE, "--topk", "600"], [RECORD], "holds 540 .*600"),
     "an unknown index": ("augment", [*WRITE, "--index_name", "no"], [RECORD], "no index.*prep_e"),
     "a sample of 0": ("augment", [*WRITE, "--sample", "0"], [RECORD], "0 is not above 0"),
-    "a temperature below 0": (
-        "augment", [*WRITE, "--temperature", "-1"], [RECORD], "--temperature",
-    ),
-    "an unknown model": (
-        "encode", [*ENCODE, "--model_name", "none"], None, "none: .*there is no such folder",
-    ),
-    "a model in a folder without it": (
-        "encode", [*ENCODE, "--model_name", "{folder}"], None, r"no config\.json in it",
-    ),
-    "a data set that nobody augmented": (
-        "encode", [*ENCODE, "--dataset", "nowhere"], None, r"nowhere has no .*run python src/aug",
-    ),
-    "texts of another model": (
-        "encode", [*ENCODE, "--augment_model", "other"], None, "--augment_mod",
-    ),
-    "an unknown prompt set": (
-        "encode", [*ENCODE, "--prompts", "none"], None, "none: .*default, demo",
-    ),
-    "CoT without examples": (
-        "encode", [*ENCODE, "--with_cot"], None, r"'demo': write .*fewshot/demo\.json .*drop --w",
-    ),
-    "a start that is no adapter": (
-        "encode", [*ENCODE, "--init_adapter", "{folder}"], None, "no adapter in .*warmup_lora",
-    ),
+    "a temperature below 0": ("augment", [*WRITE, "--temperature", "-1"], [RECORD],
+        "--temperature"),
+    "an unknown model": ("encode", [*ENCODE, "--model_name", "none"], None,
+        "none: .*there is no such folder"),
+    "a model in a folder without it": ("encode", [*ENCODE, "--model_name", "{folder}"], None,
+        r"no config\.json in it"),
+    "a data set that nobody augmented": ("encode", [*ENCODE, "--dataset", "nowhere"], None,
+        r"nowhere has no .*run python src/aug"),
+    "texts of another model": ("encode", [*ENCODE, "--augment_model", "other"], None,
+        "--augment_mod"),
+    "an unknown prompt set": ("encode", [*ENCODE, "--prompts", "none"], None,
+        "none: .*default, demo"),
+    "CoT without examples": ("encode", [*ENCODE, "--with_cot"], None,
+        r"'demo': write .*fewshot/demo\.json .*drop --w"),
+    "a start that is no adapter": ("encode", [*ENCODE, "--init_adapter", "{folder}"], None,
+        "no adapter in .*warmup_lora"),
     "an unknown method": ("inference", [*ENCODE, "--inference_method", "rag"], None, "'rag'"),
     "an answer of -3 tokens": ("inference", [*ANSWER, "--max_new_tokens", "-3"], None, "-3 is not"),
-    "an answer longer than the model": (
-        "inference", [*ANSWER, "--max_new_tokens", "100000", "--overwrite"], None, "100000",
-    ),
+    "an answer longer than the model": ("inference",
+        [*ANSWER, "--max_new_tokens", "100000", "--overwrite"], None, "100000"),
     "a passage without text": ("encode", ENCODE, augmented_with(passage=3), "passage is a number"),
-    "no folder of data": (
-        "get_warmup_data", ["--data_path", "{folder}"], None, "holds no folder named .*download",
-    ),
-    "no record left": (
-        "get_warmup_data", [*DIRECT, "--skip", "9"], [RECORD], "no record can be used; give a s",
-    ),
-    "a sample that takes all": (
-        "get_warmup_data", [*DIRECT, "--sample", "1"], [RECORD], "leaves none .*smaller number",
-    ),
-    "records that are missing": (
-        "warmup_lora", TRAINING, None, r"run src/get_warmup_data\.py first",
-    ),
-    "a record that is too long": (
-        "warmup_lora", [*TRAINING, "--block_size", "5"], [RECORD], "record 0 .*--block_size 5; rai",
-    ),
+    "no folder of data": ("get_warmup_data", ["--data_path", "{folder}"], None,
+        "holds no folder named .*download"),
+    "no record left": ("get_warmup_data", [*DIRECT, "--skip", "9"], [RECORD],
+        "no record can be used; give a s"),
+    "a sample that takes all": ("get_warmup_data", [*DIRECT, "--sample", "1"], [RECORD],
+        "leaves none .*smaller number"),
+    "records that are missing": ("warmup_lora", TRAINING, None,
+        r"run src/get_warmup_data\.py first"),
+    "a record that is too long": ("warmup_lora", [*TRAINING, "--block_size", "5"], [RECORD],
+        "record 0 .*--block_size 5; rai"),
     "a server without address": ("augment", [*WRITE, "--api_base", ""], None, "address"),
-    "more passages to merge than there are": (
-        "inference", [*ENCODE, "--inference_method", "prag", "--merge_topk", "9"], None,
-        "--merge_topk 9 is more than the 3 passages",
-    ),
+    "more passages to merge than there are": ("inference",
+        [*ENCODE, "--inference_method", "prag", "--merge_topk", "9"], None,
+        "--merge_topk 9 is more than the 3 passages"),
+    "a merge without adapters": ("inference", [*ANSWER, "--merge_topk", "1"], None, "merges no ad"),
+    "a random base that counts once": ("inference",
+        [*ENCODE, "--inference_method", "prag", "--merge", "base_once"], None, "needs --init_adap"),
+    "unknown parts": ("encode", [*ENCODE, "--augment_parts", "answers"], None, "is not a part"),
     "no results of that model": ("report", ["--model_name", "none"], None, "no result to show"),
-    "a part of an array that overwrites": (
-        "inference", [*ANSWER, "--overwrite", "--shard", "0/2"], None, "--overwrite would remove",
-    ),
-    "a seed that torch does not take": (
-        "encode", [*ENCODE, "--seed", "9" * 20], None, "--seed: 9+ is not between",
-    ),
+    "a part of an array that overwrites": ("inference", [*ANSWER, "--overwrite", "--shard", "0/2"],
+        None, "--overwrite would remove"),
+    "a seed that torch does not take": ("encode", [*ENCODE, "--seed", "9" * 20], None,
+        "--seed: 9+ is not between"),
     "prompts of an unknown set": ("show_prompts", ["--prompts", "none"], None, "none"),
 }  # fmt: skip
 
@@ -168,23 +147,20 @@ def test_stray_files_and_strange_names_change_nothing(copy, monkeypatch, capsys)
 
 
 def test_a_result_made_with_other_settings_is_refused(copy, monkeypatch):
-    with pytest.raises(InputError, match=r"max_new_tokens = 12, but this run has .* = 13"):
-        answer("icl", "--max_new_tokens", "13", monkeypatch=monkeypatch)
-    with pytest.raises(InputError, match="temperature"):
-        run(augment, *AUGMENT, "--temperature", "0.1", monkeypatch=monkeypatch)
-    with pytest.raises(InputError, match=r'answers = "published", but this run has .* = "all"'):
-        run(augment, *AUGMENT, "--answers", "all", monkeypatch=monkeypatch)
+    words = r"max_new_tokens = 12, but this run has .* = 13"
+    refused(words, answer, "icl", "--max_new_tokens", "13")
+    refused("temperature", run, augment, *AUGMENT, "--temperature", "0.1")
+    words = 'answers = "published", but this run has .* = "all"'
+    refused(words, run, augment, *AUGMENT, "--answers", "all")
     (copy / "data_aug/demo/.dev.other.settings").write_text('{"answers": "all"}')
-    with pytest.raises(InputError, match=r"'all' by another model .*use --answers all"):
-        run(augment, *AUGMENT, monkeypatch=monkeypatch)
+    refused("'all' by another model .*use --answers all", run, augment, *AUGMENT)
 
 
 def test_adapters_from_another_base_are_refused(copy, monkeypatch):
     folder = copy / ADAPTERS / "data_1/passage_0"
     training = read_training(folder)
     (folder / "training_config.json").write_text(json.dumps({**training, "base": "other"}))
-    with pytest.raises(InputError, match="different base adapters"):
-        answer("prag", "--overwrite", monkeypatch=monkeypatch)
+    refused("different base adapters", answer, "prag", "--overwrite")
 
 
 def test_cot_goes_through_the_stages(copy, monkeypatch):

@@ -9,18 +9,21 @@ import openai
 import pytest
 from augment_runs import PAIRS, records_at
 from fake_openai import NAME, FakeOpenAI, error
-from stage_runs import AUGMENT, MODEL, run, tree
+from stage_runs import AUGMENT, MODEL, refused, run, tree
 
 import augment
+from utils.answering import prediction_of
 from utils.augmentation import server, writing
 from utils.augmentation.sampling import Sampling
 from utils.models import generate, load_model, load_tokenizer
 from utils.prompting import load_prompts
 from utils.running import InputError
+from utils.thoughts import without_thoughts
 
 pytest_plugins = ["augment_runs"]
 KEY = "sk-very+secret"
 PAIRS_REQUEST = "question_answer_pairs"
+TEMPLATE = {"date_string": "26 Jul 2024", "enable_thinking": False, "thinking": False}
 
 
 @pytest.fixture(autouse=True)
@@ -41,8 +44,12 @@ def open_server(*flags: str, say=print) -> server.Server:
     return server.Server(options, load_prompts("demo", "", False), Sampling.of(options), say)
 
 
-def test_the_server_gives_the_records_of_the_local_path(indexed, monkeypatch):
-    flags = ("--sample", "1", "--batch_size", "1")
+def test_the_server_gives_the_records_of_the_local_path(indexed, monkeypatch, capsys):
+    """Its thoughts are left out; the bar moves with every text, also of one batch."""
+    flags, told = ("--sample", "1", "--batch_size", "3"), []
+    tell = writing.Progress.__call__
+    watch = lambda bar, *of: told.append(of) or tell(bar, *of)  # noqa: E731
+    monkeypatch.setattr(writing.Progress, "__call__", watch)
     run(augment, *AUGMENT, *flags, monkeypatch=monkeypatch)
     local = records_at(indexed)
     tokenizer = load_tokenizer(MODEL)
@@ -54,8 +61,11 @@ def test_the_server_gives_the_records_of_the_local_path(indexed, monkeypatch):
         sampling = {"temperature": body["temperature"], "top_k": body.get("top_k", 50)}
         sampling["seeds"] = [body["seed"]]
         with lock:
-            return generate(model, tokenizer, [ids], body["max_tokens"], **sampling)[0]
+            return "<think>[{</think>" + generate(model, tokenizer, [ids], 160, **sampling)[0]
 
+    moves = [texts for texts, _ in told if texts]
+    assert sum(moves) == 6 and len(moves) > 2  # of two batches
+    assert sum(tokens for _, tokens in told) > 300 and " tok/s" in capsys.readouterr().err
     monkeypatch.setattr(writing, "load_model", None)
     with FakeOpenAI(text) as fake:
         run(augment, *by(fake, *flags, "--overwrite"), monkeypatch=monkeypatch)
@@ -63,11 +73,30 @@ def test_the_server_gives_the_records_of_the_local_path(indexed, monkeypatch):
     (prompt,) = fake.requests[0]["messages"]
     assert prompt["role"] == "user" and "<|" not in prompt["content"]
     sampling = {"max_tokens": 160, "temperature": 0.7, "top_p": 1, "top_k": 50}
-    sampling |= {"repetition_penalty": 1.0, "model": NAME}
+    sampling |= {"repetition_penalty": 1.0, "model": NAME, "chat_template_kwargs": TEMPLATE}
     assert sampling.items() <= fake.requests[0].items()
     assert len({r["seed"] for r in fake.requests}) == len(fake.requests)
     settings = json.loads((indexed / "data_aug/demo/.dev.demo-model.settings").read_text())
     assert settings["api_model"] == NAME and settings["batch_size"] is None
+
+
+THOUGHT = {  # text -> what is left
+    " Orr [thinking]. ": "Orr [thinking].", "analysis of Orr": "analysis of Orr",
+    "<think>\n\n</think>\n\nOrr": "Orr", "I think so.</think>Orr": "Orr",
+    "<think>a <think>b</think> c</think> Orr": "Orr", "[THINK]a[/THINK]Orr": "Orr",
+    "It is <Thinking>a</thinking>Orr": "It is Orr", "Orr <seed:think>so</seed:think><think>a": "",
+    "<|channel|>analysis<|message|>a<|end|><|channel|>final<|message|>Orr": "Orr",
+    "analysisWe need it.assistantfinalOrr": "Orr",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", THOUGHT)
+def test_what_is_left_without_thoughts_is_what_counts(text):
+    assert without_thoughts(text) == (left := THOUGHT[text])
+    recipe = augment.parse_arguments([*AUGMENT])[1]
+    row = prediction_of({"test_id": 0, "question": "Who?", "answer": "Orr"}, text, recipe)
+    assert row["text"] == text and row["answer_presence"] == ("Orr" in left)
+    assert row["eval_predict"] == left.split(".")[0]
 
 
 def test_the_work_is_the_model_s_wherever_it_is_served(indexed, monkeypatch):
@@ -78,8 +107,7 @@ def test_the_work_is_the_model_s_wherever_it_is_served(indexed, monkeypatch):
         run(augment, *by(fake, "--temperature", "0"), monkeypatch=monkeypatch)
         assert fake.requests == []
         fake.models = ("other",)
-        with pytest.raises(InputError, match=f'api_model = "{NAME}", but this run has .*"other"'):
-            run(augment, *by(fake), monkeypatch=monkeypatch)
+        refused(f'api_model = "{NAME}", but this run has .*"other"', run, augment, *by(fake))
 
 
 def test_which_model_is_asked_and_that_any_completion_counts():
@@ -93,6 +121,13 @@ def test_which_model_is_asked_and_that_any_completion_counts():
             assert open_server("--api_base", fake.url).answer("rewrite", ["one"], [1]) == [text]
 
 
+@pytest.mark.parametrize("listed", ["<html>", None, [], {}, {"data": [3]}, {"data": "all"}, 500])
+def test_what_is_no_list_of_models_is_one_sentence(listed):
+    with FakeOpenAI() as fake, pytest.raises(InputError, match=r"/models .*--api_model|or fails"):
+        fake.listing = error(500, "no") if listed == 500 else (200, listed)
+        open_server("--api_base", fake.url)
+
+
 def test_settings_that_a_server_refuses_are_left_out_and_told_of_once():
     said = []
     with FakeOpenAI() as fake:
@@ -100,8 +135,9 @@ def test_settings_that_a_server_refuses_are_left_out_and_told_of_once():
         fake.refused = {"top_k"}
         assert opened.answer(PAIRS_REQUEST, ["one", "two"], [1, 2]) == [PAIRS, PAIRS]
     (line,) = said
-    assert "takes no top_k or repetition_penalty: --top_k_sampling has no effect" in line
-    assert not any("repetition_penalty" in request for request in fake.requests)
+    assert "takes no top_k: what the model's own settings or chat template say of it has" in line
+    fixed = {"top_p": 1, "min_p": 0, "repetition_penalty": 1, "chat_template_kwargs": TEMPLATE}
+    assert all(fixed.items() <= request.items() for request in fake.requests)
 
 
 def test_the_key_is_used_and_never_shown(indexed, monkeypatch, capsys):
@@ -140,27 +176,25 @@ def test_a_fault_that_passes_loses_nothing(fault):
         assert len(fake.requests) == 4
 
 
-@pytest.mark.parametrize(
-    ("fault", "message"),
-    [
-        (error(429, "quota"), r"too busy or fails \(Error code: 429 - .*quota.*goes on"),
-        ("drop", r"cannot be reached, is .* \(Connection error\.\)"),
-        ((200, {"choices": 3}), "not a chat completion"),
-        (threading.Event(), r"timed out.*raise --api_timeout"),
-        (error(401, "expired"), r"refuses the key .*expired"),
-        (error(404, "no model"), r"does not find .*no model.*--api_model.*up to /v1"),
-        (error(400, "maximum context is 10"), r"maximum context is 10.*--max_new_tokens"),
-    ],
-)
+@pytest.mark.parametrize(("fault", "message"), [
+    (error(429, "quota"), r"too busy or fails \(Error code: 429 - .*quota.*goes on"),
+    ("drop", r"cannot be reached, is .* \(Connection error\.\)"),
+    ((200, {"choices": 3}), "not a chat completion"),
+    (threading.Event(), r"timed out.*raise --api_timeout"),
+    ("drip", r"timed out.*raise --api_timeout"),
+    (error(401, "expired"), r"refuses the key .*expired"),
+    (error(404, "no model"), r"does not find .*no model.*--api_model.*up to /v1"),
+    (error(400, "maximum context is 10"), r"maximum context is 10.*--max_new_tokens"),
+])  # fmt: skip
 def test_a_fault_that_stays_is_one_sentence(fault, message):
-    never = isinstance(fault, threading.Event)
+    never = isinstance(fault, threading.Event) or fault == "drip"
     with FakeOpenAI() as fake:
         opened = open_server("--api_base", fake.url, "--api_timeout", "0.2" if never else "60")
         fake.fault = lambda number, body: fault
         with pytest.raises(InputError, match=message) as caught:
             opened.answer(PAIRS_REQUEST, ["one"], [1])
         assert "\n" not in str(caught.value)
-        if never:
+        if isinstance(fault, threading.Event):
             fault.set()
     with pytest.raises(InputError, match=r"cannot be reached"):
         open_server("--api_base", fake.url)  # it is closed now

@@ -45,9 +45,7 @@ def distinct_passages(root) -> int:
     return len({entry["passage"] for record in records for entry in record["augment"]})
 
 
-def test_total_and_types_together_train_and_store_each_passage_once(
-    with_total, monkeypatch, capsys
-):
+def test_total_and_types_together_train_each_passage_once(with_total, monkeypatch, capsys):
     shutil.rmtree(with_total / "offline")
     run(encode, *ALL, monkeypatch=monkeypatch)
     distinct = distinct_passages(with_total)
@@ -124,9 +122,7 @@ def test_what_is_not_equal_or_not_sound_is_trained(with_total, monkeypatch, caps
     assert f"{distinct} adapters trained, {15 - distinct} linked" in capsys.readouterr().out
 
 
-def test_the_bytes_of_a_smaller_dtype_are_those_of_the_float32_adapter_rounded(
-    finished, copy, monkeypatch
-):
+def test_a_smaller_dtype_has_the_float32_adapter_rounded(finished, copy, monkeypatch):
     import torch
     from safetensors.torch import load_file
 

@@ -1,6 +1,7 @@
 """The real scripts on the bundled world: end to end, stopped, started again."""
 
 import json
+import shutil
 
 import peft
 import pytest
@@ -17,8 +18,10 @@ from stage_runs import (
     RESULTS,
     TRAIN,
     answer,
+    put,
+    refused,
     run,
-    stop_after,
+    stopped,
     tree,
 )
 from test_lora import train_with_peft
@@ -26,6 +29,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import augment
 import encode
+import inference
+from utils import answering
+from utils.journal import Journal
 from utils.metrics import METRICS
 from utils.recipe import METHODS
 from utils.store import links
@@ -145,6 +151,42 @@ def test_a_second_run_changes_nothing(copy, monkeypatch):
     assert tree(copy) == before
 
 
+def test_a_result_counts_with_its_settings_and_its_text_follows_from_it(copy, monkeypatch):
+    leaf = copy / RESULTS / "icl/dev"
+    whole, rows = tree(leaf), (leaf / "predict.json").read_text()
+    for text in (None, "", "em\t0.0000", whole["result.txt"].decode().replace("\n}", "")):
+        put(leaf / "result.txt", text)
+        answer("icl", monkeypatch=monkeypatch)
+        assert tree(leaf) == whole
+    put(leaf / "predict.json", rows.replace('"text": "', '"text": "x'))
+    put(leaf / "config.json", None)  # nothing says how these were made
+    answer("icl", monkeypatch=monkeypatch)
+    assert tree(leaf) == whole
+    for text in ("", "[]", '[{"em": 1}]', rows[:99], json.dumps(json.loads(rows)[1:]), None):
+        put(leaf / "predict.json", text)
+        refused(r"icl/dev/predict.json is missing, .* --overwrite$", answer, "icl")
+
+
+def test_overwriting_of_results_begins_with_the_first_new_answers(copy, monkeypatch):
+    """Of two data types; a run that goes on without the flag then makes both again."""
+    shutil.copy(copy / "data_aug/demo/dev.json", copy / "data_aug/demo/two.json")
+    flags = [*COMMON, "--dataset", "demo", *TRAIN, "--inference_method", "icl", "--batch_size", "2"]
+    run(inference, *flags, "--overwrite", monkeypatch=monkeypatch)
+    old, new = tree(copy / "output"), [*flags, "--max_new_tokens", "9"]
+    for stop, kept in ((1, True), (2, False)):
+        stopped(answering, "generate", stop, inference, *new, "--overwrite")
+        left = {name: data for name, data in tree(copy / "output").items() if "/." not in name}
+        assert (left == old) == kept
+    journal = copy / RESULTS / "icl/two" / answering.JOURNAL
+    with Journal(journal, {}):
+        refused("another run is writing .*icl/two", run, inference, *new, "--overwrite")
+    Journal(journal, {}).remove()
+    run(inference, *new, monkeypatch=monkeypatch)
+    ended = tree(copy / "output")
+    run(inference, *new, "--overwrite", monkeypatch=monkeypatch)
+    assert tree(copy / "output") == ended and ended.keys() == old.keys()
+
+
 def test_a_sample_larger_than_the_data_is_said(copy, monkeypatch, capsys):
     run(encode, *COMMON, *DEV, *TRAIN, "--sample", "9", monkeypatch=monkeypatch)
     assert "fewer questions than --sample 9: dev has 4\n" in capsys.readouterr().out
@@ -152,10 +194,10 @@ def test_a_sample_larger_than_the_data_is_said(copy, monkeypatch, capsys):
 
 def test_stopped_overwriting_of_adapters_goes_on_without_the_flag(copy, monkeypatch, capsys):
     flags = [*COMMON, *DEV, *TRAIN, "--adapters_per_batch", "3", "--save_dtype", "bfloat16"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(links, "save_adapter", stop_after(5, links.save_adapter))
-        with pytest.raises(KeyboardInterrupt):
-            run(encode, *flags, "--overwrite", monkeypatch=patch)
+    before = tree(copy / "offline")
+    for stop in (1, 5):
+        assert tree(copy / "offline") == before
+        stopped(links, "save_adapter", stop, encode, *flags, "--overwrite")
     kept = len(list((copy / ADAPTERS).glob("*/*")))
     assert kept >= 4
     capsys.readouterr()

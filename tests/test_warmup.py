@@ -10,7 +10,7 @@ import torch
 from conftest import REPOSITORY
 from hypothesis import given
 from hypothesis import strategies as st
-from stage_runs import MODEL, run, stop_after, tree
+from stage_runs import MODEL, put, refused, run, stop_after, stopped, tree
 from test_lora import model_in, random_examples, train_with_peft
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -18,8 +18,10 @@ import get_warmup_data
 import warmup_lora
 from utils import models, warmup
 from utils.files import write_json
+from utils.journal import remove_journal
 from utils.lora import objectives
 from utils.lora.bank import LoraBank
+from utils.lora.examples import Steps
 from utils.lora.training import train_adapters
 from utils.metrics import normalize
 from utils.prompting import PromptEncoder, load_prompts
@@ -36,16 +38,13 @@ DEV = ["--data_type", "dev", "--sample", "60"]
 WARM = "offline/demo-model/rank=2_alpha=32/warmup_direct"
 
 
-@pytest.mark.parametrize(
-    ("dataset", "past", "chosen"),
-    [
-        # the first bridge_comparison is record 5; 8 and 9 repeat its question, spelt otherwise
-        ("2wikimultihopqa", 6, {10, 13, 14}),
-        ("hotpotqa", 4, {7, 8, 9}),
-        ("popqa", 1, {2, 3, 4, 6, 7, 8}),
-        ("complexwebquestions", 1, {2, 3, 4, 5, 7, 8}),
-    ],
-)
+@pytest.mark.parametrize(("dataset", "past", "chosen"), [
+    # the first bridge_comparison is record 5; 8 and 9 repeat its question, spelt otherwise
+    ("2wikimultihopqa", 6, {10, 13, 14}),
+    ("hotpotqa", 4, {7, 8, 9}),
+    ("popqa", 1, {2, 3, 4, 6, 7, 8}),
+    ("complexwebquestions", 1, {2, 3, 4, 5, 7, 8}),
+])  # fmt: skip
 def test_what_is_chosen_from_the_raw_formats(dataset, past, chosen):
     """Also: no record whose support is missing, or whose answer scoring would cut."""
     source = warmup.open_source(dataset, DATA / dataset, None, 1)
@@ -90,7 +89,8 @@ def test_a_question_that_another_data_set_or_type_evaluates_is_dropped():
 def test_a_reasoning_is_usable_only_with_the_answer_that_scoring_reads():
     texts = ["A made it.\nSo the answer is Orr.\n\nMore", " A b. So the answer is the orr, I say"]
     texts += ["Ann made it. So the answer is not Orr.", "Orr", "So the answer is Orr."]
-    records = warmup.usable_records([{"answer": "Orr", "evidence": ["A."]}] * 5, texts)
+    texts += ["<think>Or so?", "B. So the answer is Orr.</think> So the answer is Orr."]
+    records = warmup.usable_records([{"answer": "Orr", "evidence": ["A."]}] * 7, texts)
     usable = ["A made it. So the answer is Orr", "A b. So the answer is the orr"]
     assert records == [{"answer": "Orr", "full_answer": text} for text in usable]
 
@@ -118,16 +118,19 @@ def test_both_kinds_of_data_are_made_and_a_stopped_run_ends_with_the_same_bytes(
     whole = tree(root)
     run(get_warmup_data, *MAKE, monkeypatch=monkeypatch)
     assert tree(root) == whole and not [name for name in whole if "journal" in name]
-    with pytest.raises(InputError, match="was made with records ="):
-        run(get_warmup_data, *MAKE, "--direct_records", "3", monkeypatch=monkeypatch)
+    refused("was made with records =", run, get_warmup_data, *MAKE, "--direct_records", "3")
     shutil.rmtree(root / "data_aug")
-    monkeypatch.setattr(models, "generate", stop_after(3, reason))
-    with pytest.raises(KeyboardInterrupt):
-        run(get_warmup_data, *MAKE, monkeypatch=monkeypatch)
-    with pytest.raises(InputError, match=r"unfinished work .* max_new_tokens = 128, but .* = 90"):
-        run(get_warmup_data, *MAKE, "--max_new_tokens", "90", monkeypatch=monkeypatch)
-    monkeypatch.setattr(models, "generate", stop_after(4, reason))  # 3 of 5 batches are left
-    run(get_warmup_data, *MAKE, monkeypatch=monkeypatch)
+    stopped(models, "generate", 3, get_warmup_data, *MAKE)
+    other = (*MAKE, "--max_new_tokens", "90")
+    refused(r"unfinished work .* max_new_tokens = 128, but .* = 90", run, get_warmup_data, *other)
+    with monkeypatch.context() as patch:
+        patch.setattr(models, "generate", stop_after(4, reason))  # 3 of 5 batches are left
+        run(get_warmup_data, *MAKE, monkeypatch=patch)
+    for stop in (1, 3):
+        assert tree(root) == whole
+        stopped(models, "generate", stop, get_warmup_data, *MAKE, "--overwrite")
+        remove_journal(root / "data_aug/warmup/demo-model/.cot.journal") if stop == 1 else None
+    run(get_warmup_data, *MAKE, monkeypatch=monkeypatch)  # goes on without the flag
     assert tree(root) == whole
     run(warmup_lora, "--model_name", MODEL, "--with_cot", monkeypatch=monkeypatch)
     training = json.loads((root / WARM.replace("direct", "cot/training_config.json")).read_text())
@@ -137,14 +140,13 @@ def test_both_kinds_of_data_are_made_and_a_stopped_run_ends_with_the_same_bytes(
 def test_what_cannot_give_a_reasoning_is_refused_and_leaves_nothing(root, monkeypatch):
     shown = []
     monkeypatch.setattr(models, "generate", lambda m, t, prompts, *a: shown.extend(prompts) or [""])
-    refused = {  # flags by what is said
+    sentences = {  # flags by what is said
         "few-shot examples for 'demo'": ["--dataset", "demo", "--data_path", DEMO, *DEV],
         "wrote no reasoning that can be used": ["--max_candidates", "2", "--direct_records", "0"],
         r"demo has no text 'cot\.reasoning_request'": ["--prompts", "demo"],
     }
-    for sentence, flags in refused.items():
-        with pytest.raises(InputError, match=sentence):
-            run(get_warmup_data, *MAKE, *flags, monkeypatch=monkeypatch)
+    for sentence, flags in sentences.items():
+        refused(sentence, run, get_warmup_data, *MAKE, *flags)
     assert tree(root) == {} and len(shown) == 4  # two of each data set
 
 
@@ -152,7 +154,7 @@ def test_what_cannot_give_a_reasoning_is_refused_and_leaves_nothing(root, monkey
 def test_training_equals_peft_and_adamw_in_float64(tmp_path, architecture, batch_size):
     torch.manual_seed(0)
     [examples] = random_examples([12])
-    steps = warmup.steps_of(examples, 2, batch_size, seed=5)
+    steps = list(Steps(examples, batch_size, 2, seed=5))
     bank = LoraBank(model_in(torch.float64, architecture, True), 2, 8)
     base = open_base_adapter(bank, tmp_path / "base", "tiny", seed=1)
     base = {name: (A.double(), B.double()) for name, (A, B) in base.items()}
@@ -173,9 +175,11 @@ def test_training_equals_peft_and_adamw_in_float64(tmp_path, architecture, batch
 
 
 def test_every_epoch_takes_each_record_once_in_its_own_order():
-    steps = warmup.steps_of(list(range(7)), 3, 3, seed=0)
+    steps = Steps(range(7), 3, 3, seed=0)
+    assert list(steps)[:3] == [[0, 5, 4], [3, 1, 6], [2]]  # as ever, so that a training can go on
+    assert len(Steps(range(7), 3, 10**9, seed=0)) == 3 * 10**9  # without a list of that length
     assert [len(step) for step in steps] == [3, 3, 1] * 3
-    epochs = {tuple(sum(steps[i : i + 3], [])) for i in (0, 3, 6)}
+    epochs = {tuple(sum(list(steps)[i : i + 3], [])) for i in (0, 3, 6)}
     assert len(epochs) == 3 and all(sorted(order) == list(range(7)) for order in epochs)
 
 
@@ -191,13 +195,18 @@ def test_a_prompt_is_question_answer_full_stop_and_end_of_text():
         assert text.endswith(f"Question: Who?<|eot|><|assistant|>{ending}<|eot|>")
 
 
-def train(root: Path, *more: str, monkeypatch) -> Path:
-    """A training on records of the demo in `data.json`; the adapter's folder."""
+def training(root: Path) -> list[str]:
+    """The flags of a training on records of the demo in `data.json`."""
     data = root / "data.json"
     if not data.exists():
         write_json(data, json.loads(Path(DEMO).read_text())["dev"][-14:])
     flags = ["--model_name", MODEL, "--prompts", "demo", "--data", str(data), "--save_steps", "5"]
-    run(warmup_lora, *flags, "--learning_rate", "2e-3", *more, monkeypatch=monkeypatch)
+    return [*flags, "--learning_rate", "2e-3"]
+
+
+def train(root: Path, *more: str, monkeypatch) -> Path:
+    """Such a training; the adapter's folder."""
+    run(warmup_lora, *training(root), *more, monkeypatch=monkeypatch)
     return root / WARM
 
 
@@ -212,6 +221,12 @@ def test_the_adapter_is_a_peft_folder_and_other_settings_are_refused(root, monke
     assert (folder / "loss.png").stat().st_size > 1000
     asked = json.loads((root / "data.json").read_text())[3]["question"]
     warmup.refuse_trained_questions(folder, ["Why?"])
+    whole = tree(root)
+    for content in ("[]", "{}", None):
+        put(folder / "questions.json", content)
+        with pytest.raises(InputError, match=r"questions.json does not say which .* --overwrite"):
+            warmup.refuse_trained_questions(folder, ["Why?"])
+    put(folder / "questions.json", whole[f"{WARM}/questions.json"].decode())
     with pytest.raises(InputError, match="trained on 1 of the questions"):
         warmup.refuse_trained_questions(folder, ["Why?", asked.lower().replace(" ", "  ")])
     training = json.loads((folder / "training_config.json").read_text())
@@ -221,19 +236,20 @@ def test_the_adapter_is_a_peft_folder_and_other_settings_are_refused(root, monke
     train(root, monkeypatch=monkeypatch)
     assert tree(root) == whole
     (root / "data.json").write_text((root / "data.json").read_text().replace("Who", "What"))
-    with pytest.raises(InputError, match="was made with data_file ="):
-        train(root, monkeypatch=monkeypatch)
+    refused("was made with data_file =", train, root)
 
 
 def test_an_unfinished_training_is_refused_if_it_cannot_go_on(root, monkeypatch):
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(objectives, "lm", stop_after(13, objectives.lm))
-        train(root, monkeypatch=patch)
+    stopped(objectives, "lm", 13, warmup_lora, *training(root))
     assert not (root / WARM).exists()
-    with pytest.raises(InputError, match=r"unfinished training .* learning_rate = 0.002"):
-        train(root, "--learning_rate", "1", monkeypatch=monkeypatch)
+    refused(r"unfinished training .* learning_rate = 0.002", train, root, "--learning_rate", "1")
     (root / WARM).with_name(".warmup_direct.checkpoint.safetensors").write_bytes(b"cut off")
-    with pytest.raises(InputError, match=r"unfinished training .* cannot be read"):
-        train(root, monkeypatch=monkeypatch)
-    with pytest.raises(InputError, match=r"the loss of step .* is nan"):
-        train(root, "--learning_rate", "1e30", "--overwrite", monkeypatch=monkeypatch)
+    refused(r"unfinished training .* cannot be read", train, root)
+    refused(r"the loss of step .* is nan", train, root, "--learning_rate", "1e30", "--overwrite")
+    train(root, "--overwrite", monkeypatch=monkeypatch)
+    whole = tree(root)
+    for stop, kept in ((5, True), (13, False)):  # a checkpoint takes the old one's place
+        stopped(objectives, "lm", stop, warmup_lora, *training(root), "--overwrite")
+        assert (tree(root) == whole) == kept
+    train(root, monkeypatch=monkeypatch)
+    assert tree(root) == whole

@@ -1,17 +1,35 @@
 """Stage 3's work: prompts of the questions, answers batch by batch, the result on the disk."""
 
 import json
+import re
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import PreTrainedModel
+import torch
+from transformers import LogitsProcessor, PreTrainedModel
 
 from utils.augmentation.records import texts_hash
 from utils.experiment import Experiment
-from utils.files import hash_json, read_json, read_object, relative, write_json, write_text
-from utils.journal import Journal, refuse_difference, remove_journal
+from utils.files import (
+    hash_json,
+    read_json,
+    read_object,
+    read_text,
+    relative,
+    write_json,
+    write_text,
+)
+from utils.journal import (
+    Journal,
+    check_journal,
+    journal_parts,
+    refuse_difference,
+    refuse_running,
+    remove_journal,
+)
 from utils.layout import results_folder
 from utils.lora.bank import LoraBank
 from utils.lora.memory import in_halves, prompts_that_fit
@@ -21,8 +39,10 @@ from utils.processes import Processes
 from utils.prompting import PromptEncoder, room_for_prompt
 from utils.provenance import PROVENANCE, provenance
 from utils.recipe import IN_CONTEXT, IN_PARAMETERS, Recipe
+from utils.running import InputError
 from utils.store.folders import weights_hash
 from utils.store.merging import open_merger
+from utils.thoughts import without_thoughts
 
 JOURNAL = ".predict.journal"
 WEIGHTS = "weights"  # the hash of all adapters in a result's settings
@@ -39,8 +59,10 @@ def prompt_of(record: dict, method: str, encoder: PromptEncoder) -> list[int]:
 
 
 def prediction_of(record: dict, text: str, recipe: Recipe) -> dict:
-    """A row of predict.json: the generated `text`, the answer in it, and its scores."""
-    prediction = extract_answer(text, recipe.with_cot, recipe.answer_cut)
+    """A row of predict.json: the generated `text`, the answer in it, and its scores. Thoughts in
+    the text answer nothing."""
+    said = without_thoughts(text)
+    prediction = extract_answer(said, recipe.with_cot, recipe.answer_cut)
     return {
         "test_id": record["test_id"],
         "question": record["question"],
@@ -48,7 +70,7 @@ def prediction_of(record: dict, text: str, recipe: Recipe) -> dict:
         "text": text,
         "eval_predict": prediction,
         **score(prediction, record["answer"]),
-        "answer_presence": answer_presence(text, record["answer"]),
+        "answer_presence": answer_presence(said, record["answer"]),
     }
 
 
@@ -76,38 +98,57 @@ class Result:
             hashes = [weights_hash(folder) for own in passages for folder, _ in own]
             self.config |= {"base": self.base, WEIGHTS: hash_json(hashes)}
 
-    @property
-    def exists(self) -> bool:
-        """Whether the result is complete."""
-        return (self.leaf / "result.txt").exists()
-
-    def check(self, overwrite: bool, processes: Processes) -> None:
-        """Raise `InputError` if it was made with other settings; `overwrite` removes it."""
-        if overwrite and processes.is_main:
-            remove_journal(self.leaf / JOURNAL)
-            for name in ("result.txt", "predict.json", "config.json"):
-                (self.leaf / name).unlink(missing_ok=True)
-        processes.wait()
-        if self.exists and processes.is_main:  # killed just before its removal
-            remove_journal(self.leaf / JOURNAL)
-        if (self.leaf / "config.json").exists():
-            made_with = read_object(self.leaf / "config.json", "the settings file")
-            for name in (PROVENANCE, "measured"):
-                made_with.pop(name, None)
-            made_with.setdefault(WEIGHTS, self.config.get(WEIGHTS))  # older results have none
+    def check(self, overwrite: bool, is_main: bool) -> bool:
+        """Whether the result is complete: what `config.json`, written last, says it was made with
+        counts, and `result.txt` follows from the other two. Raises `InputError` if it was made with
+        other settings or is damaged; with `overwrite` only if another run is making it."""
+        journal, path = self.leaf / JOURNAL, self.leaf / "config.json"
+        if overwrite:
+            refuse_running(journal_parts(journal) if is_main else ())
+            return False
+        config = read_object(path, "the settings file") if path.exists() else {}
+        made_with = {name: config[name] for name in config if name not in (PROVENANCE, "measured")}
+        if path.exists():
+            made = {WEIGHTS: self.config.get(WEIGHTS), **made_with}  # older results have none
             what, remedy = f"the result in {relative(self.leaf)}", "or --overwrite to answer again"
-            refuse_difference(what, made_with, self.config, f"use the same settings, {remedy}")
+            refuse_difference(what, made, self.config, f"use the same settings, {remedy}")
+        older = config and (self.leaf / "result.txt").exists()  # from before times were measured
+        if "measured" not in config and not older:
+            check_journal(journal, self.config)
+            return False
+        text = self._text(self._predictions(), made_with)
+        if is_main:
+            if not _alike(self.leaf / "result.txt", text):
+                write_text(self.leaf / "result.txt", text)
+            with suppress(InputError):  # killed just before its removal, or another run overwrites
+                remove_journal(journal)
+        return True
 
-    def begin(self) -> None:
-        """Say on the disk with which settings the result is being made."""
-        if not (self.leaf / "config.json").exists():
-            write_json(self.leaf / "config.json", {**self.config, PROVENANCE: provenance()})
+    def _predictions(self) -> list[dict]:
+        """The rows of `predict.json`; `InputError` unless they answer this run's questions."""
+        path, asked = self.leaf / "predict.json", [record["question"] for record in self.records]
+        with suppress(InputError):
+            rows = read_json(path, "the predictions")
+            if mean_scores(rows) and [row.get("question") for row in rows] == asked:
+                return rows
+        raise InputError(
+            f"{relative(path)} is missing, damaged or not about these {len(asked)} questions; "
+            "put the right one back, or answer again with --overwrite"
+        )
+
+    def remove(self) -> None:
+        """Delete the result; until `config.json` is gone a killed run has the old one."""
+        for name in ("result.txt", "config.json", "predict.json"):
+            (self.leaf / name).unlink(missing_ok=True)
 
     def save(self, items: list[dict], prompts: list[list[int]]) -> None:
         """Write `predict.json`, `config.json` and `result.txt` from the journal's `items`."""
         by_question: dict[int, dict] = {}
         for item in items:
             by_question |= zip(item["questions"], item["predictions"], strict=True)
+        if len(by_question) < len(prompts):
+            lost = f"answers are missing in {relative(self.leaf / JOURNAL)}, another run may have"
+            raise InputError(f"{lost} removed them; start the same command again")
         predictions = [by_question[did] for did in range(len(prompts))]
         texts = [row["text"] for row in predictions]
         generated = self.experiment.tokenizer(texts, add_special_tokens=False).input_ids
@@ -120,23 +161,52 @@ class Result:
         config = {**self.config, PROVENANCE: provenance(), "measured": measured}
         write_json(self.leaf / "predict.json", predictions)
         write_json(self.leaf / "config.json", config)
-        write_text(self.leaf / "result.txt", self._text(predictions))
+        write_text(self.leaf / "result.txt", self._text(predictions, self.config))
 
-    def _text(self, predictions: list[dict]) -> str:
+    def _text(self, predictions: list[dict], config: dict) -> str:
         """`result.txt`: one line per metric, a blank line, the run's arguments."""
         recipe, means = self.experiment.recipe, mean_scores(predictions)
         lines = [f"{metric}\t{means[metric]:.4f}" for metric in METRICS]
         named = {"model_name": recipe.model_name, "prompt_set": recipe.prompts}
         named |= {"dataset": recipe.dataset, "data_type": self.data_type}
-        arguments = json.dumps({**named, **self.config}, ensure_ascii=False, indent=2)
+        arguments = json.dumps({**named, **config}, ensure_ascii=False, indent=2)
         return "\n".join([*lines, "", arguments, ""])
 
     def summary(self) -> str:
         """The means of the metrics in a line."""
-        means = mean_scores(read_json(self.leaf / "predict.json", "the predictions"))
+        means = mean_scores(self._predictions())
         shown = "  ".join(f"{metric} {means[metric]:.4f}" for metric in METRICS)
         title = f"{self.experiment.recipe.inference_method} {self.data_type}"
         return f"{title}: {shown}  ({len(self.records)} questions) {relative(self.leaf)}"
+
+
+def _alike(path: Path, text: str) -> bool:
+    """Whether the file at `path` holds `text`, in which the same model may be spelt otherwise."""
+    with suppress(InputError):
+        texts = (read_text(path, "the result"), text)
+        return len({re.sub(r'"(model_name|prompt_set)": .*', "", one) for one in texts}) == 1
+    return False
+
+
+class FiniteLogits(LogitsProcessor):
+    """Watches a generation: `rows` says of each prompt whether its logits were always finite."""
+
+    rows: torch.Tensor | bool = True
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """`scores [rows, vocabulary]` as they are; a token that a model rules out has -inf."""
+        self.rows = self.rows & (scores < torch.inf).all(-1)
+        return scores
+
+    def check(self, batch: list[int], merged: bool) -> None:
+        """Raise `InputError` with the number of the first question whose logits were not finite."""
+        if bad := [did for did, fine in zip(batch, self.rows.tolist(), strict=True) if not fine]:
+            what = "with the merged adapters of " if merged else "for "
+            remedy = "use a smaller --merge_scale, or " if merged else "use "
+            raise InputError(
+                f"the model's output {what}question {bad[0]} (data_{bad[0]}) is not finite; "
+                f"{remedy}--dtype float32"
+            )
 
 
 class Answering:
@@ -149,6 +219,17 @@ class Answering:
         self.encoder = experiment.encoder_for(room_for_prompt(longest, recipe.max_new_tokens))
         self.model: PreTrainedModel | None = None
         self.bank: LoraBank | None = None
+        self.old: list[Result] = []  # what the first new answers replace
+
+    def begin_again(self, results: list[Result]) -> None:
+        """`--overwrite`: load the model, then forget unfinished work. What is complete goes when
+        the first new answers are there: from then on a stopped run goes on without the flag."""
+        self._load()
+        if self.processes.is_main:
+            self.old = list(results)
+            for result in results:
+                remove_journal(result.leaf / JOURNAL)
+        self.processes.wait()
 
     def answer(self, result: Result) -> None:
         """Answer what has no answer yet and save the result. The batches depend on the whole list
@@ -156,8 +237,6 @@ class Answering:
         processes, recipe = self.processes, self.experiment.recipe
         method = recipe.inference_method
         prompts = [prompt_of(record, method, self.encoder) for record in result.records]
-        if processes.is_main or processes.is_shard:
-            result.begin()
         shared = processes.count > 1
         with Journal(result.leaf / JOURNAL, result.config, processes.index, shared) as journal:
             done = {did for item in journal.items for did in item["questions"]}
@@ -175,6 +254,8 @@ class Answering:
             with processes.bar(f"{method} {result.data_type}", "question", total, left) as bar:
                 for item in self._batches(rest, result, prompts):
                     journal.add(item)
+                    while self.old:
+                        self.old.pop(0).remove()
                     bar.update(len(item["questions"]))
             processes.wait()
             if processes.is_main and not processes.is_shard:
@@ -202,8 +283,12 @@ class Answering:
             def answer(rows: list[int], batch=batch, merged=merged, first=first) -> list[str]:
                 if merger:
                     merger.use(merged, rows, first)
-                asked = [prompts[batch[row]] for row in rows]
-                return generate(self.model, experiment.tokenizer, asked, recipe.max_new_tokens)
+                numbers, finite = [batch[row] for row in rows], FiniteLogits()
+                asked = [prompts[did] for did in numbers]
+                how = (self.model, experiment.tokenizer, asked, recipe.max_new_tokens)
+                texts = generate(*how, watch=finite)
+                finite.check(numbers, bool(merger))
+                return texts
 
             remedy = "use a smaller --max_new_tokens, or fewer passages"
             texts = in_halves(answer, list(range(len(batch))), "questions", remedy)

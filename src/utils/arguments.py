@@ -2,9 +2,12 @@
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
+
+from utils.running import InputError
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -46,8 +49,8 @@ def _number(text: str, kind: Callable[[str], Any], fits: Callable[[Any], bool], 
 
 
 def positive_integer(text: str) -> int:
-    """An integer above 0, for argparse."""
-    return _number(text, int, lambda value: value > 0, "above 0")
+    """An integer above 0, for argparse; below 2**31, as libraries count with 32 bits."""
+    return _number(text, int, lambda value: 0 < value < 2**31, "above 0 and below 2**31")
 
 
 def whole_number(text: str) -> int:
@@ -70,12 +73,23 @@ def positive_number(text: str) -> float:
     return _number(text, float, lambda value: 0 < value < float("inf"), "a number above 0")
 
 
+def launcher_says(name: str, default: str = "") -> int:
+    """The number in a variable that a launcher sets; `InputError` if there is none."""
+    text = os.environ.get(name, default)
+    if not re.fullmatch(r"[0-9]{1,6}", text):
+        raise InputError(
+            f"the variable {name} is {text!r} and not a number as a launcher sets it; start with "
+            "torchrun or accelerate launch, or unset WORLD_SIZE"
+        )
+    return int(text)
+
+
 def shard_of(text: str) -> tuple[int, int]:
     """`I/N` of `--shard`, for argparse: job I of N, counted from 0."""
     index, slash, count = text.partition("/")
     if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
         raise argparse.ArgumentTypeError(f"{text!r} is not I/N, such as 0/4 to 3/4 for four jobs")
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    if launcher_says("WORLD_SIZE", "1") != 1:
         raise argparse.ArgumentTypeError("a launcher splits the work already; leave --shard out")
     return int(index), int(count)
 

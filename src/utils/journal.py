@@ -7,6 +7,7 @@ is opened again. Processes that share the work write a file each and read all of
 import fcntl
 import json
 import os
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
@@ -66,9 +67,7 @@ class Journal(AbstractContextManager):
             path.parent.mkdir(parents=True, exist_ok=True)
             self.file = failing.enter_context(self.own.open("ab", buffering=0))
             _lock(self.file, fcntl.LOCK_EX, self.own)
-            for other in () if shared else set(journal_parts(path)) - {self.own}:
-                with disk_failures_named(other), other.open("rb") as file:
-                    _lock(file, fcntl.LOCK_SH, other)
+            refuse_running([] if shared else set(journal_parts(path)) - {self.own})
             self.reread()
             whole = _read_part(self.own, settings)[1]
             self.file.truncate(whole)
@@ -103,7 +102,8 @@ class Journal(AbstractContextManager):
     def remove(self) -> None:
         """Delete all parts: their content is in the stage's result now."""
         self.close()
-        remove_journal(self.path)
+        for part in journal_parts(self.path):
+            part.unlink(missing_ok=True)
 
 
 def journal_parts(path: Path) -> list[Path]:
@@ -112,10 +112,24 @@ def journal_parts(path: Path) -> list[Path]:
     return sorted(parts, key=lambda part: int(part.suffix[1:]))
 
 
+def refuse_running(parts: Iterable[Path]) -> None:
+    """Raise `InputError` if another run is writing one of these parts of a journal."""
+    for part in parts:
+        with disk_failures_named(part), part.open("rb") as file:
+            _lock(file, fcntl.LOCK_SH, part)
+
+
 def remove_journal(path: Path) -> None:
-    """Delete the journal `path` with all its parts, if there is one."""
+    """Delete the journal `path`, if there is one; `InputError` if another run is writing it."""
+    refuse_running(journal_parts(path))
     for part in journal_parts(path):
         part.unlink(missing_ok=True)
+
+
+def check_journal(path: Path, settings: dict) -> None:
+    """Raise `InputError` if the journal `path` is damaged or belongs to other settings."""
+    for part in journal_parts(path):
+        _read_part(part, settings)
 
 
 def _lock(file: Any, kind: int, part: Path) -> None:
@@ -147,6 +161,8 @@ def _read_part(path: Path, settings: dict) -> tuple[list[Any], int]:
                 f"the journal of unfinished work {relative(path)} is damaged in line {number}; "
                 "remove it, or use --overwrite, to start again"
             ) from None
+    if not values[1:] and (not values or first_difference(values[0], settings)):
+        return [], 0  # a run that wrote nothing: its settings count no more
     if values:
         remedy = "use the same settings to go on, or --overwrite to start again"
         refuse_difference(f"the unfinished work in {relative(path)}", values[0], settings, remedy)

@@ -268,9 +268,10 @@ def generate(
     seeds: list[int] | None = None,
     temperature: float = 0.0,
     top_k: int = 50,
+    watch: transformers.LogitsProcessor | None = None,
 ) -> list[str]:
     """The continuation of each prompt (token ids) as text, without special tokens, as one batch.
-    Greedy at temperature 0; above it sampled, with one seed per prompt."""
+    Greedy at temperature 0; above it sampled, with one seed per prompt. `watch` sees each step."""
     rows = [torch.tensor(prompt, dtype=torch.long) for prompt in prompts]
     ids = pad_sequence(rows, True, tokenizer.pad_token_id, "left")
     mask = pad_sequence([torch.ones_like(row) for row in rows], True, 0, "left")
@@ -280,6 +281,6 @@ def generate(
         attention_mask=mask.to(model.device),
         max_new_tokens=max_new_tokens,
         do_sample=False,
-        logits_processor=transformers.LogitsProcessorList(sampling),
+        logits_processor=transformers.LogitsProcessorList([watch] * bool(watch) + sampling),
     )
     return tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)

@@ -5,7 +5,6 @@ number of processes, changed from start to start, ends with the same results.
 """
 
 import atexit
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,6 +14,7 @@ import torch
 import torch.distributed as distributed
 from tqdm import tqdm
 
+from utils.arguments import launcher_says
 from utils.running import InputError
 
 Item = TypeVar("Item")
@@ -77,18 +77,25 @@ def start_processes(shard: tuple[int, int] | None, device_map: str | None) -> Pr
     """Join the processes that a launcher started (`RANK`, `WORLD_SIZE`), or be job `shard` of N.
 
     A process takes the GPU of its number on its machine. Raises `InputError` if several are to
-    share a model that `device_map` spreads over all GPUs.
+    share a model that `device_map` spreads over all GPUs, or if no launcher set the variables.
     """
-    count = int(os.environ.get("WORLD_SIZE", 1))
+    count = launcher_says("WORLD_SIZE", "1")
     if count > 1 and device_map:
         raise InputError("--device_map auto gives one process all GPUs; start it with python")
     if shard is not None:
         return Processes(*shard)
     if count == 1:
         return Processes()
+    remedy = "start with torchrun or accelerate launch, or unset WORLD_SIZE"
+    if (rank := launcher_says("RANK")) >= count:
+        raise InputError(f"RANK is {rank}, but WORLD_SIZE {count}; {remedy}")
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
-    distributed.init_process_group("gloo")  # a few words over the network, whatever the device
+        torch.cuda.set_device(launcher_says("LOCAL_RANK", "0") % torch.cuda.device_count())
+    try:
+        distributed.init_process_group("gloo")  # a few words over the network, whatever the device
+    except (ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"the processes do not find each other ({reason}); {remedy}") from None
     atexit.register(distributed.destroy_process_group)
     group = distributed.new_group(timeout=PATIENCE)
     return Processes(distributed.get_rank(), distributed.get_world_size(), True, group)
@@ -96,5 +103,6 @@ def start_processes(shard: tuple[int, int] | None, device_map: str | None) -> Pr
 
 def refuse_launcher(script: str) -> None:
     """Raise `InputError` if a launcher started `script`, whose work cannot be split."""
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise InputError(f"{script} runs in one process; start it with python, without a launcher")
+    if launcher_says("WORLD_SIZE", "1") != 1:
+        words = "start it with python, without a launcher and the variable WORLD_SIZE"
+        raise InputError(f"{script} runs in one process; {words}")

@@ -11,12 +11,13 @@ from pathlib import Path
 from statistics import fmean
 
 from utils import layout
-from utils.files import read_json, relative
+from utils.files import read_json, read_object, relative
 from utils.lora.examples import Example
 from utils.metrics import extract_answer, normalize, score
 from utils.prompting import PromptEncoder, PromptSet, fill, tidy_question
 from utils.questions import DATASETS, load_questions, load_supporting_sentences, read_records
 from utils.running import InputError
+from utils.thoughts import without_thoughts
 
 DIRECT, COT = "direct", "CoT"  # the kinds of data
 SMOOTHED_STEPS = 50  # the smoothed loss is the mean over as many steps
@@ -132,7 +133,7 @@ class ReasoningRequest(PromptSet):
 def usable_records(candidates: list[dict], texts: list[str]) -> list[dict]:
     """CoT records of the candidates whose text has a reasoning and then the right answer."""
     records = []
-    for one, text in zip(candidates, texts, strict=True):
+    for one, text in zip(candidates, map(without_thoughts, texts), strict=True):
         before, marker, _ = text.partition(MARKER)
         if marker and _is_right(text, one["answer"]) and normalize(before) not in ("", "so"):
             record = {key: one[key] for key in one if key != "evidence"}
@@ -162,7 +163,15 @@ def read_warmup_data(path: Path, with_cot: bool) -> list[dict]:
 def refuse_trained_questions(folder: Path, questions: Iterable[str]) -> None:
     """Raise `InputError` if the adapter in `folder` is a warm-up's and saw one of `questions`."""
     path = folder / QUESTIONS_FILE
-    trained = set(read_json(path, "the list of questions")) if path.is_file() else set()
+    trained = read_json(path, "the list of questions") if path.is_file() else []
+    record = folder / "training_config.json"  # of a warm-up's adapter it names the file of records
+    made_here = record.is_file() and "data_file" in read_object(record, "the record of an adapter,")
+    if not isinstance(trained, list) or (made_here and not trained):
+        raise InputError(
+            f"{relative(path)} does not say which questions the warm-up was trained on; put it "
+            "back, or train again: warmup_lora.py with --overwrite"
+        )
+    trained = set(map(str, trained))
     if leaked := [question for question in questions if question_key(question) in trained]:
         raise InputError(
             f"the warm-up adapter {relative(folder)} was trained on {len(leaked)} of the questions "
@@ -191,16 +200,6 @@ def encode_records(
             )
         examples.append(replace(example, ids=ids))
     return examples
-
-
-def steps_of(items: list, epochs: int, batch_size: int, seed: int) -> list[list]:
-    """The items of each step; every epoch has all of them, in another order."""
-    steps = []
-    for epoch in range(epochs):
-        order = list(items)
-        random.Random(f"{seed} {epoch}").shuffle(order)
-        steps += [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    return steps
 
 
 def smoothed(losses: list[float]) -> list[float]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from utils.augmentation.records import HIT_FIELDS, model_keys, read_augmented_file
 from utils.augmentation.writing import Candidates, chosen, results_in, work_key
 from utils.files import read_object, relative, write_json
-from utils.journal import Journal, journal_parts, refuse_difference, remove_journal
+from utils.journal import Journal, journal_parts, refuse_difference
 from utils.layout import augmented_file, folder_name
 from utils.running import InputError
 
@@ -42,6 +42,7 @@ class AugmentedFiles:
     ):
         self.dataset, self.model = dataset, folder_name(model)
         self.questions, self.settings, self.overwrite = questions, settings, overwrite
+        self.begun = False
         self.rewrite_key, self.pairs_key = model_keys(model)
         self.journal = self._path("total").with_name(f".{self.model}.journal")
         self.done = {data_type: self._look(data_type)[1] for data_type in questions}
@@ -111,12 +112,12 @@ class AugmentedFiles:
                 rows[number] = {k: hits.get(k, {"text": passage}) for k, passage in keys.items()}
         return candidates
 
-    def forget(self) -> None:
-        """`--overwrite`: this model's texts and unfinished work count no more."""
-        remove_journal(self.journal)
-        for data_type in self.questions:
+    def begin(self) -> None:
+        """After the first new texts with `overwrite`: this model's old ones count no more."""
+        for data_type in self.questions if self.overwrite and not self.begun else ():
             if self._path(data_type).exists():
                 write_json(self._settings_path(data_type), {UNFINISHED: True})
+        self.begun = True
 
     def save(
         self, data_type: str, candidates: list[Candidates], results: dict[str, dict], topk: int

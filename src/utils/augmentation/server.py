@@ -10,14 +10,16 @@ The key is read from `OPENAI_API_KEY` alone and shown nowhere, nor is a password
 import argparse
 import os
 import re
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from multiprocessing.pool import ThreadPool
 from typing import Any
 
 from utils.arguments import positive_integer, positive_number
 from utils.augmentation.sampling import Sampling
-from utils.prompting import PromptSet
+from utils.prompting import TEMPLATE_OPTIONS, PromptSet
 from utils.running import InputError
 
 MAX_RETRIES = 8
@@ -60,7 +62,7 @@ def add_server_flags(parser: argparse.ArgumentParser) -> None:
         "--api_timeout",
         type=positive_number,
         default=120.0,
-        help="seconds to wait for an answer before the request is sent again",
+        help="seconds to wait for a whole answer before the request is sent again",
     )
 
 
@@ -90,17 +92,21 @@ class Server:
             )
         self.key = os.environ.get("OPENAI_API_KEY", "").strip()
         self.prompts, self.sampling, self.say = prompts, sampling, say
+        self.progress = lambda texts, tokens: None
         self.threads = options.api_concurrency
+        seconds = min(options.api_timeout, 1e6)  # what clocks take
         self.client = openai.OpenAI(
             base_url=url,
             api_key=self.key or "none",  # the client wants one, most servers of your own do not
             max_retries=MAX_RETRIES,
-            timeout=options.api_timeout,
+            timeout=seconds,
+            http_client=_with_deadline(seconds),
         )
         # A server applies the model's own generation settings to what a request leaves open.
-        self.extras = {"top_k": sampling.top_k_sampling, "repetition_penalty": 1.0}
+        self.extras = {"top_k": sampling.top_k_sampling, "min_p": 0.0, "repetition_penalty": 1.0}
         if sampling.temperature == 0:
             del self.extras["top_k"]
+        self.extras["chat_template_kwargs"] = TEMPLATE_OPTIONS
         self.lock = threading.Lock()
         self.model = options.api_model or self._only_model() or options.model_name
 
@@ -108,13 +114,22 @@ class Server:
         """The name of the only model that the server lists, else ""."""
         import openai
 
+        once = self.client.with_options(max_retries=1).models.with_raw_response
         try:
-            listed = self.client.with_options(max_retries=1).models.list().data
-            return str(listed[0].id) if len(listed) == 1 else ""
-        except (openai.APIConnectionError, openai.AuthenticationError) as error:
+            listed = once.list().http_response.json()["data"] or []
+            names = [str(one["id"] or "") for one in listed]
+        except openai.APIStatusError as error:
+            if error.status_code in (401, 429) or error.status_code >= 500:
+                raise self._refusal(error) from None
+            names = []  # many servers have no such list
+        except openai.APIError as error:
             raise self._refusal(error) from None
-        except (openai.APIError, ValueError, AttributeError, TypeError):
-            return ""  # many servers have no such list
+        except (ValueError, TypeError, KeyError, RecursionError):
+            raise InputError(
+                f"the server at {self.url} answers /models with something that is not a list of "
+                "models; correct --api_base (it mostly ends in /v1), or give --api_model"
+            ) from None
+        return names[0] if len(names) == 1 else ""
 
     def cut(self, wave: dict[str, str]) -> list[dict[str, str]]:
         """See `Author`; passage by passage, so that a stop loses only what is on its way."""
@@ -142,19 +157,23 @@ class Server:
         """The text of one answer; settings that the server refuses are left out from then on."""
         import openai
 
-        if self.extras:
+        taken = dict(self.extras)
+        while True:
             try:
-                return self._complete(message, seed, self.extras)
-            except (openai.BadRequestError, openai.UnprocessableEntityError):
-                pass
-        text = self._complete(message, seed, {})  # raises if the extras were not the reason
+                text = self._complete(message, seed, taken)
+                break
+            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+                if not taken:  # the extras were not the reason
+                    raise
+                named = {name for name in taken if name in str(error)} or taken.keys()
+                taken = {name: taken[name] for name in taken.keys() - named}
         with self.lock:
-            if self.extras:
+            if refused := self.extras.keys() - taken.keys():
                 self.say(
-                    f"the server at {self.url} takes no {' or '.join(self.extras)}: "
-                    "--top_k_sampling has no effect, and the model's own settings may have one"
+                    f"the server at {self.url} takes no {' or '.join(sorted(refused))}: what the "
+                    "model's own settings or chat template say of it has an effect"
                 )
-            self.extras = {}
+                self.extras = {name: self.extras[name] for name in self.extras.keys() - refused}
         return text
 
     def _complete(self, message: str, seed: int, extras: dict[str, Any]) -> str:
@@ -171,7 +190,9 @@ class Server:
             )
             text = answer.choices[0].message.content or ""
             # half a surrogate pair ("\ud83d") cannot be written to a file
-            return text.encode(errors="ignore").decode().strip()
+            text = text.encode(errors="ignore").decode().strip()
+            self.progress(1, getattr(answer.usage, "completion_tokens", None) or 0)
+            return text
         except (ValueError, AttributeError, IndexError, TypeError):
             raise InputError(
                 f"the server at {self.url} answers with something that is not a chat completion; "
@@ -185,6 +206,34 @@ class Server:
         reason = " ".join(_without_password(str(error)).split())
         reason = reason.replace(self.key, "...") if self.key else reason
         return InputError(f"the server at {self.url} {words.format(reason[:300])}")
+
+
+def _with_deadline(seconds: float) -> Any:
+    """The official client's own HTTP client, but an answer that is not whole after `seconds` is a
+    timeout: its own counts from each byte to the next, and a server may drip them for ever."""
+    import openai
+
+    client = openai.DefaultHttpxClient()
+    library = sys.modules[type(client).__base__.__module__]  # httpx, or httpx2 in later versions
+    send = client.send
+
+    def send_in_time(request: Any, **how: Any) -> Any:
+        whole: Future = Future()
+
+        def work() -> None:
+            try:
+                whole.set_result(send(request, **how))
+            except Exception as error:
+                whole.set_exception(error)
+
+        threading.Thread(target=work, daemon=True).start()  # at the end nobody waits for it
+        try:
+            return whole.result(seconds)
+        except TimeoutError:
+            raise library.ReadTimeout("no whole answer in time", request=request) from None
+
+    client.send = send_in_time
+    return client
 
 
 def _without_password(text: str) -> str:

@@ -12,12 +12,16 @@ is dropped, `rewrite` too if no question list was valid, `attempts` counts the t
 """
 
 import json
+import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice, pairwise
 from typing import Protocol
 
+import torch
 from tqdm import tqdm
+from transformers import LogitsProcessor
 
 from utils.augmentation.records import parse_pairs
 from utils.augmentation.sampling import Sampling
@@ -29,6 +33,7 @@ from utils.processes import Processes
 from utils.prompting import PromptEncoder, PromptSet, room_for_prompt
 from utils.recipe import Recipe
 from utils.running import InputError
+from utils.thoughts import without_thoughts
 
 # A chunk is written and kept as a whole. More batches in one: the failures of all are tried again
 # side by side. Fewer: a stop loses less, and many processes are busy to the end.
@@ -64,10 +69,49 @@ def next_wave(candidates: list[Candidates], results: dict[str, dict], topk: int)
     }
 
 
+class Progress:
+    """The bar of stage 1: it moves with every finished text and shows the tokens a second."""
+
+    def __init__(self, silent: bool):
+        # at most a line a second, also while no text is finished
+        self.bar = tqdm(None, "write", 0, unit="text", miniters=0, mininterval=1.0, disable=silent)
+        self.tokens, self.began, self.lock = 0, time.monotonic(), threading.Lock()
+
+    def __call__(self, texts: int, tokens: int) -> None:
+        """So many more texts are finished, so many more tokens written; in any thread."""
+        with self.lock:
+            self.tokens += tokens
+            speed = self.tokens / max(time.monotonic() - self.began, 1e-9)
+            self.bar.set_postfix_str(f"{speed:.0f} tok/s", refresh=False)
+            self.bar.total = max(self.bar.total, self.bar.n + texts)  # grows with failed attempts
+            self.bar.update(texts)
+
+    def expect(self, passages: int) -> None:
+        """So many passages are left, each with a question list and a rewrite."""
+        self.bar.total = self.bar.n + 2 * passages
+
+
+class Watch(LogitsProcessor):
+    """Tells `progress` what a generation of `rows` texts has written; ended texts go on as `pad`s.
+    Scores stay as they are."""
+
+    def __init__(self, rows: int, pad: int, progress: Callable[[int, int], None]):
+        self.open, self.pad, self.progress = list(range(rows)), pad, progress
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Look at the tokens `input_ids [rows, length]` before the next one."""
+        last = input_ids[:, -1].tolist()
+        writing = [row for row in self.open if last[row] != self.pad]
+        self.progress(len(self.open) - len(writing), len(writing))
+        self.open = writing
+        return scores
+
+
 class Author(Protocol):
     """What writes texts: a model in this process, or a server."""
 
     sampling: Sampling
+    progress: Callable[[int, int], None]  # is told of finished texts and of written tokens
 
     def cut(self, wave: dict[str, str]) -> list[dict[str, str]]:
         """The wave (key -> passage) in chunks, a function of the whole wave and the settings."""
@@ -86,6 +130,7 @@ class LocalModel:
     def __init__(self, recipe: Recipe, prompts: PromptSet, sampling: Sampling, batch_size: int):
         name, trusted = recipe.model_name, recipe.trust_remote_code
         self.sampling, self.batch_size = sampling, batch_size
+        self.progress = lambda texts, tokens: None
         self.tokenizer = load_tokenizer(name, trusted)
         room = room_for_prompt(context_length(name, trusted), sampling.max_new_tokens)
         self.encoder = PromptEncoder(self.tokenizer, prompts, False, room)
@@ -111,7 +156,8 @@ class LocalModel:
         answers = [""] * len(prompts)
 
         def write(batch: list[int]) -> list[str]:
-            return generate(
+            watch = Watch(len(batch), self.tokenizer.pad_token_id, self.progress)
+            texts = generate(
                 self.model,
                 self.tokenizer,
                 [prompts[i] for i in batch],
@@ -119,7 +165,10 @@ class LocalModel:
                 seeds=[seeds[i] for i in batch],
                 temperature=self.sampling.temperature,
                 top_k=self.sampling.top_k_sampling,
+                watch=watch,
             )
+            self.progress(len(watch.open), 0)  # those that end with the last token
+            return texts
 
         for start in range(0, len(order), self.batch_size):
             batch = order[start : start + self.batch_size]
@@ -142,7 +191,7 @@ def write_chunk(chunk: dict[str, str], author: Author) -> dict:
         # a sample depends on the seed and on what it is for, never on its neighbours
         seeds = [int(hash_json([sampling.seed, f"{salt} {key}"])[:15], 16) for key in keys]
         texts = author.answer(kind, [chunk[key] for key in keys], seeds)
-        return zip([results[key] for key in keys], texts, strict=True)
+        return zip([results[key] for key in keys], map(without_thoughts, texts), strict=True)
 
     # greedy decoding would only repeat itself
     for attempt in range(sampling.max_attempts if sampling.temperature else 1):
@@ -162,24 +211,28 @@ def write_in_waves(
     author: Author,
     processes: Processes,
     topk: int,
+    begin: Callable[[], None],
 ) -> None:
     """Add to `results` what is written about the candidates of all questions.
 
     Every process adds the same: a wave follows from the results of the waves before it alone. A job
-    of an array ends when the parts of others are missing.
+    of an array ends when the parts of others are missing. After new texts comes `begin()`.
     """
-    silent = not (processes.is_main or processes.is_shard)
-    with tqdm(total=0, unit="passage", desc="write", disable=silent) as bar:
+    author.progress = Progress(silent=not (processes.is_main or processes.is_shard))
+    with author.progress.bar:
         while wave := next_wave(candidates, results, topk):
             written = results_in(journal)
             own = [
                 {key: passage for key, passage in chunk.items() if key not in written}
                 for chunk in processes.share(author.cut(wave))
             ]
-            bar.total = bar.n + sum(map(len, own))
+            left = sum(map(len, own))
+            author.progress.expect(left)
             for item in author.each(partial(write_chunk, author=author), list(filter(None, own))):
                 journal.add(item)
-                bar.update(len(item["results"]))
+                if any(result["qa"] for result in item["results"].values()):
+                    begin()
+                author.progress.expect(left := left - len(item["results"]))
             processes.wait()
             journal.reread()
             written = results_in(journal)

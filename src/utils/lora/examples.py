@@ -1,5 +1,6 @@
 """What one training step of an adapter sees: labels are data."""
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,18 +18,29 @@ class Example:
 
 
 class Steps(Sequence):
-    """The steps of one adapter: `batch_size` examples each, in their order, `epochs` times over."""
+    """The steps of one adapter: `batch_size` examples each, `epochs` times over; never a list of
+    all. They are in their order, or, with `seed`, in another one in every epoch."""
 
-    def __init__(self, examples: Sequence[Example], batch_size: int, epochs: int):
+    def __init__(
+        self, examples: Sequence[Example], batch_size: int, epochs: int, seed: int | None = None
+    ):
         self.examples, self.batch_size, self.epochs = examples, batch_size, epochs
-        self.per_epoch = -(-len(examples) // batch_size)
+        self.per_epoch, self.seed = -(-len(examples) // batch_size), seed
+        self.shuffled = -1, examples  # an epoch, and its order
 
     def __len__(self) -> int:
         return self.per_epoch * self.epochs
 
     def __getitem__(self, step: int) -> Sequence[Example]:
-        start = step % self.per_epoch * self.batch_size
-        return self.examples[start : start + self.batch_size]
+        if step >= len(self):
+            raise IndexError(step)
+        epoch, place = divmod(step, self.per_epoch)
+        if self.seed is not None and self.shuffled[0] != epoch:
+            order = list(self.examples)
+            random.Random(f"{self.seed} {epoch}").shuffle(order)
+            self.shuffled = epoch, order
+        start = place * self.batch_size
+        return self.shuffled[1][start : start + self.batch_size]
 
 
 Batches = Sequence[Sequence[Example]]  # one step's examples of each adapter

@@ -8,7 +8,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from utils.files import relative, writing_file
+from utils.files import relative, remove_folder, writing_file
 from utils.journal import refuse_difference
 from utils.lora.training import State
 from utils.running import InputError
@@ -18,17 +18,20 @@ class Checkpoint:
     """The `resume` and `after_step` of a training of `steps` steps, with its progress bar.
 
     Every `save_steps` steps `path` gets A, B, AdamW's moments (`[1, …]` each), all `losses`, and as
-    metadata the run's `settings`.
+    metadata the run's `settings`. The first one takes the place of the folder `old`, if any: then
+    nothing is resumed, but from there on a stopped run goes on.
     """
 
-    def __init__(self, path: Path, settings: dict, save_steps: int, steps: int):
-        self.path, self.settings, self.save_steps = path, settings, save_steps
+    def __init__(
+        self, path: Path, settings: dict, save_steps: int, steps: int, old: Path | None = None
+    ):
+        self.path, self.settings, self.save_steps, self.old = path, settings, save_steps, old
         self.losses: list[float] = []
         self.bar = tqdm(total=steps, unit="step", desc="warm-up")
 
     def resume(self, state: State) -> None:
         """Put the saved state in place, if any; `InputError` if it is damaged or another run's."""
-        if not self.path.exists():
+        if self.old or not self.path.exists():
             return
         what = f"the unfinished training in {relative(self.path)}"
         remedy = "use the same settings to go on, or --overwrite to start again"
@@ -57,6 +60,8 @@ class Checkpoint:
             tensors["losses"] = torch.tensor(self.losses, dtype=torch.float64)
             with writing_file(self.path) as temporary:
                 save_file(tensors, temporary, metadata={"settings": json.dumps(self.settings)})
+            if self.old:
+                remove_folder(self.old)
         self.bar.set_postfix(loss=self.losses[-1], refresh=False)
         self.bar.update()
 

@@ -89,6 +89,9 @@ def _refusal(folder: Path, problem: str) -> InputError:
 
 
 def _record(folder: Path) -> dict:
+    if not (folder / TRAINING_FILE).exists():
+        problem = f"adapter {relative(folder)} has no {TRAINING_FILE} that says how it was made"
+        raise InputError(f"{problem}; put it back, or delete the folder and make it again")
     return read_object(folder / TRAINING_FILE, "the record of an adapter,")
 
 
@@ -117,7 +120,7 @@ def save_adapter(
     """Write the adapter as a folder that `PeftModel.from_pretrained` loads, whole or not at all.
 
     `training` says what made it. An adapter that is there is replaced; without `replace` it stays,
-    also one that another process has just written.
+    also one that another process has just written. `InputError` if it is not finite in `dtype`.
     """
     targets = sorted({name.rpartition(".")[2] for name in adapter})
     config = LoraConfig(
@@ -135,6 +138,11 @@ def save_adapter(
         for name, pair in adapter.items()
         for part, tensor in zip("AB", pair, strict=True)
     }
+    if not _finite(tensors):
+        raise InputError(
+            f"the adapter for {relative(folder)} has numbers that are not finite in {dtype}; use "
+            "--save_dtype float32, or a smaller --merge_scale or --learning_rate"
+        )
     with writing_folder(folder, None if replace else is_stored) as temporary:
         save_file(tensors, temporary / WEIGHTS_FILE, metadata={"format": "pt"})
         weights_hash = _hash((temporary / WEIGHTS_FILE).read_bytes())
@@ -160,10 +168,14 @@ def load_adapter(folder: Path, shapes: Shapes) -> Adapter:
     for key, shape in expected.items():
         if (found := tuple(tensors[key].shape)) != shape:
             raise _refusal(folder, f"does not fit this model: {key} has shape {found}, not {shape}")
-    # all at once: a check for each of some hundred small tensors takes longer than reading them
-    if not torch.isfinite(torch.cat([tensor.flatten() for tensor in tensors.values()])).all():
+    if not _finite(tensors):
         raise _refusal(folder, "holds NaN or infinity")
     return {name: tuple(tensors[_key(name, part)].float() for part in "AB") for name in shapes}
+
+
+def _finite(tensors: dict[str, torch.Tensor]) -> bool:
+    # all at once: a check for each of some hundred small tensors takes longer than reading them
+    return bool(torch.isfinite(torch.cat([t.flatten() for t in tensors.values()])).all())
 
 
 def check_config(folder: Path, rank: int, alpha: float, what: str, remedy: str) -> None:

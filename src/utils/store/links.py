@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from utils.experiment import Experiment, Work
-from utils.files import remove_folder, writing_folder
+from utils.files import refuse_link, remove_folder, writing_folder
 from utils.journal import first_difference
 from utils.lora.bank import Adapter
 from utils.processes import Processes
@@ -66,7 +66,7 @@ class Saver:
         self.experiment, self.missing, self.bases = experiment, missing, bases
         self.settings, self.processes, self.replace = settings, processes, replace
         self.trained, self.saved = 0, []  # the bytes that each linked folder saved, 0 of a copy
-        self.bar = None
+        self.bar, self.old = None, set()
         self.writer, self.writing = ThreadPoolExecutor(1), Future()
         self.writing.set_result(None)
 
@@ -109,10 +109,10 @@ class Saver:
         return [folder for folder in work.folders if folder in self.missing]
 
     def begin(self, works: list[Work], base: str) -> None:
-        """Say which works this process makes, and from which base; what they replace is removed.
+        """Say which works this process makes, and from which base.
 
-        So an interrupted `--overwrite` goes on without it. Raises `InputError` if other adapters of
-        the experiment are from another base.
+        What they replace is removed when the first new one is there: an interrupted `--overwrite`
+        goes on without it. `InputError` if other adapters of the experiment have another base.
         """
         if others := self.bases - {base}:
             raise InputError(
@@ -121,9 +121,10 @@ class Saver:
             )
         self.settings = {**self.settings, "base": base}
         mine = {folder for work in works for folder in work.folders}
+        for folder in sorted(mine & self.missing):
+            refuse_link(folder)  # before the first one is trained
         self.bar = self.processes.bar("encode", "passage", len(mine), len(mine & self.missing))
-        for folder in sorted(mine & self.missing) if self.replace else ():
-            remove_folder(folder)
+        self.old = mine & self.missing if self.replace else set()
 
     def save(self, works: list[Work], adapters: list[Adapter]) -> None:
         """Write the adapters of `works`, in this order."""
@@ -139,6 +140,9 @@ class Saver:
             dtype = getattr(torch, self.settings["save_dtype"])
             save_adapter(adapter, lacking[0], alpha, base_model, made_with, dtype, self.replace)
             self.trained += 1
+            for folder in sorted(self.old - {lacking[0]}):
+                remove_folder(folder)
+            self.old = set()
             for folder in lacking[1:]:
                 self.saved.append(link_adapter(lacking[0], folder, self.replace))
             self.bar.update(len(lacking))
