@@ -57,6 +57,7 @@ def test_work_of_other_settings_is_refused_and_stays(tmp_path):
     Journal(tmp_path / "k", {**SETTINGS, "seed": 2}, 1).close()
     with pytest.raises(InputError, match=r"k\.1 was made with seed = 2"):
         Journal(tmp_path / "k", SETTINGS)
+    Journal(tmp_path / "k", {**SETTINGS, "seed": 3}, 1).close()  # nothing of it was lost
 
 
 def test_an_absent_setting_has_the_recipes_default_and_any_other_is_a_difference():

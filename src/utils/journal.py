@@ -68,6 +68,8 @@ class Journal(AbstractContextManager):
             self.file = failing.enter_context(self.own.open("ab", buffering=0))
             _lock(self.file, fcntl.LOCK_EX, self.own)
             refuse_running([] if shared else set(journal_parts(path)) - {self.own})
+            if not _has_pieces(self.own):  # its settings count no more
+                self.file.truncate(0)
             self.reread()
             whole = _read_part(self.own, settings)[1]
             self.file.truncate(whole)
@@ -128,8 +130,12 @@ def remove_journal(path: Path) -> None:
 
 def check_journal(path: Path, settings: dict) -> None:
     """Raise `InputError` if the journal `path` is damaged or belongs to other settings."""
-    for part in journal_parts(path):
+    for part in filter(_has_pieces, journal_parts(path)):
         _read_part(part, settings)
+
+
+def _has_pieces(part: Path) -> bool:
+    return part.read_bytes().count(b"\n") > 1
 
 
 def _lock(file: Any, kind: int, part: Path) -> None:
@@ -161,8 +167,6 @@ def _read_part(path: Path, settings: dict) -> tuple[list[Any], int]:
                 f"the journal of unfinished work {relative(path)} is damaged in line {number}; "
                 "remove it, or use --overwrite, to start again"
             ) from None
-    if not values[1:] and (not values or first_difference(values[0], settings)):
-        return [], 0  # a run that wrote nothing: its settings count no more
     if values:
         remedy = "use the same settings to go on, or --overwrite to start again"
         refuse_difference(f"the unfinished work in {relative(path)}", values[0], settings, remedy)
