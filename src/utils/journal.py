@@ -8,7 +8,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ class Journal(AbstractContextManager):
             self.file = failing.enter_context(self.own.open("ab", buffering=0))
             _lock(self.file, fcntl.LOCK_EX, self.own)
             refuse_running([] if shared else set(journal_parts(path)) - {self.own})
-            if not _has_pieces(self.own):  # its settings count no more
+            if _is_bare(self.own):  # its settings count no more
                 self.file.truncate(0)
             self.reread()
             whole = _read_part(self.own, settings)[1]
@@ -130,12 +130,17 @@ def remove_journal(path: Path) -> None:
 
 def check_journal(path: Path, settings: dict) -> None:
     """Raise `InputError` if the journal `path` is damaged or belongs to other settings."""
-    for part in filter(_has_pieces, journal_parts(path)):
-        _read_part(part, settings)
+    for part in journal_parts(path):
+        if not _is_bare(part):
+            _read_part(part, settings)
 
 
-def _has_pieces(part: Path) -> bool:
-    return part.read_bytes().count(b"\n") > 1
+def _is_bare(part: Path) -> bool:
+    """Whether a part holds settings alone, of a run that failed before its first piece."""
+    lines = part.read_bytes().splitlines()
+    with suppress(ValueError, RecursionError):
+        return len(lines) == 1 and isinstance(json.loads(lines[0]), dict)
+    return False
 
 
 def _lock(file: Any, kind: int, part: Path) -> None:
