@@ -78,11 +78,11 @@ def finished(tmp_path_factory):
         use_root(root, patch)
         corpus = str(REPOSITORY / "data/demo/corpus.tsv")
         index = ("--data_path", corpus, "--index_name", "demo")
-        run(prep_elastic, *index, monkeypatch=patch)
-        run(augment, *AUGMENT, monkeypatch=patch)
-        run(encode, *COMMON, *DEV, *TRAIN, monkeypatch=patch)
+        run(prep_elastic, *index)
+        run(augment, *AUGMENT)
+        run(encode, *COMMON, *DEV, *TRAIN)
         for method in METHODS:
-            answer(method, monkeypatch=patch)
+            answer(method)
     return root
 
 

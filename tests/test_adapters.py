@@ -35,19 +35,19 @@ WEIGHTS = "adapter_model.safetensors"
 BASE = "offline/demo-model/rank=2_alpha=32/base_weight"
 
 
-def command(name: str, *more: str, monkeypatch) -> None:
+def command(name: str, *more: str) -> None:
     flags = [] if name == "list" else FLAGS
-    run(adapters, name, *flags, *more, monkeypatch=monkeypatch)
+    run(adapters, name, *flags, *more)
 
 
-def test_list_counts_what_is_there(copy, monkeypatch, capsys):
+def test_list_counts_what_is_there(copy, capsys):
     shutil.copytree(copy / ADAPTERS, copy / ADAPTERS.replace("/dev", "/other"))
     shutil.copytree(copy / ADAPTERS / "data_0", copy / ADAPTERS / "data_0 (copy)")  # is no place
-    command("list", monkeypatch=monkeypatch)
+    command("list")
     dev, other = capsys.readouterr().out.splitlines()
     assert "/dev: 12 adapters, 12 different, " in dev and "/other: 12 adapters, 12 diff" in other
     shutil.rmtree(copy / "offline")
-    command("list", monkeypatch=monkeypatch)
+    command("list")
     assert "there are no adapters" in capsys.readouterr().out
 
 
@@ -75,7 +75,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_adapter_is_named_refused_and_made_again(copy, monkeypatch, capsys, damage):
+def test_a_damaged_adapter_is_named_refused_and_made_again(copy, capsys, damage):
     whole = tree(copy / "offline")
     change, words = DAMAGES[damage]
     change(copy / ADAPTERS / "data_0/passage_0")
@@ -84,15 +84,15 @@ def test_a_damaged_adapter_is_named_refused_and_made_again(copy, monkeypatch, ca
     refused(r"2 of 12 adapters cannot be used; run: python src/enc", command, "verify")
     said = capsys.readouterr().out
     assert words in said and "missing: there is no adapter in" in said and "passage_1" in said
-    run(encode, *FLAGS, monkeypatch=monkeypatch)
+    run(encode, *FLAGS)
     said = capsys.readouterr().out
     assert "1 damaged adapters are made again: " in said and "2 adapters trained" in said
     assert tree(copy / "offline") == whole
-    command("verify", monkeypatch=monkeypatch)
+    command("verify")
     assert "12 adapters checked, 0 of them" in capsys.readouterr().out
 
 
-def test_adapters_that_are_not_finite_or_change_nothing_are_refused(copy, monkeypatch, capsys):
+def test_adapters_that_are_not_finite_or_change_nothing_are_refused(copy, capsys):
     fill(copy / ADAPTERS / "data_0/passage_0", float("nan"))
     refused("1 of 12 adapters cannot be used", command, "verify")
     assert "holds NaN or infinity" in capsys.readouterr().out
@@ -102,7 +102,7 @@ def test_adapters_that_are_not_finite_or_change_nothing_are_refused(copy, monkey
     refused("change nothing", answer, "prag", "--overwrite")
 
 
-def test_adapters_of_other_settings_or_texts_are_refused_by_all_and_kept(copy, monkeypatch):
+def test_adapters_of_other_settings_or_texts_are_refused_by_all_and_kept(copy):
     before = files_below(copy / "offline")
     for more in (["--seed", "3"], ["--max_length", "50"], ["--per_device_train_batch_size", "2"]):
         words = r"made with|flags they were made with"
@@ -117,12 +117,12 @@ def test_adapters_of_other_settings_or_texts_are_refused_by_all_and_kept(copy, m
     assert files_below(copy / "offline") == before
 
 
-def test_without_a_base_adapter_it_is_made_again_and_must_be_the_first_one(copy, monkeypatch):
+def test_without_a_base_adapter_it_is_made_again_and_must_be_the_first_one(copy):
     whole = tree(copy / "offline")
     shutil.rmtree(copy / BASE)
-    answer("prag", "--overwrite", monkeypatch=monkeypatch)  # the adapters hold all it needs
+    answer("prag", "--overwrite")  # the adapters hold all it needs
     shutil.rmtree(copy / ADAPTERS / "data_0")
-    run(encode, *FLAGS, monkeypatch=monkeypatch)
+    run(encode, *FLAGS)
     assert tree(copy / "offline") == whole
     shutil.rmtree(copy / BASE)
     shutil.rmtree(copy / ADAPTERS / "data_0")
@@ -132,7 +132,7 @@ def test_without_a_base_adapter_it_is_made_again_and_must_be_the_first_one(copy,
 
 
 @pytest.mark.parametrize("damage", ["cut off", "another", "no record"])
-def test_a_damaged_or_other_base_adapter_is_refused(copy, monkeypatch, damage):
+def test_a_damaged_or_other_base_adapter_is_refused(copy, damage):
     if damage == "another":
         record = json.loads((copy / BASE / "training_config.json").read_text())
         made_with = {name: record[name] for name in ("seed", "initialisation")}
@@ -149,9 +149,9 @@ def test_a_damaged_or_other_base_adapter_is_refused(copy, monkeypatch, damage):
 
 
 @pytest.mark.parametrize("name", ["pack", "unpack"])
-def test_without_adapters_the_command_that_makes_them_is_named(copy, monkeypatch, name):
+def test_without_adapters_the_command_that_makes_them_is_named(copy, name):
     with pytest.raises(InputError, match=r"no adapters in .*run first: python src/encode\.py"):
-        command(name, "--learning_rate", "1", monkeypatch=monkeypatch)
+        command(name, "--learning_rate", "1")
 
 
 @pytest.fixture
@@ -215,17 +215,17 @@ def test_what_is_damaged_is_not_packed_and_a_damaged_tar_stays(six):
     assert packed_file(six).exists()
 
 
-def test_packed_adapters_are_named_with_the_command_that_unpacks_them(copy, monkeypatch):
-    command("pack", monkeypatch=monkeypatch)
+def test_packed_adapters_are_named_with_the_command_that_unpacks_them(copy):
+    command("pack")
     refused(r"dev.tar holds packed ones: python src/adapters.py unp", answer, "prag", "--overwrite")
-    command("unpack", monkeypatch=monkeypatch)
-    answer("prag", "--overwrite", monkeypatch=monkeypatch)
+    command("unpack")
+    answer("prag", "--overwrite")
     shutil.rmtree(copy / ADAPTERS / "data_0")
     (copy / ADAPTERS / "packed").mkdir()  # as commit 4200079 left it
     refused("packed was made by an older version: unpack it with", answer, "prag", "--overwrite")
 
 
-def test_peft_answers_with_an_exported_adapter_as_inference_did(finished, copy, monkeypatch):
+def test_peft_answers_with_an_exported_adapter_as_inference_did(finished, copy):
     """For every question, without and with passages in the prompt."""
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
     encoder = PromptEncoder(tokenizer, load_prompts("demo", "demo", False), False, 1000)
@@ -237,7 +237,7 @@ def test_peft_answers_with_an_exported_adapter_as_inference_did(finished, copy, 
     for did, record in enumerate(records):
         folder = copy / "exported" / str(did)
         flags = ["--question_id", str(did), "--output", str(folder)]
-        command("export", *flags, monkeypatch=monkeypatch)
+        command("export", *flags)
         config = json.loads((folder / "adapter_config.json").read_text())
         assert (config["r"], config["lora_alpha"]) == (8, 128)
         assert config["base_model_name_or_path"] == MODEL
@@ -249,7 +249,7 @@ def test_peft_answers_with_an_exported_adapter_as_inference_did(finished, copy, 
             assert generated_by(model, tokenizer, prompt) == expected[method][did]["text"]
 
 
-def test_an_exported_adapter_is_the_merged_one_filled_up_with_zeros(copy, monkeypatch, capsys):
+def test_an_exported_adapter_is_the_merged_one_filled_up_with_zeros(copy, capsys):
     model = AutoModelForCausalLM.from_pretrained(MODEL)
     bank = LoraBank(model, 2, 32)
     own = [
@@ -258,7 +258,7 @@ def test_an_exported_adapter_is_the_merged_one_filled_up_with_zeros(copy, monkey
     flags = ["--question_id", "1", "--merge_topk", "2", "--merge_scale", "0.5"]
     folder = copy / "exported"
     more = ["--output", str(folder), "--pad_rank", "16", "--save_dtype", "bfloat16"]
-    command("export", *flags, *more, monkeypatch=monkeypatch)
+    command("export", *flags, *more)
     assert "rank 4, filled up to 16, lora_alpha 256" in capsys.readouterr().out
     loaded = load_adapter(folder, bank.shapes(16))
     for name, (A, B) in scaled(total(own, [], None), 0.5).items():
@@ -281,12 +281,12 @@ def test_an_exported_adapter_is_the_merged_one_filled_up_with_zeros(copy, monkey
     ),
     (["--question_id", "0", "--lora_rank", "4"], r"no adapter in .*encode\.py"),
 ])  # fmt: skip
-def test_an_export_that_inference_would_refuse_is_refused(copy, monkeypatch, flags, message):
+def test_an_export_that_inference_would_refuse_is_refused(copy, flags, message):
     refused(message, command, "export", *flags, "--output", str(copy / "new"))
     assert not (copy / "new").exists()
 
 
-def test_an_export_asks_for_one_data_type(copy, monkeypatch):
+def test_an_export_asks_for_one_data_type(copy):
     shutil.copy(copy / "data_aug/demo/dev.json", copy / "data_aug/demo/test.json")
     flags = [*COMMON, "--dataset", "demo", *TRAIN, "--question_id", "0", "--output", "new"]
     refused("choose one --data_type of dev, test", run, adapters, "export", *flags)

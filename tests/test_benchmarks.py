@@ -31,12 +31,12 @@ from speed_ways import open_work
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")  # of peft
 
 
-def test_the_three_ways_are_measured_and_agree(tmp_path, monkeypatch, capsys):
+def test_the_three_ways_are_measured_and_agree(tmp_path, capsys):
     amounts = "--passages 2 --published_passages 2 --questions 8 --published_questions 2"
     short = "--repetitions 1 --padded_length 300 --max_new_tokens 12 --adapters_per_batch 2"
     file = tmp_path / "speed.json"
     flags = ("--architecture", "tiny", *amounts.split(), *short.split(), "--json", str(file))
-    run(speed, *flags, monkeypatch=monkeypatch)
+    run(speed, *flags)
     result = json.loads(file.read_text())
     encode, answer = result["encode"], result["answer"]
     for way in (*encode.values(), *(answer[n] for n in ("published", "ours", "closed_book"))):
@@ -116,7 +116,7 @@ def test_the_scaling_benchmark_measures_in_turn_and_its_costs_add_up(monkeypatch
     order = []
     monkeypatch.setattr(scaling, "encode_seconds", lambda n, *_: (order.append(n) or 60 / n, 30))
     file = tmp_path / "scaling.json"
-    run(scaling, "--repetitions", "2", "--json", str(file), monkeypatch=monkeypatch)
+    run(scaling, "--repetitions", "2", "--json", str(file))
     assert order == [1, 2, 1, 2]
     result = json.loads(file.read_text())
     assert result["encode"]["2"]["adapters_per_second"] == 1.0

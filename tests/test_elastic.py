@@ -139,10 +139,10 @@ def test_secrets_sign_in_and_are_never_printed(tmp_path, monkeypatch, capsys, wa
             monkeypatch.setenv(f"ELASTICSEARCH_{secret}", SECRET)
             with pytest.raises(InputError, match=r"used \(Authent.*the credentials") as caught:
                 wrong = [f"--es_{secret.lower()}", SECRET + "-wrong"]  # goes before the variable
-                run(prep_elastic, *command, *wrong, monkeypatch=monkeypatch)
+                run(prep_elastic, *command, *wrong)
             assert SECRET not in str(caught.value)
-        run(prep_elastic, *command, monkeypatch=monkeypatch)
-        run(prep_elastic, *command, monkeypatch=monkeypatch)  # as after a kill that came late
+        run(prep_elastic, *command)
+        run(prep_elastic, *command)  # as after a kill that came late
         shown = capsys.readouterr()
         place = fake.url.replace("//", "//...@") if way == "url" else fake.url
         assert f"6 rows indexed (elasticsearch) in {place} in" in shown.out

@@ -43,17 +43,17 @@ def room_for(size: int):
     (20_000, "index", prep_elastic, ["--data_path", CORPUS, "--index_name", "demo"]),
 ])  # fmt: skip
 def test_a_full_disk_is_one_sentence_and_with_room_the_run_goes_on(
-    finished, copy, monkeypatch, size, removed, stage, flags
+    finished, copy, size, removed, stage, flags
 ):
     shutil.rmtree(copy / removed)
     whole = {name: data for name, data in tree(finished).items() if name.startswith(removed)}
     with room_for(size), pytest.raises(InputError, match=r"cannot be written .*PRAG_ROOT"):
-        run(stage, *flags, monkeypatch=monkeypatch)
+        run(stage, *flags)
     assert not list(copy.rglob("*.tmp"))
     for name, data in tree(copy).items():
         if name.startswith(removed) and not any(p.startswith(".") for p in name.split("/")):
             assert whole[name] == data, name
-    run(stage, *flags, monkeypatch=monkeypatch)
+    run(stage, *flags)
     if removed == "index":
         questions = ["Which company was founded in the port?", "Who directed it?"]
         indices = [EmbeddedIndex(root / "index/demo") for root in (copy, finished)]

@@ -71,7 +71,7 @@ def finish(stage: Stage, root: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         use_root(root, patch)
         flags = [flag.replace("{root}", str(root)) for flag in stage.flags]
-        run(importlib.import_module(Path(stage.script).stem), *flags, monkeypatch=patch)
+        run(importlib.import_module(Path(stage.script).stem), *flags)
 
 
 def state(root: Path, name: str) -> object:

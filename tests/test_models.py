@@ -45,9 +45,8 @@ def tokenizer():
 def saved(tmp_path):
     """A tiny model's folder, with the sampling settings that a published model may bring."""
     published = tiny_model(seed=3)
-    published.generation_config = GenerationConfig(
-        do_sample=True, temperature=3.0, top_p=0.5, repetition_penalty=4.0, eos_token_id=[2, 96]
-    )
+    sampling = {"do_sample": True, "temperature": 3.0, "top_p": 0.5, "repetition_penalty": 4.0}
+    published.generation_config = GenerationConfig(**sampling, eos_token_id=[2, 96])
     published.save_pretrained(tmp_path / "published")
     return tmp_path / "published"
 
@@ -134,24 +133,14 @@ def test_a_damaged_model_is_an_input_error(saved, tokenizer, damage):
         load_model(str(saved), "float32", tokenizer)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (
-            lambda t: [t.pop(key) for key in sorted(t)[-3:]],
-            r"\(3 missing, model\.layers\.1\.s\S+ f",
-        ),
-        (
-            lambda t: [t.update({f"_orig_mod.{k}": t.pop(k)}) for k in sorted(t)],
-            r"\(20 missing, model\.embed\S+ first; 20 unexp.*_orig_",
-        ),
-        (lambda t: t.update(extra=torch.zeros(1)), r"\(1 unexpected, extra first\)"),
-        (
-            lambda t: t.update({"model.norm.weight": torch.zeros(9)}),
-            r"\(1 of another shape, model\.norm\.weight first",
-        ),
-    ],
-)
+@pytest.mark.parametrize("change, message", [
+    (lambda t: [t.pop(key) for key in sorted(t)[-3:]], r"\(3 missing, model\.layers\.1\.s\S+ f"),
+    (lambda t: [t.update({f"_orig_mod.{k}": t.pop(k)}) for k in sorted(t)],
+        r"\(20 missing, model\.embed\S+ first; 20 unexp.*_orig_"),
+    (lambda t: t.update(extra=torch.zeros(1)), r"\(1 unexpected, extra first\)"),
+    (lambda t: t.update({"model.norm.weight": torch.zeros(9)}),
+        r"\(1 of another shape, model\.norm\.weight first"),
+])  # fmt: skip
 def test_a_checkpoint_that_is_not_the_whole_model_is_refused(saved, tokenizer, change, message):
     """The library fills up with random weights and says so in a log."""
     tensors = load_file(saved / "model.safetensors")
@@ -186,9 +175,8 @@ def test_a_tokenizer_pads_with_a_token_that_the_model_knows(tmp_path):
         assert tokenizer.pad_token_id == tokenizer.eos_token_id == 2
     for number, end in enumerate((None, "<|beyond|>"), start=2):
         name = with_json(tmp_path / str(number), tokenizer_config={"eos_token": end})
-        with pytest.raises(
-            InputError, match=r"has the end token (None|2816), but .* 0 to 2815; na"
-        ):
+        message = r"has the end token (None|2816), but .* 0 to 2815; na"
+        with pytest.raises(InputError, match=message):
             load_tokenizer(name)
 
 

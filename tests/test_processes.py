@@ -44,10 +44,10 @@ def without(root, *parts: str) -> None:
 
 
 @pytest.fixture
-def encoded(copy, monkeypatch):
+def encoded(copy):
     """A root whose adapters were trained two at a time, and its files."""
     without(copy, "offline", "output")
-    run(encode, *ENCODE, monkeypatch=monkeypatch)
+    run(encode, *ENCODE)
     return copy, tree(copy / "offline")
 
 
@@ -103,42 +103,42 @@ def test_jobs_of_an_array_encode_and_a_later_run_finds_all(encoded, monkeypatch,
     root, whole = encoded
     without(root, "offline")
     flags = lambda part: [*ENCODE, "--shard", part]  # noqa: E731
-    run(encode, *flags("1/2"), monkeypatch=monkeypatch)
+    run(encode, *flags("1/2"))
     first = set(tree(root / "offline"))
     assert 0 < len(first) < len(whole)
     assert "part 1 of 2 is done" in capsys.readouterr().out
-    run(encode, *flags("2/3"), monkeypatch=monkeypatch)  # another number of jobs goes on
+    run(encode, *flags("2/3"))  # another number of jobs goes on
     for part in ("0/3", "1/3"):
-        run(encode, *flags(part), monkeypatch=monkeypatch)
+        run(encode, *flags(part))
     assert tree(root / "offline") == whole
     monkeypatch.setattr("utils.experiment.load_model", None)  # nothing is left that needs it
-    run(encode, *ENCODE, monkeypatch=monkeypatch)
+    run(encode, *ENCODE)
     assert tree(root / "offline") == whole
 
 
-def test_jobs_of_an_array_answer_and_a_later_run_only_puts_together(encoded, monkeypatch, capsys):
+def test_jobs_of_an_array_answer_and_a_later_run_only_puts_together(encoded, capsys):
     root, _ = encoded
-    answer(*COMBINE[1:], monkeypatch=monkeypatch)
+    answer(*COMBINE[1:])
     whole = tree(root / "output")
     without(root, "output")
     for part in ("1/2", "0/2"):
-        answer(*COMBINE[1:], "--shard", part, monkeypatch=monkeypatch)
+        answer(*COMBINE[1:], "--shard", part)
         leaf = root / RESULTS / "combine/dev"
         assert not (leaf / "result.txt").exists()
         assert "when all parts are, the same command without --shard" in capsys.readouterr().out
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("utils.experiment.load_model", None)
-        answer(*COMBINE[1:], monkeypatch=patch)
+        answer(*COMBINE[1:])
     assert tree(root / "output") == whole
     without(root, "output")
-    answer(*COMBINE[1:], "--shard", "2/3", monkeypatch=monkeypatch)
-    answer(*COMBINE[1:], monkeypatch=monkeypatch)  # what the other jobs left is done
+    answer(*COMBINE[1:], "--shard", "2/3")
+    answer(*COMBINE[1:])  # what the other jobs left is done
     assert tree(root / "output") == whole
 
 
-def test_two_processes_of_accelerate_answer_with_the_same_bytes(encoded, monkeypatch):
+def test_two_processes_of_accelerate_answer_with_the_same_bytes(encoded):
     root, _ = encoded
-    answer(*COMBINE[1:], monkeypatch=monkeypatch)
+    answer(*COMBINE[1:])
     whole = tree(root / "output")
     flags = [*COMMON, *DEV, *TRAIN, *COMBINE, "--overwrite"]
     said = launch(root, 2, "inference.py", *flags, launcher="accelerate")
@@ -148,9 +148,9 @@ def test_two_processes_of_accelerate_answer_with_the_same_bytes(encoded, monkeyp
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 3])
-def test_a_launch_encodes_and_answers_with_the_same_bytes(encoded, monkeypatch, count):
+def test_a_launch_encodes_and_answers_with_the_same_bytes(encoded, count):
     root, whole = encoded
-    answer(*COMBINE[1:], monkeypatch=monkeypatch)
+    answer(*COMBINE[1:])
     answers = tree(root / "output")
     without(root, "offline", "output")
     launch(root, count, "encode.py", *ENCODE)
@@ -160,7 +160,7 @@ def test_a_launch_encodes_and_answers_with_the_same_bytes(encoded, monkeypatch, 
 
 
 @pytest.mark.slow
-def test_a_process_that_dies_leaves_the_work_of_the_others(encoded, monkeypatch):
+def test_a_process_that_dies_leaves_the_work_of_the_others(encoded):
     """A launch is killed while it trains; one with another number of processes goes on."""
     root, whole = encoded
     without(root, "offline")

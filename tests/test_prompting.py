@@ -36,15 +36,12 @@ TEXTS = {
         "opening": "Answer:",
     },
 }
+NO_THOUGHT = "<think>\n\n</think>\n\n"
 EXAMPLES = [{"question": "Who?", "answer": "So the answer is I."}]
 LLAMA_3_DATES = """
-{%- if not date_string is defined %}
-    {%- if strftime_now is defined %}
-        {%- set date_string = strftime_now("%d %b %Y") %}
-    {%- else %}
-        {%- set date_string = "26 Jul 2024" %}
-    {%- endif %}
-{%- endif %}
+{%- if not date_string is defined %}{%- if strftime_now is defined %}
+    {%- set date_string = strftime_now("%d %b %Y") %}
+{%- else %}{%- set date_string = "26 Jul 2024" %}{%- endif %}{%- endif %}
 {{- "Today: " + date_string + " " + messages[0]["content"] }}"""
 
 
@@ -58,10 +55,8 @@ def encoder_of(tokenizer, with_cot=False, max_length=3000, texts=TEXTS):
 
 
 def pairs_of(count):
-    return [
-        {"question": f"Why {i}? ", "answer": f"A{i}", "full_answer": f"F{i}. It is A{i}.. "}
-        for i in range(count)
-    ]
+    texts = {"question": "Why {}? ", "answer": "A{}", "full_answer": "F{}. It is A{}.. "}
+    return [{k: text.format(i, i) for k, text in texts.items()} for i in range(count)]
 
 
 def expected_of(count, with_cot):
@@ -83,9 +78,8 @@ def expected_of(count, with_cot):
 @pytest.mark.parametrize("with_cot", [False, True])
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
 def test_the_training_prompts_of_a_passage_are_those_of_the_paper(tokenizer, count, with_cot):
-    prompts = encoder_of(tokenizer, with_cot).passage_examples(
-        " the passage ", "the rewrite", pairs_of(count), "rewrite,qa"
-    )
+    texts = (" the passage ", "the rewrite", pairs_of(count), "rewrite,qa")
+    prompts = encoder_of(tokenizer, with_cot).passage_examples(*texts)
     assert [tokenizer.decode(one.ids) for one in prompts] == expected_of(count, with_cot)
 
 
@@ -134,9 +128,7 @@ def test_a_question_ends_in_exactly_one_question_mark(question):
 
 @pytest.mark.parametrize("name", ["default", "demo"])
 @pytest.mark.parametrize("with_cot", [False, True])
-def test_the_answer_begins_after_the_same_tokens_in_training_and_at_inference(
-    tokenizer, name, with_cot
-):
+def test_an_answer_follows_the_same_tokens_in_training_and_at_inference(tokenizer, name, with_cot):
     prompts = load_prompts(name, "2wikimultihopqa", with_cot)
     encoder = PromptEncoder(tokenizer, prompts, with_cot, 3000)
     for passages in ([], ["One.", "Two {x}."]):
@@ -156,10 +148,8 @@ def test_an_opening_that_ends_in_a_space_gets_no_second_one(tokenizer):
     texts["direct"]["opening"] = "The answer is "
     encoder = encoder_of(tokenizer, texts=texts)
     asked = "<|bos|><|user|>Answer Why?<|eot|><|assistant|>The answer is "
-    for ids, text in [
-        (encoder.question("Why", []), asked),
-        (encoder.example("Why", [], "x").ids, asked + "x."),
-    ]:
+    made = {asked: encoder.question("Why", []), asked + "x.": encoder.example("Why", [], "x").ids}
+    for text, ids in made.items():
         assert ids == tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
@@ -167,10 +157,8 @@ def test_braces_in_passages_questions_and_answers_are_literal(tokenizer):
     odd = r"{question} {passages} {0} {{x}} \1 \g<0> {number}"
     encoder = encoder_of(tokenizer)
     text = tokenizer.decode(encoder.example(f"Is {odd}", [odd, "b"], odd).ids)
-    assert text == (
-        f"<|bos|><|user|>Read\n(1) {odd}\n(2) b\nand answer Is {odd}?<|eot|><|assistant|>"
-        f"The answer is {odd}."
-    )
+    user = f"Read\n(1) {odd}\n(2) b\nand answer Is {odd}?"
+    assert text == f"<|bos|><|user|>{user}<|eot|><|assistant|>The answer is {odd}."
     asked = encoder.prompts.request("question_answer_pairs", odd)
     assert asked == f'As [{{"question": ""}}]: {odd}'
     assert encoder.prompts.request("rewrite", odd) == f"Rewrite: {odd}"
@@ -214,16 +202,10 @@ def test_a_tokenizer_without_chat_template_is_an_input_error(tokenizer):
         encoder_of(bare)
 
 
-@pytest.mark.parametrize(
-    ("template", "shown"),
-    [
-        (LLAMA_3_DATES, "Today: 26 Jul 2024 Answer Why?"),
-        (
-            '\n{{ strftime_now("%B %d, %Y") }} {{ messages[0].content }}',
-            "\nJuly 26, 2024 Answer Why?",
-        ),
-    ],
-)
+@pytest.mark.parametrize("template, shown", [
+    (LLAMA_3_DATES, "Today: 26 Jul 2024 Answer Why?"),
+    ('\n{{ strftime_now("%B %d, %Y") }} {{ messages[0].content }}', "\nJuly 26, 2024 Answer Why?"),
+])  # fmt: skip
 def test_a_template_that_inserts_the_date_gives_the_same_prompt_on_any_day(
     tokenizer, monkeypatch, template, shown
 ):
@@ -240,20 +222,12 @@ def test_a_template_that_inserts_the_date_gives_the_same_prompt_on_any_day(
     assert dated.decode(prompts[0]) == f"{shown}The answer is"
 
 
-@pytest.mark.parametrize(
-    ("ending", "shown"),
-    [
-        (
-            "{% if enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}",
-            "<think>\n\n</think>\n\n",
-        ),
-        ("{% if thinking %}<think>{% endif %}", ""),
-        ("{{ '<think>\n' }}", "<think>\n\n</think>\n\n"),
-        ("[THINK]", "[THINK]\n[/THINK]\n\n"),
-        ("{{ '<|channel|>analysis' }}", "opens a thought"),
-        ("{% set message = '' %}", "leaves out the user's message"),
-    ],
-)
+@pytest.mark.parametrize("ending, shown", [
+    ("{% if enable_thinking is false %}" + NO_THOUGHT + "{% endif %}", NO_THOUGHT),
+    ("{% if thinking %}<think>{% endif %}", ""), ("{{ '<think>\n' }}", NO_THOUGHT),
+    ("[THINK]", "[THINK]\n[/THINK]\n\n"), ("{{ '<|channel|>analysis' }}", "opens a thought"),
+    ("{% set message = '' %}", "leaves out the user's message"),
+])  # fmt: skip
 def test_a_prompt_leaves_no_thought_open_and_no_message_out(tokenizer, ending, shown):
     """What follows is the answer: it must be no part of a thought, and must have been asked for."""
     thinking = copy.deepcopy(tokenizer)
@@ -268,15 +242,12 @@ def test_a_prompt_leaves_no_thought_open_and_no_message_out(tokenizer, ending, s
         assert thinking.decode(made) == f"{asked}{shown}The answer is x."
 
 
-@pytest.mark.parametrize(
-    ("place", "text", "message"),
-    [
-        ("rewrite", ["list"], r"needs a text 'rewrite' with \{passage\}; add it"),
-        ("passage_line", "no place", r"'passage_line' with \{number\}, \{passage\}"),
-        ("direct.without_passages", "{question}{passages}", r"passages' with \{question\}; "),
-        ("direct", "text", "needs a text 'direct.with_passages'"),
-    ],
-)
+@pytest.mark.parametrize("place, text, message", [
+    ("rewrite", ["list"], r"needs a text 'rewrite' with \{passage\}; add it"),
+    ("passage_line", "no place", r"'passage_line' with \{number\}, \{passage\}"),
+    ("direct.without_passages", "{question}{passages}", r"passages' with \{question\}; "),
+    ("direct", "text", "needs a text 'direct.with_passages'"),
+])  # fmt: skip
 def test_a_broken_prompt_set_is_refused_with_the_place(tmp_path, place, text, message):
     texts = copy.deepcopy(TEXTS)
     *outer, key = place.split(".")

@@ -133,7 +133,7 @@ def test_bad_input_is_one_sentence_before_a_model_is_loaded(copy, monkeypatch, c
     assert re.search(message, said), said
 
 
-def test_stray_files_and_strange_names_change_nothing(copy, monkeypatch, capsys):
+def test_stray_files_and_strange_names_change_nothing(copy, capsys):
     folder = copy / "data_aug/demo"
     for name in (".DS_Store", "total.json.bak", ".total.json.swp", "notes.txt", "dev (1).txt"):
         (folder / name).write_text("[{")
@@ -146,7 +146,7 @@ def test_stray_files_and_strange_names_change_nothing(copy, monkeypatch, capsys)
     assert data_types_of("my data/./日本 set", None, MODEL) == ["a b"]
 
 
-def test_a_result_made_with_other_settings_is_refused(copy, monkeypatch):
+def test_a_result_made_with_other_settings_is_refused(copy):
     words = r"max_new_tokens = 12, but this run has .* = 13"
     refused(words, answer, "icl", "--max_new_tokens", "13")
     refused("temperature", run, augment, *AUGMENT, "--temperature", "0.1")
@@ -156,20 +156,20 @@ def test_a_result_made_with_other_settings_is_refused(copy, monkeypatch):
     refused("'all' by another model .*use --answers all", run, augment, *AUGMENT)
 
 
-def test_adapters_from_another_base_are_refused(copy, monkeypatch):
+def test_adapters_from_another_base_are_refused(copy):
     folder = copy / ADAPTERS / "data_1/passage_0"
     training = read_training(folder)
     (folder / "training_config.json").write_text(json.dumps({**training, "base": "other"}))
     refused("different base adapters", answer, "prag", "--overwrite")
 
 
-def test_cot_goes_through_the_stages(copy, monkeypatch):
+def test_cot_goes_through_the_stages(copy):
     (copy / "data_aug/hotpotqa").mkdir()
     records = json.loads((copy / "data_aug/demo/dev.json").read_text())[:2]
     (copy / "data_aug/hotpotqa/bridge.json").write_text(json.dumps(records))
     flags = (*COMMON, "--dataset", "hotpotqa", "--with_cot", "--learning_rate", "4e-3")
-    run(encode, *flags, monkeypatch=monkeypatch)
-    run(inference, *flags, "--inference_method", "prag", monkeypatch=monkeypatch)
+    run(encode, *flags)
+    run(inference, *flags, "--inference_method", "prag")
     leaf = RESULTS.replace("/demo/", "/hotpotqa/").replace("epoch=2", "epoch=1_cot")
     assert (copy / leaf / "prag/bridge/result.txt").is_file()
 

@@ -50,7 +50,7 @@ def test_the_server_gives_the_records_of_the_local_path(indexed, monkeypatch, ca
     tell = writing.Progress.__call__
     watch = lambda bar, *of: told.append(of) or tell(bar, *of)  # noqa: E731
     monkeypatch.setattr(writing.Progress, "__call__", watch)
-    run(augment, *AUGMENT, *flags, monkeypatch=monkeypatch)
+    run(augment, *AUGMENT, *flags)
     local = records_at(indexed)
     tokenizer = load_tokenizer(MODEL)
     model, lock = load_model(MODEL, "float32", tokenizer), threading.Lock()
@@ -68,7 +68,7 @@ def test_the_server_gives_the_records_of_the_local_path(indexed, monkeypatch, ca
     assert sum(tokens for _, tokens in told) > 300 and " tok/s" in capsys.readouterr().err
     monkeypatch.setattr(writing, "load_model", None)
     with FakeOpenAI(text) as fake:
-        run(augment, *by(fake, *flags, "--overwrite"), monkeypatch=monkeypatch)
+        run(augment, *by(fake, *flags, "--overwrite"))
     assert records_at(indexed) == local
     (prompt,) = fake.requests[0]["messages"]
     assert prompt["role"] == "user" and "<|" not in prompt["content"]
@@ -99,12 +99,12 @@ def test_what_is_left_without_thoughts_is_what_counts(text):
     assert row["eval_predict"] == left.split(".")[0]
 
 
-def test_the_work_is_the_model_s_wherever_it_is_served(indexed, monkeypatch):
+def test_the_work_is_the_model_s_wherever_it_is_served(indexed):
     with FakeOpenAI() as fake:
-        run(augment, *by(fake, "--temperature", "0"), monkeypatch=monkeypatch)
+        run(augment, *by(fake, "--temperature", "0"))
         assert {(r["temperature"], r.get("top_k")) for r in fake.requests} == {(0, None)}
     with FakeOpenAI() as fake:  # at another address
-        run(augment, *by(fake, "--temperature", "0"), monkeypatch=monkeypatch)
+        run(augment, *by(fake, "--temperature", "0"))
         assert fake.requests == []
         fake.models = ("other",)
         refused(f'api_model = "{NAME}", but this run has .*"other"', run, augment, *by(fake))
@@ -148,7 +148,7 @@ def test_the_key_is_used_and_never_shown(indexed, monkeypatch, capsys):
         with pytest.raises(InputError, match=r"Incorrect key: \.\.\."):
             open_server("--api_base", fake.url)
         monkeypatch.setenv("OPENAI_API_KEY", KEY + "\n")
-        run(augment, *by(fake), monkeypatch=monkeypatch)
+        run(augment, *by(fake))
     for path in (indexed / "data_aug").rglob("*"):
         assert path.is_dir() or KEY.encode() not in path.read_bytes()
     said = capsys.readouterr()
@@ -200,28 +200,28 @@ def test_a_fault_that_stays_is_one_sentence(fault, message):
         open_server("--api_base", fake.url)  # it is closed now
 
 
-def test_what_is_done_before_a_fault_is_kept(indexed, monkeypatch):
+def test_what_is_done_before_a_fault_is_kept(indexed):
     with FakeOpenAI() as fake:
-        run(augment, *by(fake), monkeypatch=monkeypatch)
+        run(augment, *by(fake))
         whole = tree(indexed / "data_aug")
         fake.requests.clear()
         fake.fault = lambda number, body: error(401, "expired") if number > 8 else None
         with pytest.raises(InputError, match="expired"):
             flags = by(fake, "--api_concurrency", "2", "--overwrite")
-            run(augment, *flags, monkeypatch=monkeypatch)
+            run(augment, *flags)
         (part,) = (indexed / "data_aug/demo").glob(".*.journal.*")
         lines = map(json.loads, part.read_text().splitlines()[1:])
         done = [passage for line in lines for passage in line["results"]]
         assert len(done) >= 3  # of four passages that were answered, all but one are through
         fake.fault = lambda number, body: None
         fake.requests.clear()
-        run(augment, *by(fake), monkeypatch=monkeypatch)
+        run(augment, *by(fake))
     asked = " ".join(request["messages"][0]["content"] for request in fake.requests)
     assert not [passage for passage in done if passage in asked]
     assert tree(indexed / "data_aug") == whole
 
 
-def test_ctrl_c_does_not_wait_for_answers(indexed, monkeypatch):
+def test_ctrl_c_does_not_wait_for_answers(indexed):
     never, answered = threading.Event(), []
 
     def interrupt(number, body):
@@ -233,6 +233,6 @@ def test_ctrl_c_does_not_wait_for_answers(indexed, monkeypatch):
     with FakeOpenAI(lambda body: answered.append(body) or PAIRS) as fake:
         fake.fault = interrupt
         with pytest.raises(KeyboardInterrupt):
-            run(augment, *by(fake, "--api_concurrency", "1"), monkeypatch=monkeypatch)
+            run(augment, *by(fake, "--api_concurrency", "1"))
         assert not answered
         never.set()

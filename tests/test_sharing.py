@@ -45,9 +45,9 @@ def distinct_passages(root) -> int:
     return len({entry["passage"] for record in records for entry in record["augment"]})
 
 
-def test_total_and_types_together_train_each_passage_once(with_total, monkeypatch, capsys):
+def test_total_and_types_together_train_each_passage_once(with_total, capsys):
     shutil.rmtree(with_total / "offline")
-    run(encode, *ALL, monkeypatch=monkeypatch)
+    run(encode, *ALL)
     distinct = distinct_passages(with_total)
     assert distinct < 15
     said = capsys.readouterr().out
@@ -61,17 +61,17 @@ def test_total_and_types_together_train_each_passage_once(with_total, monkeypatc
             assert (first / name).samefile(with_total / TOTAL / other / name)
 
 
-def test_total_after_the_types_is_linked_without_a_model(with_total, monkeypatch, capsys):
+def test_total_after_the_types_is_linked_without_a_model(with_total, capsys):
     before = inodes(with_total / "offline")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("utils.experiment.load_model", None)
-        run(encode, *ALL, monkeypatch=patch)
+        run(encode, *ALL)
     assert "0 adapters trained, 15 linked to an equal one (" in capsys.readouterr().out
     assert len(list((with_total / TOTAL).glob("*/*"))) == 15
     assert inodes(with_total / "offline") == before
-    answer("prag", monkeypatch=monkeypatch)
+    answer("prag")
     flags = [*ALL, "--data_type", "total", "--inference_method", "prag", "--max_new_tokens", "12"]
-    run(inference, *flags, monkeypatch=monkeypatch)
+    run(inference, *flags)
     dev, total = (
         json.loads((with_total / RESULTS / f"prag/{name}/predict.json").read_text())
         for name in ("dev", "total")
@@ -86,7 +86,7 @@ def test_where_links_are_impossible_there_are_copies(with_total, monkeypatch, ca
 
     monkeypatch.setattr(os, "link", refuse)
     monkeypatch.setattr("utils.experiment.load_model", None)
-    run(encode, *ALL, monkeypatch=monkeypatch)
+    run(encode, *ALL)
     said = capsys.readouterr().out
     assert "0 linked to an equal one (0.0 MB saved), 15 copied, as links are" in said
     dev = tree(with_total / ADAPTERS)
@@ -96,12 +96,12 @@ def test_where_links_are_impossible_there_are_copies(with_total, monkeypatch, ca
             assert (with_total / TOTAL / there / WEIGHTS).read_bytes() == dev[here]
 
 
-def test_overwriting_changes_no_folder_that_shared_the_files(with_total, monkeypatch):
-    run(encode, *ALL, monkeypatch=monkeypatch)
+def test_overwriting_changes_no_folder_that_shared_the_files(with_total):
+    run(encode, *ALL)
     before = files_below(with_total / ADAPTERS)
     kept = inodes(with_total / ADAPTERS)
     flags = ["--data_type", "total", "--overwrite", "--save_dtype", "bfloat16"]
-    run(encode, *ALL, *flags, monkeypatch=monkeypatch)
+    run(encode, *ALL, *flags)
     assert files_below(with_total / ADAPTERS) == before
     assert inodes(with_total / ADAPTERS) == kept
     assert not kept & inodes(with_total / TOTAL)
@@ -109,7 +109,7 @@ def test_overwriting_changes_no_folder_that_shared_the_files(with_total, monkeyp
 
 
 @pytest.mark.parametrize("difference", ["save_dtype", "base", "record"])
-def test_what_is_not_equal_or_not_sound_is_trained(with_total, monkeypatch, capsys, difference):
+def test_what_is_not_equal_or_not_sound_is_trained(with_total, capsys, difference):
     flags = ["--data_type", "total"]
     if difference == "save_dtype":
         flags += ["--save_dtype", "float16"]
@@ -117,17 +117,17 @@ def test_what_is_not_equal_or_not_sound_is_trained(with_total, monkeypatch, caps
         path = folder / "training_config.json"
         other = json.dumps({**json.loads(path.read_text()), "base": "another"})
         path.write_text(other if difference == "base" else "{")
-    run(encode, *ALL, *flags, monkeypatch=monkeypatch)
+    run(encode, *ALL, *flags)
     distinct = distinct_passages(with_total)
     assert f"{distinct} adapters trained, {15 - distinct} linked" in capsys.readouterr().out
 
 
-def test_a_smaller_dtype_has_the_float32_adapter_rounded(finished, copy, monkeypatch):
+def test_a_smaller_dtype_has_the_float32_adapter_rounded(finished, copy):
     import torch
     from safetensors.torch import load_file
 
     shutil.rmtree(copy / "offline")
-    run(encode, *COMMON, *DEV, *TRAIN, "--save_dtype", "bfloat16", monkeypatch=monkeypatch)
+    run(encode, *COMMON, *DEV, *TRAIN, "--save_dtype", "bfloat16")
     name = "data_2/passage_1/" + WEIGHTS
     exact, rounded = load_file(finished / ADAPTERS / name), load_file(copy / ADAPTERS / name)
     for key, tensor in exact.items():

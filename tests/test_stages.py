@@ -137,41 +137,41 @@ def test_prag_answers_from_all_passages_of_every_question(finished):
 
 
 @pytest.mark.parametrize("method", ["icl", "combine"])
-def test_batched_answers_equal_single_ones(finished, copy, monkeypatch, method):
-    answer(method, "--batch_size", "1", "--overwrite", monkeypatch=monkeypatch)
+def test_batched_answers_equal_single_ones(finished, copy, method):
+    answer(method, "--batch_size", "1", "--overwrite")
     path = f"{RESULTS}/{method}/dev/predict.json"
     assert (copy / path).read_bytes() == (finished / path).read_bytes()
 
 
-def test_a_second_run_changes_nothing(copy, monkeypatch):
+def test_a_second_run_changes_nothing(copy):
     before = tree(copy)
-    run(augment, *AUGMENT, monkeypatch=monkeypatch)
-    run(encode, *COMMON, *DEV, *TRAIN, monkeypatch=monkeypatch)
-    answer("prag", monkeypatch=monkeypatch)
+    run(augment, *AUGMENT)
+    run(encode, *COMMON, *DEV, *TRAIN)
+    answer("prag")
     assert tree(copy) == before
 
 
-def test_a_result_counts_with_its_settings_and_its_text_follows_from_it(copy, monkeypatch):
+def test_a_result_counts_with_its_settings_and_its_text_follows_from_it(copy):
     leaf = copy / RESULTS / "icl/dev"
     whole, rows = tree(leaf), (leaf / "predict.json").read_text()
     for text in (None, "", "em\t0.0000", whole["result.txt"].decode().replace("\n}", "")):
         put(leaf / "result.txt", text)
-        answer("icl", monkeypatch=monkeypatch)
+        answer("icl")
         assert tree(leaf) == whole
     put(leaf / "predict.json", rows.replace('"text": "', '"text": "x'))
     put(leaf / "config.json", None)  # nothing says how these were made
-    answer("icl", monkeypatch=monkeypatch)
+    answer("icl")
     assert tree(leaf) == whole
     for text in ("", "[]", '[{"em": 1}]', rows[:99], json.dumps(json.loads(rows)[1:]), None):
         put(leaf / "predict.json", text)
         refused(r"icl/dev/predict.json is missing, .* --overwrite$", answer, "icl")
 
 
-def test_overwriting_of_results_begins_with_the_first_new_answers(copy, monkeypatch):
+def test_overwriting_of_results_begins_with_the_first_new_answers(copy):
     """Of two data types; a run that goes on without the flag then makes both again."""
     shutil.copy(copy / "data_aug/demo/dev.json", copy / "data_aug/demo/two.json")
     flags = [*COMMON, "--dataset", "demo", *TRAIN, "--inference_method", "icl", "--batch_size", "2"]
-    run(inference, *flags, "--overwrite", monkeypatch=monkeypatch)
+    run(inference, *flags, "--overwrite")
     old, new = tree(copy / "output"), [*flags, "--max_new_tokens", "9"]
     for stop, kept in ((1, True), (2, False)):
         stopped(answering, "generate", stop, inference, *new, "--overwrite")
@@ -181,18 +181,18 @@ def test_overwriting_of_results_begins_with_the_first_new_answers(copy, monkeypa
     with Journal(journal, {}):
         refused("another run is writing .*icl/two", run, inference, *new, "--overwrite")
     Journal(journal, {}).remove()
-    run(inference, *new, monkeypatch=monkeypatch)
+    run(inference, *new)
     ended = tree(copy / "output")
-    run(inference, *new, "--overwrite", monkeypatch=monkeypatch)
+    run(inference, *new, "--overwrite")
     assert tree(copy / "output") == ended and ended.keys() == old.keys()
 
 
-def test_a_sample_larger_than_the_data_is_said(copy, monkeypatch, capsys):
-    run(encode, *COMMON, *DEV, *TRAIN, "--sample", "9", monkeypatch=monkeypatch)
+def test_a_sample_larger_than_the_data_is_said(copy, capsys):
+    run(encode, *COMMON, *DEV, *TRAIN, "--sample", "9")
     assert "fewer questions than --sample 9: dev has 4\n" in capsys.readouterr().out
 
 
-def test_stopped_overwriting_of_adapters_goes_on_without_the_flag(copy, monkeypatch, capsys):
+def test_stopped_overwriting_of_adapters_goes_on_without_the_flag(copy, capsys):
     flags = [*COMMON, *DEV, *TRAIN, "--adapters_per_batch", "3", "--save_dtype", "bfloat16"]
     before = tree(copy / "offline")
     for stop in (1, 5):
@@ -201,8 +201,8 @@ def test_stopped_overwriting_of_adapters_goes_on_without_the_flag(copy, monkeypa
     kept = len(list((copy / ADAPTERS).glob("*/*")))
     assert kept >= 4
     capsys.readouterr()
-    run(encode, *flags, monkeypatch=monkeypatch)
+    run(encode, *flags)
     assert f"; {kept} adapters exist already\n" in capsys.readouterr().out
     resumed = tree(copy / "offline")
-    run(encode, *flags, "--overwrite", monkeypatch=monkeypatch)
+    run(encode, *flags, "--overwrite")
     assert tree(copy / "offline") == resumed
