@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import tiny_model
+from stage_runs import MODEL
+from transformers import AutoModelForCausalLM
 
 from utils.lora.bank import LoraBank
 from utils.store.folders import save_adapter
@@ -19,6 +21,11 @@ STEPS = ("mkdir", "rename", "replace", "link", "unlink", "rmdir", "fsync", "sync
 
 def tiny_bank() -> LoraBank:
     return LoraBank(tiny_model("llama"), 2, 32)
+
+
+def demo_bank() -> LoraBank:
+    """The bundled model, fresh, with room for the adapters of the stages."""
+    return LoraBank(AutoModelForCausalLM.from_pretrained(MODEL), 2, 32)
 
 
 def random_adapter(bank: LoraBank, rank: int, seed: int) -> dict:

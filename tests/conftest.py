@@ -1,7 +1,9 @@
 """Tiny random models and a project root of one's own for every test."""
 
+import json
 import shutil
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,14 @@ def use_root(folder: Path, monkeypatch) -> None:
     from utils import layout
 
     monkeypatch.setattr(layout, "ROOT_DIR", folder)
+
+
+@contextmanager
+def edited(path: Path):
+    """The JSON value in a file, which is written back when it is changed."""
+    value = json.loads(path.read_text())
+    yield value
+    path.write_text(json.dumps(value))
 
 
 @pytest.fixture

@@ -6,10 +6,8 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
-from transformers import AutoModelForCausalLM
 
 import inference
-from utils.lora.bank import LoraBank
 from utils.running import InputError
 
 MODEL = str(REPOSITORY / "data/demo/demo-model")
@@ -21,6 +19,7 @@ AUGMENT = [
 ]  # fmt: skip
 TRAIN = ["--learning_rate", "4e-3", "--num_train_epochs", "2"]
 ENCODE = [*COMMON, *DEV, *TRAIN]
+ALL_TYPES = [*COMMON, "--dataset", "demo", *TRAIN]
 ADAPTERS = "offline/demo-model/rank=2_alpha=32/demo/lr=0.004_epoch=2/aug_model=demo-model/dev"
 RESULTS = "output/demo-model/rank=2_alpha=32/demo/lr=0.004_epoch=2/aug_model=demo-model"
 
@@ -33,11 +32,6 @@ def run(stage, *arguments: str) -> None:
 
 def answer(method: str, *more: str) -> None:
     run(inference, *ENCODE, "--inference_method", method, "--max_new_tokens", "12", *more)
-
-
-def demo_bank() -> LoraBank:
-    """The bundled model, fresh, with room for the adapters of `TRAIN`."""
-    return LoraBank(AutoModelForCausalLM.from_pretrained(MODEL), 2, 32)
 
 
 def watched(monkeypatch, holder, name: str) -> list[tuple]:

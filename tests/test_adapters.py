@@ -7,6 +7,7 @@ import peft
 import pytest
 import torch
 from adapter_runs import (
+    demo_bank,
     files_below,
     generated_by,
     killed_at,
@@ -15,29 +16,28 @@ from adapter_runs import (
     tiny_bank,
     tiny_data_type,
 )
+from conftest import edited
 from safetensors.torch import load_file, save_file
-from stage_runs import ADAPTERS, COMMON, DEV, MODEL, RESULTS, TRAIN, answer, refused, run, tree
+from stage_runs import ADAPTERS, ALL_TYPES, ENCODE, MODEL, RESULTS, answer, put, refused, run, tree
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import adapters
 import encode
 from adapters import exported_alpha, padded_rank
 from utils.layout import packed_file
-from utils.lora.bank import LoraBank, pad
+from utils.lora.bank import pad
 from utils.lora.merges import scaled, total
 from utils.prompting import PromptEncoder, load_prompts
 from utils.running import InputError
 from utils.store.folders import ADAPTER_FILES, load_adapter, save_adapter
 from utils.store.packing import pack, unpack
 
-FLAGS = [*COMMON, *DEV, *TRAIN]
 WEIGHTS = "adapter_model.safetensors"
 BASE = "offline/demo-model/rank=2_alpha=32/base_weight"
 
 
 def command(name: str, *more: str) -> None:
-    flags = [] if name == "list" else FLAGS
-    run(adapters, name, *flags, *more)
+    run(adapters, name, *([] if name == "list" else ENCODE), *more)
 
 
 def test_list_counts_what_is_there(copy, capsys):
@@ -59,32 +59,24 @@ def fill(folder, value: float) -> None:
     """Change an adapter and its hash, as a program with a mistake would."""
     tensors = {name: torch.full_like(t, value) for name, t in load_file(folder / WEIGHTS).items()}
     save_file(tensors, folder / WEIGHTS)
-    record = json.loads((folder / "training_config.json").read_text())
-    record.pop("weights_hash", None)
-    (folder / "training_config.json").write_text(json.dumps(record))
+    with edited(folder / "training_config.json") as record:
+        record.pop("weights_hash", None)
 
 
-DAMAGES = {
-    "cut off": (cut_off, "cannot be read"),
-    "another rank": (
-        lambda f: (f / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 4}'),
-        "has r = 4",
-    ),
-    "a damaged record": (lambda f: (f / "training_config.json").write_text("{"), "not valid JSON"),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_adapter_is_named_refused_and_made_again(copy, capsys, damage):
+@pytest.mark.parametrize("change, words", [
+    (cut_off, "cannot be read"),
+    (lambda f: put(f / "adapter_config.json", '{"peft_type": "LORA", "r": 4}'), "has r = 4"),
+    (lambda f: put(f / "training_config.json", "{"), "not valid JSON"),
+])  # fmt: skip
+def test_a_damaged_adapter_is_named_refused_and_made_again(copy, capsys, change, words):
     whole = tree(copy / "offline")
-    change, words = DAMAGES[damage]
     change(copy / ADAPTERS / "data_0/passage_0")
     shutil.rmtree(copy / ADAPTERS / "data_3/passage_1")
     refused(r"data_0/passage_0|data_3/passage_1", answer, "prag", "--overwrite")
     refused(r"2 of 12 adapters cannot be used; run: python src/enc", command, "verify")
     said = capsys.readouterr().out
     assert words in said and "missing: there is no adapter in" in said and "passage_1" in said
-    run(encode, *FLAGS)
+    run(encode, *ENCODE)
     said = capsys.readouterr().out
     assert "1 damaged adapters are made again: " in said and "2 adapters trained" in said
     assert tree(copy / "offline") == whole
@@ -107,13 +99,11 @@ def test_adapters_of_other_settings_or_texts_are_refused_by_all_and_kept(copy):
     for more in (["--seed", "3"], ["--max_length", "50"], ["--per_device_train_batch_size", "2"]):
         words = r"made with|flags they were made with"
         refused(words, command, "verify", *more)
-        refused(words, run, encode, *FLAGS, *more)
+        refused(words, run, encode, *ENCODE, *more)
         refused(words, answer, "prag", *more, "--overwrite")
-    path = copy / "data_aug/demo/dev.json"
-    records = json.loads(path.read_text())
-    records[0]["augment"][0]["passage"] += " More."
-    path.write_text(json.dumps(records))
-    refused(r"data_0/passage_0 was made with data = ", run, encode, *FLAGS)
+    with edited(copy / "data_aug/demo/dev.json") as records:
+        records[0]["augment"][0]["passage"] += " More."
+    refused(r"data_0/passage_0 was made with data = ", run, encode, *ENCODE)
     assert files_below(copy / "offline") == before
 
 
@@ -122,13 +112,14 @@ def test_without_a_base_adapter_it_is_made_again_and_must_be_the_first_one(copy)
     shutil.rmtree(copy / BASE)
     answer("prag", "--overwrite")  # the adapters hold all it needs
     shutil.rmtree(copy / ADAPTERS / "data_0")
-    run(encode, *FLAGS)
+    run(encode, *ENCODE)
     assert tree(copy / "offline") == whole
     shutil.rmtree(copy / BASE)
     shutil.rmtree(copy / ADAPTERS / "data_0")
     for path in (copy / ADAPTERS).glob("*/*/training_config.json"):
-        path.write_text(json.dumps({**json.loads(path.read_text()), "base": "f" * 16}))
-    refused("it was replaced; train all again with --overwrite", run, encode, *FLAGS)
+        with edited(path) as record:
+            record["base"] = "f" * 16
+    refused("it was replaced; train all again with --overwrite", run, encode, *ENCODE)
 
 
 @pytest.mark.parametrize("damage", ["cut off", "another", "no record"])
@@ -136,22 +127,15 @@ def test_a_damaged_or_other_base_adapter_is_refused(copy, damage):
     if damage == "another":
         record = json.loads((copy / BASE / "training_config.json").read_text())
         made_with = {name: record[name] for name in ("seed", "initialisation")}
-        bank = LoraBank(AutoModelForCausalLM.from_pretrained(MODEL), 2, 32)
-        save_adapter(bank.new_base_adapter(7), copy / BASE, 32, MODEL, made_with)
+        save_adapter(demo_bank().new_base_adapter(7), copy / BASE, 32, MODEL, made_with)
     elif damage == "no record":
         (copy / BASE / "training_config.json").unlink()
-        refused("has no training_config.json .* delete", run, encode, *FLAGS, "--overwrite")
+        refused("has no training_config.json .* delete", run, encode, *ENCODE, "--overwrite")
         return
     else:
         cut_off(copy / BASE)
-    for call in ((answer, "prag", "--overwrite"), (run, encode, *FLAGS), (command, "verify")):
+    for call in ((answer, "prag", "--overwrite"), (run, encode, *ENCODE), (command, "verify")):
         refused(r"delete .*folder|delete .*base_weight", *call)
-
-
-@pytest.mark.parametrize("name", ["pack", "unpack"])
-def test_without_adapters_the_command_that_makes_them_is_named(copy, name):
-    with pytest.raises(InputError, match=r"no adapters in .*run first: python src/encode\.py"):
-        command(name, "--learning_rate", "1")
 
 
 @pytest.fixture
@@ -215,7 +199,10 @@ def test_what_is_damaged_is_not_packed_and_a_damaged_tar_stays(six):
     assert packed_file(six).exists()
 
 
-def test_packed_adapters_are_named_with_the_command_that_unpacks_them(copy):
+def test_packed_or_absent_adapters_are_named_with_the_command_that_makes_them(copy):
+    words = r"no adapters in .*run first: python src/encode\.py"
+    refused(words, command, "pack", "--learning_rate", "1")
+    refused(words, command, "unpack", "--learning_rate", "1")
     command("pack")
     refused(r"dev.tar holds packed ones: python src/adapters.py unp", answer, "prag", "--overwrite")
     command("unpack")
@@ -230,31 +217,25 @@ def test_peft_answers_with_an_exported_adapter_as_inference_did(finished, copy):
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
     encoder = PromptEncoder(tokenizer, load_prompts("demo", "demo", False), False, 1000)
     records = json.loads((copy / "data_aug/demo/dev.json").read_text())
-    expected = {
-        method: json.loads((finished / RESULTS / f"{method}/dev/predict.json").read_text())
-        for method in ("prag", "combine")
-    }
+    results = [finished / RESULTS / method / "dev/predict.json" for method in ("prag", "combine")]
+    expected = [json.loads(result.read_text()) for result in results]
     for did, record in enumerate(records):
         folder = copy / "exported" / str(did)
-        flags = ["--question_id", str(did), "--output", str(folder)]
-        command("export", *flags)
+        command("export", "--question_id", str(did), "--output", str(folder))
         config = json.loads((folder / "adapter_config.json").read_text())
         assert (config["r"], config["lora_alpha"]) == (8, 128)
         assert config["base_model_name_or_path"] == MODEL
         passages = [entry["passage"] for entry in record["augment"]]
-        for method, context in (("prag", []), ("combine", passages)):
+        for predictions, context in zip(expected, ([], passages), strict=True):
             prompt = encoder.question(record["question"], context)
             model = AutoModelForCausalLM.from_pretrained(MODEL)
             model = peft.PeftModel.from_pretrained(model, folder)
-            assert generated_by(model, tokenizer, prompt) == expected[method][did]["text"]
+            assert generated_by(model, tokenizer, prompt) == predictions[did]["text"]
 
 
 def test_an_exported_adapter_is_the_merged_one_filled_up_with_zeros(copy, capsys):
-    model = AutoModelForCausalLM.from_pretrained(MODEL)
-    bank = LoraBank(model, 2, 32)
-    own = [
-        load_adapter(copy / ADAPTERS / f"data_1/passage_{pid}", bank.shapes(2)) for pid in range(2)
-    ]
+    bank, places = demo_bank(), [copy / ADAPTERS / f"data_1/passage_{pid}" for pid in range(2)]
+    own = [load_adapter(place, bank.shapes(2)) for place in places]
     flags = ["--question_id", "1", "--merge_topk", "2", "--merge_scale", "0.5"]
     folder = copy / "exported"
     more = ["--output", str(folder), "--pad_rank", "16", "--save_dtype", "bfloat16"]
@@ -270,25 +251,22 @@ def test_an_exported_adapter_is_the_merged_one_filled_up_with_zeros(copy, capsys
     refused("exists already; give another folder", command, "export", *flags, *more)
 
 
-@pytest.mark.parametrize(("flags", "message"), [
-    (["--question_id", "4"], "--question_id 4: .* 4 questions, from 0"),
-    (["--question_id", "1", "--sample", "1"], "--question_id 1: .* 1 questions"),
-    (["--question_id", "0", "--pad_rank", "4"], "rank 6, above 4; give a larger --pad_rank"),
-    (["--question_id", "0", "--seed", "5"], "was made with seed"),
-    (
-        ["--question_id", "0", "--merge_scale", "1e38", "--save_dtype", "float16"],
-        r"adapter for .*new has numbers that are not finite in torch\.float16; use --save",
-    ),
-    (["--question_id", "0", "--lora_rank", "4"], r"no adapter in .*encode\.py"),
-])  # fmt: skip
-def test_an_export_that_inference_would_refuse_is_refused(copy, flags, message):
-    refused(message, command, "export", *flags, "--output", str(copy / "new"))
-    assert not (copy / "new").exists()
-
-
-def test_an_export_asks_for_one_data_type(copy):
+def test_an_export_that_inference_would_refuse_is_refused(copy):
+    for message, flags in {
+        "--question_id 4: .* 4 questions, from 0": "4",
+        "--question_id 1: .* 1 questions": "1 --sample 1",
+        "rank 6, above 4; give a larger --pad_rank": "0 --pad_rank 4",
+        "was made with seed": "0 --seed 5",
+        r"adapter for .*new has numbers that are not finite in torch\.float16; use --save": (
+            "0 --merge_scale 1e38 --save_dtype float16"
+        ),
+        r"no adapter in .*encode\.py": "0 --lora_rank 4",
+    }.items():
+        words = ["--output", str(copy / "new"), "--question_id", *flags.split()]
+        refused(message, command, "export", *words)
+        assert not (copy / "new").exists()
     shutil.copy(copy / "data_aug/demo/dev.json", copy / "data_aug/demo/test.json")
-    flags = [*COMMON, "--dataset", "demo", *TRAIN, "--question_id", "0", "--output", "new"]
+    flags = [*ALL_TYPES, "--question_id", "0", "--output", "new"]
     refused("choose one --data_type of dev, test", run, adapters, "export", *flags)
 
 

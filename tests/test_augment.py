@@ -2,13 +2,11 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
 from augment_runs import PAIRS, QUESTIONS, hits_of, instantly, records_at
-from conftest import REPOSITORY
 from stage_runs import AUGMENT, COMMON, MODEL, refused, run, stop_after, stopped, tree
+from test_processes import launch
 
 import augment
 from utils.augmentation import files as augmented_files
@@ -25,9 +23,7 @@ SETTINGS = ".dev.demo-model.settings"
 PAIRS_READ = json.loads(PAIRS)
 
 
-def test_a_passage_whose_questions_never_parse_is_replaced_after_bounded_attempts(
-    indexed, demo_index, monkeypatch, capsys
-):
+def test_a_passage_whose_lists_never_parse_is_replaced(indexed, demo_index, monkeypatch, capsys):
     hits = hits_of(demo_index, "dev", 0)
     asked = instantly(monkeypatch, bad={hits[1]["text"]})
     run(augment, *AUGMENT, "--sample", "1", "--max_attempts", "3")
@@ -222,16 +218,12 @@ def test_each_model_reads_its_passages_in_the_order_in_which_they_were_found(roo
 
 
 @pytest.mark.slow
-def test_two_processes_end_with_the_bytes_of_one(indexed, monkeypatch, capsys):
+def test_two_processes_end_with_the_bytes_of_one(indexed, capsys):
     run(augment, *WAVES)
     assert " 0 dropped" not in capsys.readouterr().out
     whole = tree(indexed / "data_aug")
     shutil.rmtree(indexed / "data_aug")
-    launcher = [sys.executable, *"-m torch.distributed.run --standalone --nproc_per_node 2".split()]
-    monkeypatch.setenv("PRAG_ROOT", str(indexed))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    command = [*launcher, str(REPOSITORY / "src/augment.py"), *WAVES]
-    said = subprocess.check_output(command, text=True)
+    said = launch(indexed, 2, "augment.py", *WAVES)
     assert tree(indexed / "data_aug") == whole
     assert said.count("wanted") == 1  # only the main process speaks
 

@@ -48,9 +48,7 @@ def test_only_the_passages_of_the_wanted_model_are_read_without_its_prefix(augme
     assert read[0]["question"] == "Who?" and read[0]["passages"] == ["p1", "p2"]
 
 
-def test_the_released_layout_is_read_and_its_bare_total_filled_past_an_exhausted_type(
-    augmented, capsys
-):
+def test_the_released_layout_is_read_and_its_total_filled_past_an_exhausted_type(augmented, capsys):
     folder = augmented / MODEL
     write_json(folder / "bridge.json", [record(0, "B0?", entry(0, MODEL))])
     comparison = [record(1, "C1?", entry(1, MODEL)), record(9, "C1?", entry(9, MODEL))]
@@ -69,10 +67,7 @@ def test_the_released_layout_is_read_and_its_bare_total_filled_past_an_exhausted
 @pytest.mark.parametrize("change, problem", [
     (lambda r: r["augment"].append(None), r"record 1: augment\[1\] is null"),
     (lambda r: r["augment"][0].update({f"{MODEL}_rewrite": 3}), "_rewrite is a number"),
-    (
-        lambda r: r["augment"][0].update(pid=10**4000),
-        r"augment\[0\].pid has more than 9 digits",
-    ),
+    (lambda r: r["augment"][0].update(pid=10**4000), r"augment\[0\].pid has more than 9 digits"),
     (lambda r: r["augment"][0].update({f"{MODEL}_qa": [{}]}), r"_qa\[0\].question is missing"),
 ])  # fmt: skip
 def test_a_broken_augmented_record_is_named_by_index_and_field(change, problem, augmented):

@@ -157,9 +157,7 @@ def test_a_bad_index_name_is_refused_before_anything_is_sent():
             ElasticsearchIndex(options)
 
 
-def test_the_index_is_as_described_and_overwrite_only_removes_what_this_program_made(
-    tmp_path, options
-):
+def test_the_index_is_as_described_and_overwrite_removes_only_our_own(tmp_path, options):
     load(tmp_path, options, number_of_shards=2)
     [(first, found)] = indices(options, "").items()
     assert first.startswith(f"{options.index_name}-")
@@ -208,9 +206,7 @@ def test_a_bad_corpus_and_an_interruption_leave_the_old_index(tmp_path, options,
 
 
 @fake_only
-def test_what_a_busy_server_rejects_is_tried_again_and_what_fails_is_one_sentence(
-    tmp_path, fake, options, monkeypatch
-):
+def test_a_busy_server_is_asked_again_and_a_fault_is_named(tmp_path, fake, options, monkeypatch):
     monkeypatch.setitem(engine.LOADING, "chunk_size", 100)
     faults = ["drop", *[error_body(429, "rejected", "queue capacity")] * 5]
     fake.fault = lambda path, _: faults.pop() if path == "_bulk" and faults else None

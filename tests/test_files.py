@@ -107,7 +107,6 @@ def test_output_that_is_cut_by_its_reader_ends_without_a_word():
     """As `python src/adapters.py list | head -1` does."""
     program = "from utils.running import run_stage; run_stage(lambda: print('line\\n' * 100_000))"
     command = f'"{sys.executable}" -c "{program}" | head -1; exit ${{PIPESTATUS[0]}}'
-    done = subprocess.run(
-        ["bash", "-c", command], cwd=files.__file__.rsplit("/", 2)[0], capture_output=True
-    )
+    source = files.__file__.rsplit("/", 2)[0]
+    done = subprocess.run(["bash", "-c", command], cwd=source, capture_output=True)
     assert (done.returncode, done.stdout, done.stderr) == (141, b"line\n", b"")

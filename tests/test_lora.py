@@ -101,16 +101,14 @@ def compare_with_peft(folder, architecture, dtype, rank, batch, counts, tied=Tru
             yield B, oracle[f"base_model.model.{name}.lora_B.weight"]
 
 
-@pytest.mark.parametrize("architecture, rank, batch_size, counts, objective", [
+@pytest.mark.parametrize("kind, rank, batch, counts, objective", [
     ("llama", 2, 1, [5, 2, 5, 3, 1, 4, 6], "lm"), ("qwen2", 2, 3, [4, 2, 7], "lm"),
     ("llama", 1, 3, [5], "lm"), ("qwen2", 8, 1, [3, 5], "lm"), ("phi3", 2, 1, [3, 5], "lm"),
     ("llama", 8, 3, [1, 4, 5, 5, 2, 3, 7], "lm"), ("qwen2", 2, 3, [4, 2, 7], "answer"),
 ])  # fmt: skip
-def test_side_by_side_equals_peft_one_at_a_time_in_float64(
-    tmp_path, architecture, rank, batch_size, counts, objective
-):
-    moved, how = 0.0, (torch.float64, rank, batch_size, counts)
-    for mine, oracle in compare_with_peft(tmp_path, architecture, *how, objective=objective):
+def test_side_by_side_equals_peft_in_float64(tmp_path, kind, rank, batch, counts, objective):
+    moved, how = 0.0, (torch.float64, rank, batch, counts)
+    for mine, oracle in compare_with_peft(tmp_path, kind, *how, objective=objective):
         assert (mine - oracle).abs().max() < 1e-7
         moved = max(moved, oracle.abs().max().item())
     assert moved > 1e-3

@@ -4,19 +4,9 @@ import json
 
 import pytest
 import torch
-from conftest import REPOSITORY
-from stage_runs import (
-    ADAPTERS,
-    COMMON,
-    ENCODE,
-    MODEL,
-    RESULTS,
-    answer,
-    demo_bank,
-    refused,
-    run,
-    watched,
-)
+from adapter_runs import demo_bank
+from conftest import REPOSITORY, edited
+from stage_runs import ADAPTERS, ENCODE, MODEL, RESULTS, answer, refused, run, watched
 
 import encode
 import get_warmup_data
@@ -109,7 +99,7 @@ def test_the_warm_up_goes_through_all_stages(copy):
     data = copy / "data_aug/warmup/demo/direct.json"
     warm = ("--init_adapter", "warmup")
     run(get_warmup_data, "--dataset", "demo", *questions, "--sample", "4")
-    run(warmup_lora, *COMMON, "--data", str(data))
+    run(warmup_lora, "--model_name", MODEL, "--prompts", "demo", "--data", str(data))
     run(encode, *ENCODE, *warm)
     answer("prag", *warm)
     start = stored_fingerprint(copy / "offline/demo-model/rank=2_alpha=32/warmup_direct")
@@ -131,8 +121,8 @@ def test_the_warm_up_goes_through_all_stages(copy):
 ])  # fmt: skip
 def test_a_start_of_another_shape_is_refused_before_the_model(copy, monkeypatch, change, message):
     folder = copy / ADAPTERS / "data_0/passage_0"
-    config = json.loads((folder / "adapter_config.json").read_text())
-    (folder / "adapter_config.json").write_text(json.dumps(config | change))
+    with edited(folder / "adapter_config.json") as config:
+        config |= change
     monkeypatch.setattr("utils.models.AutoModelForCausalLM", None)  # no model is loaded
     refused(message, run, encode, *ENCODE, "--init_adapter", str(folder))
     words = r"no adapter in .*warmup_direct.*warmup_lora\.py"
@@ -164,14 +154,13 @@ def test_adapters_of_another_objective_have_their_own_folder_and_loss(copy):
 def test_a_result_of_adapters_that_were_trained_again_is_refused(copy):
     """A changed method under an old name: the old numbers must not pass for the new ones."""
     answer("prag")
-    settings = copy / RESULTS / "prag/dev/config.json"
     folder = copy / ADAPTERS / "data_2/passage_0"
     adapter = load_adapter(folder, demo_bank().shapes(2))
     adapter = {name: (A, 2 * B) for name, (A, B) in adapter.items()}
     save_adapter(adapter, folder, 32, MODEL, read_training(folder))
     refused("the adapters were trained again", answer, "prag")
-    kept = json.loads(settings.read_text())
-    settings.write_text(json.dumps({k: kept[k] for k in kept if k != "weights"}))
+    with edited(copy / RESULTS / "prag/dev/config.json") as settings:
+        del settings["weights"]
     answer("prag")  # an older result does not say it
 
 
@@ -205,11 +194,9 @@ def test_answers_of_a_model_that_is_not_finite_are_refused(copy, scale):
 
 
 def test_passages_without_scores_cannot_be_weighted_by_them(copy):
-    path = copy / "data_aug/demo/dev.json"
-    records = json.loads(path.read_text())
-    for entry in records[1]["augment"]:
-        del entry["score"]  # as an older version wrote it
-    path.write_text(json.dumps(records))
+    with edited(copy / "data_aug/demo/dev.json") as records:
+        for entry in records[1]["augment"]:
+            del entry["score"]  # as an older version wrote it
     answer("prag", "--overwrite")
     refused("--merge score needs the score of every passage, ", answer, "prag", "--merge", "score")
 

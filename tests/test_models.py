@@ -1,13 +1,12 @@
 """Loading models, and generation whose texts do not depend on the batch."""
 
-import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
-from conftest import REPOSITORY, tiny_model
+from conftest import REPOSITORY, edited, tiny_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, GenerationConfig
 
@@ -163,8 +162,8 @@ def with_json(folder, **changes):
     """A copy of the demo's model in `folder`, with `changes[file]` in its JSON files."""
     shutil.copytree(DEMO, folder)
     for file, values in changes.items():
-        path = folder / f"{file}.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | values))
+        with edited(folder / f"{file}.json") as held:
+            held |= values
     return str(folder)
 
 

@@ -106,9 +106,8 @@ def test_a_plain_text_that_is_too_long_is_cut_and_counted(tokenizer):
 
 def test_a_training_prompt_has_one_start_token_and_no_end_token(tokenizer):
     adding = copy.deepcopy(tokenizer)  # as Llama 3's, which begins every text with its own token
-    adding.backend_tokenizer.post_processor = TemplateProcessing(
-        single="<|bos|> $A", special_tokens=[("<|bos|>", tokenizer.bos_token_id)]
-    )
+    how = {"single": "<|bos|> $A", "special_tokens": [("<|bos|>", tokenizer.bos_token_id)]}
+    adding.backend_tokenizer.post_processor = TemplateProcessing(**how)
     assert adding("x")["input_ids"][0] == tokenizer.bos_token_id
     ids = encoder_of(adding).example("Why", ["the passage"], "x").ids
     assert ids.count(tokenizer.bos_token_id) == 1 and ids[0] == tokenizer.bos_token_id
@@ -206,9 +205,7 @@ def test_a_tokenizer_without_chat_template_is_an_input_error(tokenizer):
     (LLAMA_3_DATES, "Today: 26 Jul 2024 Answer Why?"),
     ('\n{{ strftime_now("%B %d, %Y") }} {{ messages[0].content }}', "\nJuly 26, 2024 Answer Why?"),
 ])  # fmt: skip
-def test_a_template_that_inserts_the_date_gives_the_same_prompt_on_any_day(
-    tokenizer, monkeypatch, template, shown
-):
+def test_a_dated_template_gives_the_same_prompt_on_any_day(tokenizer, monkeypatch, template, shown):
     dated = copy.deepcopy(tokenizer)
     dated.chat_template = template
     prompts, undated = [], []

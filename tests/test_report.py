@@ -167,19 +167,15 @@ def test_question_types_have_columns_and_no_text_from_data_does_harm(here):
     assert cells == "'+1 '-1 '@1 '\uff1d1 11"
 
 
-DAMAGES = {  # what is said: the file, and what is put for what in it
-    "em 1 and not the 0 of its answer": ("predict", '"eval_predict": "one"', '"eval_predict": ""'),
-    "has f1 nan": ("predict", '"f1": 1.0', '"f1": NaN'),
-    "config.json or predict.json is damaged": ("predict", '"test_id": 0,', ""),
-    "is not that of method icl": ("config", '"icl"', '"prag"'),
-    "is unfinished": ("predict", "", None),
-}
-
-
-@pytest.mark.parametrize("problem", DAMAGES)
-def test_a_damaged_result_is_named_and_not_counted(here, problem, capsys):
+@pytest.mark.parametrize("name, old, new, problem", [
+    ("predict", '"eval_predict": "one"', '"eval_predict": ""', "em 1 and not the 0 of its answer"),
+    ("predict", '"f1": 1.0', '"f1": NaN', "has f1 nan"),
+    ("predict", '"test_id": 0,', "", "config.json or predict.json is damaged"),
+    ("config", '"icl"', '"prag"', "is not that of method icl"),
+    ("predict", "", None, "is unfinished"),
+])  # fmt: skip
+def test_a_damaged_result_is_named_and_not_counted(here, name, old, new, problem, capsys):
     add(here, "prag", GOOD)
-    name, old, new = DAMAGES[problem]
     file = add(here, "icl", GOOD) / f"{name}.json"
     if new is None:
         file.unlink()

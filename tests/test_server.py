@@ -80,19 +80,16 @@ def test_the_server_gives_the_records_of_the_local_path(indexed, monkeypatch, ca
     assert settings["api_model"] == NAME and settings["batch_size"] is None
 
 
-THOUGHT = {  # text -> what is left
+@pytest.mark.parametrize("text, left", {
     " Orr [thinking]. ": "Orr [thinking].", "analysis of Orr": "analysis of Orr",
     "<think>\n\n</think>\n\nOrr": "Orr", "I think so.</think>Orr": "Orr",
     "<think>a <think>b</think> c</think> Orr": "Orr", "[THINK]a[/THINK]Orr": "Orr",
     "It is <Thinking>a</thinking>Orr": "It is Orr", "Orr <seed:think>so</seed:think><think>a": "",
     "<|channel|>analysis<|message|>a<|end|><|channel|>final<|message|>Orr": "Orr",
     "analysisWe need it.assistantfinalOrr": "Orr",
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("text", THOUGHT)
-def test_what_is_left_without_thoughts_is_what_counts(text):
-    assert without_thoughts(text) == (left := THOUGHT[text])
+}.items())  # fmt: skip
+def test_what_is_left_without_thoughts_is_what_counts(text, left):
+    assert without_thoughts(text) == left
     recipe = augment.parse_arguments([*AUGMENT])[1]
     row = prediction_of({"test_id": 0, "question": "Who?", "answer": "Orr"}, text, recipe)
     assert row["text"] == text and row["answer_presence"] == ("Orr" in left)

@@ -11,12 +11,11 @@ from conftest import REPOSITORY
 from safetensors.torch import load_file
 from stage_runs import (
     ADAPTERS,
+    ALL_TYPES,
     AUGMENT,
-    COMMON,
-    DEV,
+    ENCODE,
     MODEL,
     RESULTS,
-    TRAIN,
     answer,
     put,
     refused,
@@ -45,9 +44,8 @@ def test_the_stages_write_the_documented_files(finished):
         for pid, entry in enumerate(record["augment"]):
             assert entry["pid"] == pid and entry["passage"] == record["passages"][pid]
             assert entry["demo-model_rewrite"] and len(entry["demo-model_qa"]) == 3
-            assert all(
-                set(p) == {"question", "answer", "full_answer"} for p in entry["demo-model_qa"]
-            )
+            fields = {"question", "answer", "full_answer"}
+            assert all(set(pair) == fields for pair in entry["demo-model_qa"])
     folders = sorted(p.name for p in (finished / ADAPTERS).glob("data_*/passage_*"))
     assert folders == sorted(["passage_0", "passage_1", "passage_2"] * 4)
     for method in METHODS:
@@ -67,8 +65,7 @@ def test_the_stages_write_the_documented_files(finished):
         mean = sum(p["f1"] for p in predictions) / 4
         assert f"f1\t{mean:.4f}" in head
         assert json.loads(settings)["max_new_tokens"] == 12
-    leftovers = [p for p in finished.rglob("*") if p.suffix == ".tmp" or ".journal" in p.name]
-    assert leftovers == []
+    assert not [p for p in finished.rglob("*") if p.suffix == ".tmp" or ".journal" in p.name]
 
 
 def test_every_saved_adapter_loads_in_peft_and_changes_the_logits(finished):
@@ -129,9 +126,8 @@ def test_prag_answers_from_all_passages_of_every_question(finished):
         model.add_weighted_adapter(["0", "1", "2"], [1.0] * 3, "all", combination_type="cat")
         model.set_adapter("all")
         user = prompts["direct"]["without_passages"].replace("{question}", prediction["question"])
-        text = tokenizer.apply_chat_template(
-            [{"role": "user", "content": user}], tokenize=False, add_generation_prompt=True
-        )
+        message = [{"role": "user", "content": user}]
+        text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
         prompt = tokenizer(text + "The answer is", add_special_tokens=False)["input_ids"]
         assert generated_by(model, tokenizer, prompt) == prediction["text"]
 
@@ -143,12 +139,14 @@ def test_batched_answers_equal_single_ones(finished, copy, method):
     assert (copy / path).read_bytes() == (finished / path).read_bytes()
 
 
-def test_a_second_run_changes_nothing(copy):
+def test_a_second_run_changes_nothing_and_a_sample_larger_than_the_data_is_said(copy, capsys):
     before = tree(copy)
     run(augment, *AUGMENT)
-    run(encode, *COMMON, *DEV, *TRAIN)
+    run(encode, *ENCODE)
     answer("prag")
     assert tree(copy) == before
+    run(encode, *ENCODE, "--sample", "9")
+    assert "fewer questions than --sample 9: dev has 4\n" in capsys.readouterr().out
 
 
 def test_a_result_counts_with_its_settings_and_its_text_follows_from_it(copy):
@@ -170,7 +168,7 @@ def test_a_result_counts_with_its_settings_and_its_text_follows_from_it(copy):
 def test_overwriting_of_results_begins_with_the_first_new_answers(copy):
     """Of two data types; a run that goes on without the flag then makes both again."""
     shutil.copy(copy / "data_aug/demo/dev.json", copy / "data_aug/demo/two.json")
-    flags = [*COMMON, "--dataset", "demo", *TRAIN, "--inference_method", "icl", "--batch_size", "2"]
+    flags = [*ALL_TYPES, "--inference_method", "icl", "--batch_size", "2"]
     run(inference, *flags, "--overwrite")
     old, new = tree(copy / "output"), [*flags, "--max_new_tokens", "9"]
     for stop, kept in ((1, True), (2, False)):
@@ -187,13 +185,8 @@ def test_overwriting_of_results_begins_with_the_first_new_answers(copy):
     assert tree(copy / "output") == ended and ended.keys() == old.keys()
 
 
-def test_a_sample_larger_than_the_data_is_said(copy, capsys):
-    run(encode, *COMMON, *DEV, *TRAIN, "--sample", "9")
-    assert "fewer questions than --sample 9: dev has 4\n" in capsys.readouterr().out
-
-
 def test_stopped_overwriting_of_adapters_goes_on_without_the_flag(copy, capsys):
-    flags = [*COMMON, *DEV, *TRAIN, "--adapters_per_batch", "3", "--save_dtype", "bfloat16"]
+    flags = [*ENCODE, "--adapters_per_batch", "3", "--save_dtype", "bfloat16"]
     before = tree(copy / "offline")
     for stop in (1, 5):
         assert tree(copy / "offline") == before
