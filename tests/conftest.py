@@ -66,6 +66,11 @@ def edited(path: Path):
     path.write_text(json.dumps(value))
 
 
+def put(path: Path, content: str | None) -> None:
+    """Write `content`, or with None remove the file."""
+    path.unlink() if content is None else path.write_text(content)
+
+
 @pytest.fixture
 def root(tmp_path, monkeypatch):
     """A fresh folder as `ROOT_DIR`."""
@@ -76,7 +81,7 @@ def root(tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """A root with a finished index, augmentation, adapters and all four results; do not change."""
-    from stage_runs import AUGMENT, COMMON, DEV, TRAIN, answer, run
+    from stage_runs import AUGMENT, ENCODE, answer, run
 
     import augment
     import encode
@@ -87,10 +92,9 @@ def finished(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         use_root(root, patch)
         corpus = str(REPOSITORY / "data/demo/corpus.tsv")
-        index = ("--data_path", corpus, "--index_name", "demo")
-        run(prep_elastic, *index)
+        run(prep_elastic, "--data_path", corpus, "--index_name", "demo")
         run(augment, *AUGMENT)
-        run(encode, *COMMON, *DEV, *TRAIN)
+        run(encode, *ENCODE)
         for method in METHODS:
             answer(method)
     return root

@@ -19,7 +19,7 @@ AUGMENT = [
 ]  # fmt: skip
 TRAIN = ["--learning_rate", "4e-3", "--num_train_epochs", "2"]
 ENCODE = [*COMMON, *DEV, *TRAIN]
-ALL_TYPES = [*COMMON, "--dataset", "demo", *TRAIN]
+ALL = [*COMMON, "--dataset", "demo", *TRAIN]
 ADAPTERS = "offline/demo-model/rank=2_alpha=32/demo/lr=0.004_epoch=2/aug_model=demo-model/dev"
 RESULTS = "output/demo-model/rank=2_alpha=32/demo/lr=0.004_epoch=2/aug_model=demo-model"
 
@@ -59,22 +59,10 @@ def tree(root: Path) -> dict[str, bytes]:
     return files
 
 
-def put(path: Path, content: str | None) -> None:
-    """Write `content`, or with None remove the file."""
-    path.unlink() if content is None else path.write_text(content)
-
-
 def refused(message: str, call, *arguments) -> None:
     """`call` (`run`, `answer`, …) ends with an `InputError` of this message."""
     with pytest.raises(InputError, match=message):
         call(*arguments)
-
-
-def stopped(module, name: str, calls: int, stage, *flags: str) -> None:
-    """A run of `stage` in which call number `calls` of a function is a Ctrl-C."""
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(module, name, stop_after(calls, getattr(module, name)))
-        run(stage, *flags)
 
 
 def stop_after(calls: int, function):

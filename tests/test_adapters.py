@@ -6,19 +6,10 @@ import shutil
 import peft
 import pytest
 import torch
-from adapter_runs import (
-    demo_bank,
-    files_below,
-    generated_by,
-    killed_at,
-    linked_groups,
-    save_tiny,
-    tiny_bank,
-    tiny_data_type,
-)
-from conftest import edited
+from adapter_runs import demo_bank, files_below, generated_by, killed_at, save_tiny, tiny_bank
+from conftest import edited, put
 from safetensors.torch import load_file, save_file
-from stage_runs import ADAPTERS, ALL_TYPES, ENCODE, MODEL, RESULTS, answer, put, refused, run, tree
+from stage_runs import ADAPTERS, ALL, ENCODE, MODEL, RESULTS, answer, refused, run, tree
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import adapters
@@ -30,6 +21,7 @@ from utils.lora.merges import scaled, total
 from utils.prompting import PromptEncoder, load_prompts
 from utils.running import InputError
 from utils.store.folders import ADAPTER_FILES, load_adapter, save_adapter
+from utils.store.links import link_adapter
 from utils.store.packing import pack, unpack
 
 WEIGHTS = "adapter_model.safetensors"
@@ -141,8 +133,20 @@ def test_a_damaged_or_other_base_adapter_is_refused(copy, damage):
 @pytest.fixture
 def six(tmp_path):
     """Six adapters of three questions, four of them different: two folders are hard links."""
-    tiny_data_type(tmp_path / "dev")
-    return tmp_path / "dev"
+    bank, dev = tiny_bank(), tmp_path / "dev"
+    for number, place in enumerate(("0/passage_0", "0/passage_1", "1/passage_0", "10/passage_0")):
+        save_tiny(bank, dev / f"data_{place}", number)
+    assert link_adapter(dev / "data_0/passage_0", dev / "data_1/passage_1") > 0
+    assert link_adapter(dev / "data_1/passage_0", dev / "data_10/passage_1") > 0
+    return dev
+
+
+def linked_groups(root) -> set[frozenset[str]]:
+    """The weights files that are one on the disk, as sets of their names."""
+    groups: dict[int, set[str]] = {}
+    for path in root.rglob("*.safetensors"):
+        groups.setdefault(path.stat().st_ino, set()).add(str(path.relative_to(root)))
+    return {frozenset(group) for group in groups.values()}
 
 
 def test_unpacking_gives_the_same_bytes_and_links(six):
@@ -266,7 +270,7 @@ def test_an_export_that_inference_would_refuse_is_refused(copy):
         refused(message, command, "export", *words)
         assert not (copy / "new").exists()
     shutil.copy(copy / "data_aug/demo/dev.json", copy / "data_aug/demo/test.json")
-    flags = [*ALL_TYPES, "--question_id", "0", "--output", "new"]
+    flags = [*ALL, "--question_id", "0", "--output", "new"]
     refused("choose one --data_type of dev, test", run, adapters, "export", *flags)
 
 

@@ -4,8 +4,9 @@ import json
 import shutil
 
 import pytest
+from adapter_runs import stopped
 from augment_runs import PAIRS, QUESTIONS, hits_of, instantly, records_at
-from stage_runs import AUGMENT, COMMON, MODEL, refused, run, stop_after, stopped, tree
+from stage_runs import AUGMENT, COMMON, MODEL, refused, run, stop_after, tree
 from test_processes import launch
 
 import augment
@@ -189,7 +190,6 @@ def test_an_interrupted_overwriting_goes_on_without_the_flag(indexed, monkeypatc
 
 
 def save_texts(model: str, passages: list[str], answer: str = "Vessland", **flags) -> None:
-    """Save the texts about these passages of one question."""
     results = {p: {"rewrite": p.upper(), "qa": PAIRS_READ} for p in passages}
     questions = {"quiz": [{"test_id": 0, "question": "Where?", "answer": answer}]}
     files = AugmentedFiles("quiz", model, questions, {"seed": 0}, **flags)

@@ -59,7 +59,6 @@ def parse(script: str, words: list[str]) -> argparse.Namespace:
 
 
 def parser_of(script: str) -> argparse.ArgumentParser:
-    """The parser that the script builds."""
     caught = []
 
     def catch(parser, *_):
@@ -88,10 +87,7 @@ def flags_of(script: str) -> dict[str, argparse.Action]:
 
 
 def recorded_commands(config: Path, folder: Path, **variables: str) -> list[list[str]]:
-    """The arguments of every `python` that the shell script starts; nothing of it is run.
-
-    `variables` are added to its environment.
-    """
+    """The `python` commands that a shell script starts with these `variables`; none is run."""
     record, stubs = folder / "record", folder / "stubs"
     stubs.mkdir()
     for name in ("python", "python3", "accelerate", "torchrun", "wget", "curl"):
@@ -142,7 +138,6 @@ def test_every_table_of_the_paper_is_made_with_its_settings(tmp_path):
 
 
 def check_paper_settings(stage: str, options: argparse.Namespace) -> None:
-    """Assert that a command on a model and data set of the paper has the paper's settings."""
     with_cot, max_new_tokens, epochs = PAPER[options.dataset]
     settings = vars(options)
     assert settings.get("sample", 300) == 300

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from conftest import REPOSITORY
-from stage_runs import AUGMENT, ENCODE, RESULTS, answer, put, refused, run, tree
+from conftest import REPOSITORY, put
+from stage_runs import AUGMENT, ENCODE, RESULTS, answer, refused, run, tree
 
 import augment
 import encode

@@ -119,10 +119,7 @@ def pieces(root: Path) -> int:
 
 
 def strike(stage: Stage, root: Path, number: int, wanted: int) -> bool:
-    """Start the stage and send it the signal when `wanted` pieces more are complete.
-
-    Whether it was still running then.
-    """
+    """Send the stage the signal when `wanted` pieces more are complete; whether it still ran."""
     held, command = pieces(root), [sys.executable, str(REPOSITORY / stage.script)]
     command += [word.replace("{root}", str(root)) for word in stage.flags]
     how = {"env": os.environ | {"PRAG_ROOT": str(root), "OMP_NUM_THREADS": "1"}}

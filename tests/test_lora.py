@@ -34,11 +34,8 @@ def random_examples(counts: list[int], seed: int = 3) -> list[list[Example]]:
 
 
 def train_with_peft(model, base_folder, prompts, learning_rate, epochs, batch_size, firsts=None):
-    """One passage as the published software trains it, without its padding to 3000 tokens.
-
-    `firsts` are the places of each prompt's first label (None: all tokens have one).
-    """
-    firsts = firsts or [0] * len(prompts)
+    """One passage as the published software trains it, without its padding to 3000 tokens."""
+    firsts = firsts or [0] * len(prompts)  # the place of each prompt's first label
     how = {"is_trainable": True, "autocast_adapter_dtype": False}
     model = peft.PeftModel.from_pretrained(model, base_folder, **how)
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -63,11 +60,9 @@ def train_with_peft(model, base_folder, prompts, learning_rate, epochs, batch_si
 
 
 def model_in(dtype: torch.dtype, architecture: str, tied: bool):
-    """A tiny model that computes in `dtype` throughout.
-
-    The library's norms compute in float32 even in a float64 model; AdamW blows that rounding up.
-    """
+    """A tiny model that computes in `dtype` throughout."""
     model = tiny_model(architecture, tied).to(dtype)
+    # the library's norms compute in float32 even in float64; AdamW blows that rounding up
     for module in model.modules():
         if type(module).__name__.endswith("RMSNorm"):
             module.forward = partial(exact_norm, module.weight, module.variance_epsilon)

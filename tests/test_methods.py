@@ -164,7 +164,7 @@ def test_a_result_of_adapters_that_were_trained_again_is_refused(copy):
     answer("prag")  # an older result does not say it
 
 
-def test_adapters_are_weighted_by_their_retrieval_scores(copy, monkeypatch):
+def test_adapters_are_weighted_by_their_retrieval_scores_if_they_have_them(copy, monkeypatch):
     merged = []
     original = merging.MERGES["score"]
 
@@ -184,6 +184,11 @@ def test_adapters_are_weighted_by_their_retrieval_scores(copy, monkeypatch):
             deltas = [adapter[name][1] @ adapter[name][0] for adapter in adapters]
             expected = sum(w * delta for w, delta in zip(weights, deltas, strict=True))
             assert torch.allclose(B @ A, expected, atol=1e-5)
+    with edited(copy / "data_aug/demo/dev.json") as records:
+        for entry in records[1]["augment"]:
+            del entry["score"]  # as an older version wrote it
+    answer("prag", "--overwrite")
+    refused("--merge score needs the score of every passage, ", answer, "prag", "--merge", "score")
 
 
 @pytest.mark.parametrize("scale", ["1e+38", "1e+30"])  # the second adapter is finite itself
@@ -191,14 +196,6 @@ def test_answers_of_a_model_that_is_not_finite_are_refused(copy, scale):
     words = r"output with the merged adapters of question \d .* a smaller --merge_scale"
     refused(words, answer, "prag", "--merge_scale", scale)
     assert not list((copy / RESULTS / f"prag_scale={scale}").rglob("*.json"))
-
-
-def test_passages_without_scores_cannot_be_weighted_by_them(copy):
-    with edited(copy / "data_aug/demo/dev.json") as records:
-        for entry in records[1]["augment"]:
-            del entry["score"]  # as an older version wrote it
-    answer("prag", "--overwrite")
-    refused("--merge score needs the score of every passage, ", answer, "prag", "--merge", "score")
 
 
 def test_the_average_adapter_is_one_for_all_passages_of_a_data_type(copy, capsys):

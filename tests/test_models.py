@@ -26,7 +26,6 @@ class Numbers:
     pad_token_id, eos_token_id = 0, 2
 
     def batch_decode(self, rows, skip_special_tokens):
-        """Each row's ids, separated by spaces."""
         return [" ".join(str(i) for i in row if i not in (0, 2)) for row in rows.tolist()]
 
 

@@ -8,7 +8,6 @@ from stage_runs import run, tree
 
 import encode
 import inference
-import report
 
 MADE = REPOSITORY / "tests/data/made_by_4200079"
 LABEL = "tiny-model/rank=2_alpha=32/demo/lr=0.004_epoch=1/aug_model=demo-model"
@@ -46,10 +45,3 @@ def test_inference_answers_the_same_and_accepts_what_is_there(root, flags, capsy
         names = [name for name in before if "predict" in name]
         assert [after[name] for name in names] == [before[name] for name in names]
         assert again or after == before
-
-
-def test_the_report_reads_it(root, flags, capsys):
-    run(report)
-    assert "warning" not in capsys.readouterr().err
-    table = (root / "output/report/table.md").read_text()
-    assert all(name in table for name in ("closed_book", "icl", "prag_topk=1_scale=0.5"))

@@ -11,7 +11,10 @@ import encode
 import inference
 from utils import layout
 from utils.arguments import new_parser
+from utils.lora.merges import MERGES
+from utils.lora.objectives import OBJECTIVES
 from utils.recipe import DEFAULTS, GROUPS, Recipe, add_flags, names_in
+from utils.sources import SOURCES
 
 
 def recipe(*more: str) -> Recipe:
@@ -85,10 +88,6 @@ def test_a_setting_is_said_once():
 
 
 def test_a_registrys_names_are_read_without_importing_it():
-    from utils.lora.merges import MERGES
-    from utils.lora.objectives import OBJECTIVES
-    from utils.sources import SOURCES
-
     assert names_in("lora/merges.py", "MERGES") == tuple(MERGES)
     assert names_in("lora/objectives.py", "OBJECTIVES") == tuple(OBJECTIVES)
     assert names_in("sources/__init__.py", "SOURCES") == tuple(SOURCES)

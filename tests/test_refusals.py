@@ -135,7 +135,7 @@ def test_stray_files_and_strange_names_change_nothing(copy, capsys):
     assert data_types_of("my data/./日本 set", None, MODEL) == ["a b"]
 
 
-def test_a_result_made_with_other_settings_is_refused(copy):
+def test_a_result_made_with_other_settings_or_adapters_of_another_base_are_refused(copy):
     words = r"max_new_tokens = 12, but this run has .* = 13"
     refused(words, answer, "icl", "--max_new_tokens", "13")
     refused("temperature", run, augment, *AUGMENT, "--temperature", "0.1")
@@ -143,9 +143,6 @@ def test_a_result_made_with_other_settings_is_refused(copy):
     refused(words, run, augment, *AUGMENT, "--answers", "all")
     (copy / "data_aug/demo/.dev.other.settings").write_text('{"answers": "all"}')
     refused("'all' by another model .*use --answers all", run, augment, *AUGMENT)
-
-
-def test_adapters_from_another_base_are_refused(copy):
     with edited(copy / ADAPTERS / "data_1/passage_0/training_config.json") as training:
         training["base"] = "other"
     refused("different base adapters", answer, "prag", "--overwrite")

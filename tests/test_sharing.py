@@ -10,7 +10,7 @@ import torch
 from adapter_runs import files_below, in_processes, save_tiny, tiny_bank
 from conftest import edited
 from safetensors.torch import load_file
-from stage_runs import ADAPTERS, ALL_TYPES, ENCODE, RESULTS, answer, run, tree
+from stage_runs import ADAPTERS, ALL, ENCODE, RESULTS, answer, run, tree
 
 import encode
 from utils.files import writing_folder
@@ -45,7 +45,7 @@ def distinct_passages(root) -> int:
 
 def test_total_and_types_together_train_each_passage_once(with_total, capsys):
     shutil.rmtree(with_total / "offline")
-    run(encode, *ALL_TYPES)
+    run(encode, *ALL)
     distinct = distinct_passages(with_total)
     assert distinct < 15
     said = capsys.readouterr().out
@@ -63,7 +63,7 @@ def test_total_after_the_types_is_linked_without_a_model(with_total, monkeypatch
     before = inodes(with_total / "offline")
     with monkeypatch.context() as patch:
         patch.setattr("utils.experiment.load_model", None)
-        run(encode, *ALL_TYPES)
+        run(encode, *ALL)
     assert "0 adapters trained, 15 linked to an equal one (" in capsys.readouterr().out
     assert len(list((with_total / TOTAL).glob("*/*"))) == 15
     assert inodes(with_total / "offline") == before
@@ -81,7 +81,7 @@ def test_where_links_are_impossible_there_are_copies(with_total, monkeypatch, ca
 
     monkeypatch.setattr(os, "link", refuse)
     monkeypatch.setattr("utils.experiment.load_model", None)
-    run(encode, *ALL_TYPES)
+    run(encode, *ALL)
     said = capsys.readouterr().out
     assert "0 linked to an equal one (0.0 MB saved), 15 copied, as links are" in said
     dev = tree(with_total / ADAPTERS)
@@ -92,11 +92,11 @@ def test_where_links_are_impossible_there_are_copies(with_total, monkeypatch, ca
 
 
 def test_overwriting_changes_no_folder_that_shared_the_files(with_total):
-    run(encode, *ALL_TYPES)
+    run(encode, *ALL)
     before = files_below(with_total / ADAPTERS)
     kept = inodes(with_total / ADAPTERS)
     flags = ["--data_type", "total", "--overwrite", "--save_dtype", "bfloat16"]
-    run(encode, *ALL_TYPES, *flags)
+    run(encode, *ALL, *flags)
     assert files_below(with_total / ADAPTERS) == before
     assert inodes(with_total / ADAPTERS) == kept
     assert not kept & inodes(with_total / TOTAL)
@@ -111,7 +111,7 @@ def test_what_is_not_equal_or_not_sound_is_trained(with_total, capsys, differenc
             record["base"] = "another"
         if difference == "record":
             path.write_text("{")
-    run(encode, *ALL_TYPES, "--data_type", "total", *flags)
+    run(encode, *ALL, "--data_type", "total", *flags)
     distinct = distinct_passages(with_total)
     assert f"{distinct} adapters trained, {15 - distinct} linked" in capsys.readouterr().out
 

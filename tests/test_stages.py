@@ -6,23 +6,10 @@ import shutil
 import peft
 import pytest
 import torch
-from adapter_runs import generated_by
-from conftest import REPOSITORY
+from adapter_runs import generated_by, stopped
+from conftest import REPOSITORY, put
 from safetensors.torch import load_file
-from stage_runs import (
-    ADAPTERS,
-    ALL_TYPES,
-    AUGMENT,
-    ENCODE,
-    MODEL,
-    RESULTS,
-    answer,
-    put,
-    refused,
-    run,
-    stopped,
-    tree,
-)
+from stage_runs import ADAPTERS, ALL, AUGMENT, ENCODE, MODEL, RESULTS, answer, refused, run, tree
 from test_lora import train_with_peft
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -168,7 +155,7 @@ def test_a_result_counts_with_its_settings_and_its_text_follows_from_it(copy):
 def test_overwriting_of_results_begins_with_the_first_new_answers(copy):
     """Of two data types; a run that goes on without the flag then makes both again."""
     shutil.copy(copy / "data_aug/demo/dev.json", copy / "data_aug/demo/two.json")
-    flags = [*ALL_TYPES, "--inference_method", "icl", "--batch_size", "2"]
+    flags = [*ALL, "--inference_method", "icl", "--batch_size", "2"]
     run(inference, *flags, "--overwrite")
     old, new = tree(copy / "output"), [*flags, "--max_new_tokens", "9"]
     for stop, kept in ((1, True), (2, False)):

@@ -7,10 +7,11 @@ from pathlib import Path
 import peft
 import pytest
 import torch
-from conftest import REPOSITORY
+from adapter_runs import stopped
+from conftest import REPOSITORY, edited, put
 from hypothesis import given
 from hypothesis import strategies as st
-from stage_runs import MODEL, put, refused, run, stop_after, stopped, tree
+from stage_runs import MODEL, refused, run, stop_after, tree
 from test_lora import model_in, random_examples, train_with_peft
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -205,7 +206,6 @@ def training(root: Path) -> list[str]:
 
 
 def train(root: Path, *more: str) -> Path:
-    """Such a training; the adapter's folder."""
     run(warmup_lora, *training(root), *more)
     return root / WARM
 
@@ -229,9 +229,8 @@ def test_the_adapter_is_a_peft_folder_and_other_settings_are_refused(root):
     put(folder / "questions.json", whole[f"{WARM}/questions.json"].decode())
     with pytest.raises(InputError, match="trained on 1 of the questions"):
         warmup.refuse_trained_questions(folder, ["Why?", asked.lower().replace(" ", "  ")])
-    training = json.loads((folder / "training_config.json").read_text())
-    del training["num_train_epochs"]  # a setting that is absent has its default
-    write_json(folder / "training_config.json", training)
+    with edited(folder / "training_config.json") as training:
+        del training["num_train_epochs"]  # a setting that is absent has its default
     whole = tree(root)
     train(root)
     assert tree(root) == whole
