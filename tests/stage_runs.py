@@ -59,10 +59,10 @@ def tree(root: Path) -> dict[str, bytes]:
     return files
 
 
-def refused(message: str, call, *arguments) -> None:
+def refused(message: str, call, *arguments, **keywords) -> None:
     """`call` (`run`, `answer`, …) ends with an `InputError` of this message."""
     with pytest.raises(InputError, match=message):
-        call(*arguments)
+        call(*arguments, **keywords)
 
 
 def stop_after(calls: int, function):

@@ -19,7 +19,6 @@ from utils.layout import packed_file
 from utils.lora.bank import pad
 from utils.lora.merges import scaled, total
 from utils.prompting import PromptEncoder, load_prompts
-from utils.running import InputError
 from utils.store.folders import ADAPTER_FILES, load_adapter, save_adapter
 from utils.store.links import link_adapter
 from utils.store.packing import pack, unpack
@@ -191,15 +190,13 @@ def test_killed_before_any_change_of_the_disk_nothing_is_lost(six, tmp_path, mov
 
 def test_what_is_damaged_is_not_packed_and_a_damaged_tar_stays(six):
     cut_off(six / "data_1/passage_0")
-    with pytest.raises(InputError, match=r"data_1/passage_0.* cannot be read"):
-        pack(six)
+    refused(r"data_1/passage_0.* cannot be read", pack, six)
     assert len(list(six.glob("*/*"))) == 6
     shutil.rmtree(six / "data_1")
     shutil.rmtree(six / "data_10")
     pack(six)
     packed_file(six).write_bytes(packed_file(six).read_bytes()[:2000])
-    with pytest.raises(InputError, match=r"dev.tar cannot be unpacked .* put a copy in its place"):
-        unpack(six)
+    refused(r"dev.tar cannot be unpacked .* put a copy in its place", unpack, six)
     assert packed_file(six).exists()
 
 
@@ -286,8 +283,7 @@ def test_pefts_scaling_of_an_exported_adapter_is_the_trained_one(alpha, rank):
 def test_padding_keeps_the_delta_and_ranks_are_those_of_servers():
     assert [padded_rank(rank, None) for rank in (1, 6, 8, 9, 300, 512)] == [8, 8, 8, 16, 320, 512]
     assert padded_rank(6, 0) == 6 and padded_rank(6, 7) == 7
-    with pytest.raises(InputError, match="rank 513, above 512"):
-        padded_rank(513, None)
+    refused("rank 513, above 512", padded_rank, 513, None)
     adapter = {"layer": (torch.randn(3, 5), torch.randn(4, 3))}
     A, B = pad(adapter, 8)["layer"]
     assert A.shape == (8, 5) and B.shape == (4, 8)

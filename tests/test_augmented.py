@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stage_runs import refused
 
 from utils.augmentation import records as augmented_records
 from utils.augmentation.records import data_types_of, parse_pairs, read_augmented
 from utils.files import write_json
-from utils.running import InputError
 
 MODEL = "small-model"
 
@@ -74,8 +74,7 @@ def test_a_broken_augmented_record_is_named_by_index_and_field(change, problem, 
     broken = record(1, "Where?", entry(0, MODEL))
     change(broken)
     write_json(augmented / "dev.json", [record(0, "Who?", entry(0, MODEL)), broken])
-    with pytest.raises(InputError, match=problem):
-        read_augmented("tiny", "dev", MODEL)
+    refused(problem, read_augmented, "tiny", "dev", MODEL)
 
 
 def test_data_types_are_sorted_with_total_last_and_without_stray_files(augmented):
@@ -85,8 +84,7 @@ def test_data_types_are_sorted_with_total_last_and_without_stray_files(augmented
     write_json(augmented / "other" / "zebra.json", [])
     assert data_types_of("tiny", None, MODEL) == ["bridge", "inference", "total"]
     assert data_types_of("tiny", "inference", MODEL) == ["inference"]
-    with pytest.raises(InputError, match=r"'dev'.*bridge, .*run python src/augment.py"):
-        data_types_of("tiny", "dev", MODEL)
+    refused(r"'dev'.*bridge, .*run python src/augment.py", data_types_of, "tiny", "dev", MODEL)
 
 
 FIELDS = ["question", "answer", "full_answer"]

@@ -7,7 +7,7 @@ import time
 
 import pytest
 from fake_elasticsearch import FakeElasticsearch, error_body
-from stage_runs import run
+from stage_runs import refused, run
 from test_retrieval import PASSAGES, ids, index_of, write_corpus
 
 import prep_elastic
@@ -95,8 +95,7 @@ def test_duplicates_are_left_out_and_ties_come_in_the_order_of_the_corpus(tmp_pa
 def test_an_index_of_the_original_software_is_used_as_it_is(tmp_path, options):
     name, text = options.index_name, {"type": "text", "analyzer": "english"}
     message = f"has no index '{name}' with the text fields title and txt;.*--index_name {name}"
-    with pytest.raises(InputError, match=message):
-        ElasticsearchIndex(options)
+    refused(message, ElasticsearchIndex, options)
     source = {"title": "Cats", "txt": "The cat sat"}
     with connected(options) as client:
         client.indices.create(index=name, mappings={"properties": dict.fromkeys(source, text)})
@@ -153,8 +152,7 @@ def test_secrets_sign_in_and_are_never_printed(tmp_path, monkeypatch, capsys, wa
 def test_a_bad_index_name_is_refused_before_anything_is_sent():
     options = flags_of("--es_url", "http://127.0.0.1:9")
     for options.index_name in ("", "Wiki", "-wiki", "_all", "wi*", "a,b", "a/b"):
-        with pytest.raises(InputError, match="cannot be the name of an Elasticsearch index"):
-            ElasticsearchIndex(options)
+        refused("cannot be the name of an Elasticsearch index", ElasticsearchIndex, options)
 
 
 def test_the_index_is_as_described_and_overwrite_removes_only_our_own(tmp_path, options):
@@ -167,8 +165,7 @@ def test_the_index_is_as_described_and_overwrite_removes_only_our_own(tmp_path, 
     assert str(settings["number_of_shards"]) == "2" and settings["auto_expand_replicas"] == "0-1"
     other = [("z", "a zebra", "Zebra")]
     assert load(tmp_path, options)[0] == 0 and list(indices(options)) == [first]
-    with pytest.raises(InputError, match=f"'{options.index_name}' already.*--overwrite"):
-        load(tmp_path, options, other)
+    refused(f"'{options.index_name}' already.*--overwrite", load, tmp_path, options, other)
     notes, of_others = (f"{options.index_name}-{end}" for end in ("notes", "of-others"))
     with connected(options) as client:
         client.indices.create(index=notes, mappings={"_meta": engine.MADE_BY})
@@ -220,8 +217,7 @@ def test_a_busy_server_is_asked_again_and_a_fault_is_named(tmp_path, fake, optio
     assert ids(index.search(["number994"], topk=2)[0]) == ["994"] and not faults
     failed = error_body(500, "search_phase_execution_exception", "disk gone")
     fake.fault = lambda path, body: failed if "dog" in str(body) else None
-    with pytest.raises(InputError, match=r"used \(.*500.*disk gone.*busy, try again later"):
-        index.search(["cat", "dog"], topk=1)
+    refused(r"used \(.*500.*disk gone.*busy, try again later", index.search, ["cat", "dog"], topk=1)
 
 
 @fake_only
@@ -232,6 +228,5 @@ def test_refused_rows_stop_the_load_and_the_first_is_named(tmp_path, fake, optio
     with pytest.raises(InputError, match=r"20 of the first 2000 rows.* '5' .*document_pars.*to pa"):
         load(tmp_path, options, passages, threads=1)
     fake.item_fault = lambda *_: BUSY_ITEM
-    with pytest.raises(InputError, match=r"refused 6 .*es_rejected_execution_.* fewer --threads"):
-        load(tmp_path, options)
+    refused(r"refused 6 .*es_rejected_execution_.* fewer --threads", load, tmp_path, options)
     assert fake.indices == {}

@@ -78,8 +78,7 @@ def test_a_folder_that_takes_no_file_is_named(tmp_path):
     (tmp_path / "data_aug").write_text("a file where a folder should be")
     with pytest.raises(InputError, match=r"data_aug/demo/dev.json cannot be written \(Not a dir"):
         write_json(tmp_path / "data_aug/demo/dev.json", [])
-    with pytest.raises(InputError, match="cannot be written"):
-        Journal(tmp_path / "data_aug/demo/.dev.journal", {})
+    refused("cannot be written", Journal, tmp_path / "data_aug/demo/.dev.journal", {})
 
 
 def test_leftovers_of_a_killed_run_are_removed_and_those_of_a_living_one_stay(tmp_path):
@@ -123,8 +122,7 @@ def test_a_journal_loses_a_cut_off_end_and_other_damage_is_named(tmp_path, conte
     if message is None:
         assert Journal(path, {"seed": 1}).items == []
         return
-    with pytest.raises(InputError, match=message + r"; remove it, or use --overwrite"):
-        Journal(path, {"seed": 1})
+    refused(message + r"; remove it, or use --overwrite", Journal, path, {"seed": 1})
     assert own.read_bytes() == content
 
 

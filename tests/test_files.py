@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from stage_runs import refused
 
 from utils import files, layout
 from utils.running import InputError
@@ -14,8 +15,7 @@ from utils.running import InputError
 
 @pytest.mark.parametrize("name", ["", "\\", "x" * 300, *"/ . .. a/.. ../ ___ ./.h x/...a/".split()])
 def test_a_name_of_which_nothing_usable_is_left_or_that_hides_is_refused(name):
-    with pytest.raises(InputError, match="cannot be used as a folder name"):
-        layout.folder_name(name)
+    refused("cannot be used as a folder name", layout.folder_name, name)
     for dataset in ("warmup", "x/warmup_cot", "base_weight"):  # folders of other things
         with pytest.raises(InputError, match=r"a data set cannot be called .* another --dataset"):
             layout.augmented_file(dataset, "dev")
@@ -83,8 +83,7 @@ def test_an_unreadable_file_is_named_with_its_cause(tmp_path, content, message):
         path.write_bytes(content)
     elif content:
         path.symlink_to(content)
-    with pytest.raises(InputError, match=message):
-        files.read_json(path, "the list")
+    refused(message, files.read_json, path, "the list")
 
 
 def test_a_fingerprint_depends_on_values_only_and_never_changes(tmp_path):

@@ -1,6 +1,7 @@
 """The journal of finished pieces: order, cut-off lines, other settings."""
 
 import pytest
+from stage_runs import refused
 
 from utils.journal import Journal, first_difference, refuse_difference
 from utils.running import InputError
@@ -45,12 +46,10 @@ def test_work_of_other_settings_is_refused_and_stays(tmp_path):
     before = (tmp_path / "j.0").read_bytes()
     with pytest.raises(InputError, match=r"made with seed = 1, .* seed = 2; .*--overwrite"):
         Journal(path, {**SETTINGS, "seed": 2})
-    with pytest.raises(InputError, match=r"made with new = null, .* new = \"x\""):
-        Journal(path, {**SETTINGS, "new": "x"})
+    refused(r"made with new = null, .* new = \"x\"", Journal, path, {**SETTINGS, "new": "x"})
     assert (tmp_path / "j.0").read_bytes() == before
     Journal(tmp_path / "k", {**SETTINGS, "seed": 2}, 1).close()
-    with pytest.raises(InputError, match=r"k\.1 was made with seed = 2"):
-        Journal(tmp_path / "k", SETTINGS)
+    refused(r"k\.1 was made with seed = 2", Journal, tmp_path / "k", SETTINGS)
     Journal(tmp_path / "k", {**SETTINGS, "seed": 3}, 1).close()  # nothing of it was lost
 
 

@@ -10,6 +10,7 @@ import transformers
 from adapter_runs import random_adapter
 from conftest import tiny_model
 from safetensors.torch import load_file, save_file
+from stage_runs import refused
 
 from utils.lora.bank import TARGET_MODULES, LoraBank
 from utils.lora.examples import Example, Steps
@@ -214,8 +215,7 @@ def test_the_first_runs_base_adapter_has_single_prefixes(tmp_path):
     keys = load_file(tmp_path / "base_weight" / "adapter_model.safetensors")
     assert all(key.count("base_model.model.") == 1 for key in keys)
     assert len(keys) == 2 * len(TARGET_MODULES) * bank.model.config.num_hidden_layers
-    with pytest.raises(InputError, match="use --seed 0"):
-        open_base_adapter(bank, tmp_path / "base_weight", "tiny", seed=1)
+    refused("use --seed 0", open_base_adapter, bank, tmp_path / "base_weight", "tiny", seed=1)
 
 
 def test_a_model_that_cannot_hold_the_adapters_is_refused():
@@ -239,8 +239,7 @@ def test_a_model_of_which_adapters_would_miss_a_part_is_refused_by_name(kind, se
     config = getattr(transformers, f"{kind}Config")(**sizes, **settings)
     with torch.device("meta"):
         model = transformers.AutoModelForCausalLM.from_config(config)
-    with pytest.raises(InputError, match=rf"{kind}ForCausalLM .* \w+\.layers\.{layer} has no"):
-        LoraBank(model, 2, 32)
+    refused(rf"{kind}ForCausalLM .* \w+\.layers\.{layer} has no", LoraBank, model, 2, 32)
 
 
 @pytest.mark.parametrize("change, message", [
@@ -257,8 +256,6 @@ def test_a_damaged_adapter_is_refused(tmp_path, change, message):
     tensors = load_file(path := tmp_path / "a/adapter_model.safetensors")
     change(tensors)
     save_file(tensors, path)
-    with pytest.raises(InputError, match="changed after it was saved"):
-        load_adapter(tmp_path / "a", bank.shapes(2))
+    refused("changed after it was saved", load_adapter, tmp_path / "a", bank.shapes(2))
     (tmp_path / "a/training_config.json").unlink()  # it holds the hash of the weights
-    with pytest.raises(InputError, match=message):
-        load_adapter(tmp_path / "a", bank.shapes(2))
+    refused(message, load_adapter, tmp_path / "a", bank.shapes(2))

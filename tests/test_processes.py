@@ -7,13 +7,12 @@ import sys
 
 import pytest
 from conftest import REPOSITORY
-from stage_runs import ADAPTERS, ENCODE, RESULTS, answer, run, tree
+from stage_runs import ADAPTERS, ENCODE, RESULTS, answer, refused, run, tree
 
 import encode
 import inference
 from utils.arguments import shard_of
 from utils.processes import Processes, refuse_launcher, start_processes
-from utils.running import InputError
 
 TWO_AT_A_TIME = [*ENCODE, "--adapters_per_batch", "2"]
 ANSWER = [*ENCODE, "--inference_method", "combine", "--max_new_tokens", "12", "--batch_size", "1"]
@@ -67,10 +66,8 @@ def test_a_launcher_and_what_splits_or_spreads_alone_exclude_each_other(monkeypa
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(Exception, match="a launcher splits the work already"):
         shard_of("0/2")
-    with pytest.raises(InputError, match="--device_map auto gives one process all GPUs"):
-        start_processes(None, "auto")
-    with pytest.raises(InputError, match=r"warmup_lora.py runs in one process"):
-        refuse_launcher("warmup_lora.py")
+    refused("--device_map auto gives one process all GPUs", start_processes, None, "auto")
+    refused(r"warmup_lora.py runs in one process", refuse_launcher, "warmup_lora.py")
 
 
 @pytest.mark.parametrize("size, rank, message", [

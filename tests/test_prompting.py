@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import REPOSITORY
+from stage_runs import refused
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 from transformers.utils import chat_template_utils
@@ -197,8 +198,7 @@ def test_a_question_that_cannot_fit_is_an_input_error(tokenizer, passages):
 def test_a_tokenizer_without_chat_template_is_an_input_error(tokenizer):
     bare = copy.deepcopy(tokenizer)
     bare.chat_template = None
-    with pytest.raises(InputError, match="has no chat template"):
-        encoder_of(bare)
+    refused("has no chat template", encoder_of, bare)
 
 
 @pytest.mark.parametrize("template, shown", [
@@ -231,8 +231,7 @@ def test_a_prompt_leaves_no_thought_open_and_no_message_out(tokenizer, ending, s
     content = "{{ messages[0].content }}" if "message =" not in ending else ""
     thinking.chat_template = content + ending
     if shown and "<" not in shown and "[" not in shown:
-        with pytest.raises(InputError, match=shown):
-            encoder_of(thinking)
+        refused(shown, encoder_of, thinking)
     else:
         made = encoder_of(thinking).example("Why", ["a <think> b"], "x").ids
         asked = "Read\n(1) a <think> b\nand answer Why?"
@@ -272,8 +271,7 @@ def test_broken_few_shot_examples_are_refused(tmp_path, monkeypatch, content):
     (tmp_path / "mine.json").write_text(json.dumps(TEXTS))
     (tmp_path / "fewshot" / "D.json").write_text(content)
     monkeypatch.setattr(prompting, "PROMPTS_FOLDER", tmp_path)
-    with pytest.raises(InputError, match=r"few-shot examples .*D\.json"):
-        load_prompts("mine", "D", with_cot=True)
+    refused(r"few-shot examples .*D\.json", load_prompts, "mine", "D", with_cot=True)
 
 
 def test_the_fingerprint_tells_texts_and_examples_apart():

@@ -139,11 +139,9 @@ def test_settings_that_a_server_refuses_are_left_out_and_told_of_once():
 
 def test_the_key_is_used_and_never_shown(indexed, monkeypatch, capsys):
     with FakeOpenAI(key=KEY) as fake:
-        with pytest.raises(InputError, match=r"refuses the key .*OPENAI_API_KEY"):
-            open_server("--api_base", fake.url)
+        refused(r"refuses the key .*OPENAI_API_KEY", open_server, "--api_base", fake.url)
         monkeypatch.setenv("OPENAI_API_KEY", "sk-some-other")
-        with pytest.raises(InputError, match=r"Incorrect key: \.\.\."):
-            open_server("--api_base", fake.url)
+        refused(r"Incorrect key: \.\.\.", open_server, "--api_base", fake.url)
         monkeypatch.setenv("OPENAI_API_KEY", KEY + "\n")
         run(augment, *by(fake))
     for path in (indexed / "data_aug").rglob("*"):
