@@ -59,10 +59,11 @@ def tree(root: Path) -> dict[str, bytes]:
     return files
 
 
-def refused(message: str, call, *arguments, **keywords) -> None:
-    """`call` (`run`, `answer`, …) ends with an `InputError` of this message."""
-    with pytest.raises(InputError, match=message):
+def refused(message: str, call, *arguments, **keywords) -> str:
+    """What `call` (`run`, `answer`, …) says in an `InputError` that matches `message`."""
+    with pytest.raises(InputError, match=message) as caught:
         call(*arguments, **keywords)
+    return str(caught.value)
 
 
 def stop_after(calls: int, function):

@@ -253,14 +253,13 @@ def test_an_exported_adapter_is_the_merged_one_filled_up_with_zeros(copy, capsys
 
 
 def test_an_export_that_inference_would_refuse_is_refused(copy):
+    huge = "0 --merge_scale 1e38 --save_dtype float16"
     for message, flags in {
         "--question_id 4: .* 4 questions, from 0": "4",
         "--question_id 1: .* 1 questions": "1 --sample 1",
         "rank 6, above 4; give a larger --pad_rank": "0 --pad_rank 4",
         "was made with seed": "0 --seed 5",
-        r"adapter for .*new has numbers that are not finite in torch\.float16; use --save": (
-            "0 --merge_scale 1e38 --save_dtype float16"
-        ),
+        r"adapter for .*new has numbers that are not finite in torch\.float16; use --save": huge,
         r"no adapter in .*encode\.py": "0 --lora_rank 4",
     }.items():
         words = ["--output", str(copy / "new"), "--question_id", *flags.split()]

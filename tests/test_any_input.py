@@ -105,13 +105,10 @@ def test_any_corpus_is_rows_or_refused(tmp_path_factory, content):
 @often
 @given(st.text(max_size=100), st.text(max_size=100), st.text(max_size=100))
 def test_no_name_leads_a_layout_out_of_its_root(dataset, data_type, model):
-    def recipe(dataset, model):
-        return Recipe(model, dataset=dataset, init_adapter=data_type, inference_method="prag")
-
+    recipe = Recipe(model, dataset=dataset, init_adapter=data_type, inference_method="prag")
     layouts = [
         (layout.augmented_file, (dataset, data_type)), (layout.rank_folder, (model, 2, 32.0)),
-        (lambda: layout.results_folder(recipe(dataset, model), data_type), ()),
-        (lambda: layout.adapters_folder(recipe(dataset, model), data_type), ()),
+        (layout.results_folder, (recipe, data_type)), (layout.adapters_folder, (recipe, data_type)),
         (layout.warmup_folder, (model, 2, 32.0, True)),
     ]  # fmt: skip
     for place, arguments in layouts:

@@ -52,7 +52,6 @@ def parse(script: str, words: list[str]) -> argparse.Namespace:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(REPOSITORY / Path(script).parent)
         module = importlib.import_module(Path(script).stem)
-    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [script, *words])
         parsed = module.parse_arguments()
         return parsed[0] if isinstance(parsed, tuple) else parsed  # the recipe comes along

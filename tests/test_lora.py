@@ -17,7 +17,6 @@ from utils.lora.examples import Example, Steps
 from utils.lora.merges import total
 from utils.lora.objectives import OBJECTIVES
 from utils.lora.training import group_by_cost, train_adapters
-from utils.running import InputError
 from utils.store.base import open_base_adapter
 from utils.store.folders import load_adapter, save_adapter
 
@@ -219,12 +218,10 @@ def test_the_first_runs_base_adapter_has_single_prefixes(tmp_path):
 
 
 def test_a_model_that_cannot_hold_the_adapters_is_refused():
-    with pytest.raises(InputError, match=r"--lora_rank 33 is more .* \(32\)"):
-        LoraBank(tiny_model(), 33, 32)
-    with pytest.raises(InputError, match="holds a LoraBank already"):
-        LoraBank(LoraBank(tiny_model(), 2, 32).model, 2, 32)
-    with pytest.raises(InputError, match="no layers named"):
-        LoraBank(torch.nn.Linear(3, 3), 2, 32)
+    refused(r"--lora_rank 33 is more .* \(32\)", LoraBank, tiny_model(), 33, 32)
+    model = LoraBank(tiny_model(), 2, 32).model
+    refused("holds a LoraBank already", LoraBank, model, 2, 32)
+    refused("no layers named", LoraBank, torch.nn.Linear(3, 3), 2, 32)
 
 
 @pytest.mark.parametrize("kind, settings, layer", [

@@ -52,8 +52,7 @@ def test_ablated_adapters_have_their_own_prompts_and_folder(copy, monkeypatch, p
     run(encode, *ENCODE, "--augment_parts", parts)
     assert {own.per_epoch for _, _, steps, *_ in calls for own in steps} == {prompts}
     label = f"epoch=2_parts={parts}"
-    folder = copy / ADAPTERS.replace("epoch=2", label)
-    assert len(list(folder.glob("data_*/passage_*"))) == 12
+    assert len([*(copy / ADAPTERS.replace("epoch=2", label)).glob("data_*/passage_*")]) == 12
     answer("prag", "--augment_parts", parts)
     leaf = copy / RESULTS.replace("epoch=2", label) / "prag/dev"
     assert json.loads((leaf / "config.json").read_text())["augment_parts"] == parts

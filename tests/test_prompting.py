@@ -3,12 +3,11 @@
 import copy
 import datetime
 import json
-import sys
 from types import SimpleNamespace
 
 import pytest
 from conftest import REPOSITORY
-from stage_runs import refused
+from stage_runs import refused, run
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 from transformers.utils import chat_template_utils
@@ -20,11 +19,9 @@ from utils.prompting import PromptEncoder, PromptSet, load_prompts, tidy_questio
 from utils.running import InputError
 
 TEXTS = {
-    "rewrite": "Rewrite: {passage}",
-    "question_answer_pairs": 'As [{"question": ""}]: {passage}',
-    "passage_line": "({number}) {passage}\n",
+    "rewrite": "Rewrite: {passage}", "question_answer_pairs": 'As [{"question": ""}]: {passage}',
+    "passage_line": "({number}) {passage}\n", "augmented_pair": "{question} {answer}! ",
     "augmented_passage": "{passage} or {rewrite}; {pairs}",
-    "augmented_pair": "{question} {answer}! ",
     "direct": {
         "with_passages": "Read\n{passages}and answer {question}",
         "without_passages": "Answer {question}",
@@ -36,7 +33,7 @@ TEXTS = {
         "without_passages": "{examples}Think {question}",
         "opening": "Answer:",
     },
-}
+}  # fmt: skip
 NO_THOUGHT = "<think>\n\n</think>\n\n"
 EXAMPLES = [{"question": "Who?", "answer": "So the answer is I."}]
 LLAMA_3_DATES = """
@@ -251,9 +248,7 @@ def test_a_broken_prompt_set_is_refused_with_the_place(tmp_path, place, text, me
     holder[key] = text
     path = tmp_path / "mine.json"
     path.write_text(json.dumps(texts))
-    with pytest.raises(InputError, match=message) as caught:
-        load_prompts(str(path), "popqa", with_cot=False)
-    assert "mine.json" in str(caught.value)
+    assert "mine.json" in refused(message, load_prompts, str(path), "popqa", with_cot=False)
 
 
 def test_your_own_prompt_set_is_read_from_its_path(tmp_path):
@@ -281,9 +276,8 @@ def test_the_fingerprint_tells_texts_and_examples_apart():
     assert PromptSet("other name", TEXTS).fingerprint == sets[0].fingerprint
 
 
-def test_all_prompt_md_shows_the_prompts_as_they_are_sent(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["show_prompts.py"])
-    show_prompts.main()
+def test_all_prompt_md_shows_the_prompts_as_they_are_sent(capsys):
+    run(show_prompts)
     shown = capsys.readouterr().out
     assert shown == (REPOSITORY / "all_prompt.md").read_text(encoding="utf-8"), "run `make prompts`"
     for name in ("default", "demo"):
