@@ -9,16 +9,22 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import tiny_model
+from stage_runs import MODEL, run, stop_after
+from transformers import AutoModelForCausalLM
 
 from utils.lora.bank import LoraBank
 from utils.store.folders import save_adapter
-from utils.store.links import link_adapter
 
 STEPS = ("mkdir", "rename", "replace", "link", "unlink", "rmdir", "fsync", "sync")
 
 
 def tiny_bank() -> LoraBank:
     return LoraBank(tiny_model("llama"), 2, 32)
+
+
+def demo_bank() -> LoraBank:
+    """The bundled model, fresh, with room for the adapters of the stages."""
+    return LoraBank(AutoModelForCausalLM.from_pretrained(MODEL), 2, 32)
 
 
 def random_adapter(bank: LoraBank, rank: int, seed: int) -> dict:
@@ -43,27 +49,16 @@ def generated_by(model, tokenizer, prompt: list[int]) -> str:
     return tokenizer.decode(output[0, len(prompt) :], skip_special_tokens=True)
 
 
-def tiny_data_type(adapters: Path) -> LoraBank:
-    """Six passages of three questions, four of them different: two folders are hard links."""
-    bank = tiny_bank()
-    for number, (did, pid) in enumerate([(0, 0), (0, 1), (1, 0), (10, 0)]):
-        save_tiny(bank, adapters / f"data_{did}/passage_{pid}", number)
-    assert link_adapter(adapters / "data_0/passage_0", adapters / "data_1/passage_1") > 0
-    assert link_adapter(adapters / "data_1/passage_0", adapters / "data_10/passage_1") > 0
-    return bank
-
-
 def files_below(root: Path) -> dict[str, bytes]:
     """Every file below `root`, hidden ones too."""
     return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
 
 
-def linked_groups(root: Path) -> set[frozenset[str]]:
-    """The weights files that are one on the disk, as sets of their names."""
-    groups: dict[int, set[str]] = {}
-    for path in root.rglob("*.safetensors"):
-        groups.setdefault(path.stat().st_ino, set()).add(str(path.relative_to(root)))
-    return {frozenset(group) for group in groups.values()}
+def stopped(module, name: str, calls: int, stage, *flags: str) -> None:
+    """A run of `stage` in which call number `calls` of a function is a Ctrl-C."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, name, stop_after(calls, getattr(module, name)))
+        run(stage, *flags)
 
 
 @contextmanager
@@ -110,10 +105,7 @@ def in_fork(work: Callable[[], object]) -> int:
 
 
 def killed_at(step: int, work: Callable[[], object]) -> bool:
-    """Do `work` in a process that dies, as from SIGKILL, before change number `step` of the disk.
-
-    False if it was through before; an error in it fails the test.
-    """
+    """Do `work` in a process that dies before change `step` of the disk; whether it got there."""
 
     def until_the_step():
         with counting(lambda number: os._exit(9) if number == step else None):

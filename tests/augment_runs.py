@@ -15,7 +15,6 @@ QUESTIONS = json.loads((REPOSITORY / "data/demo/questions.json").read_text())
 
 @pytest.fixture(scope="session")
 def demo_index(tmp_path_factory):
-    """The folder of an index of the demo's corpus."""
     folder = tmp_path_factory.mktemp("index") / "demo"
     build_index(REPOSITORY / "data/demo/corpus.tsv", folder)
     return folder
@@ -29,16 +28,12 @@ def indexed(demo_index, root):
 
 
 def hits_of(demo_index, data_type: str, number: int) -> list[dict]:
-    """The first 13 hits of question `number`."""
     question = QUESTIONS[data_type][number]["question"]
     return EmbeddedIndex(demo_index).search([question], 13)[0]
 
 
 def instantly(monkeypatch, bad: set[str] = frozenset()) -> list[str]:
-    """Write at once; question lists about the passages `bad` are not valid.
-
-    Gives the passages that a list is asked for from now on, as often as it is.
-    """
+    """Write at once, no valid list about `bad`; the passages that lists are asked for come back."""
     asked = []
 
     def generate(model, tokenizer, prompts, *more, **keywords):
@@ -58,5 +53,4 @@ def instantly(monkeypatch, bad: set[str] = frozenset()) -> list[str]:
 
 
 def records_at(root, data_type: str = "dev") -> list[dict]:
-    """The records of an augmented file of the demo."""
     return json.loads((root / f"data_aug/demo/{data_type}.json").read_text())

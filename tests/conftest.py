@@ -1,7 +1,9 @@
 """Tiny random models and a project root of one's own for every test."""
 
+import json
 import shutil
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,19 @@ def use_root(folder: Path, monkeypatch) -> None:
     monkeypatch.setattr(layout, "ROOT_DIR", folder)
 
 
+@contextmanager
+def edited(path: Path):
+    """The JSON value in a file, which is written back when it is changed."""
+    value = json.loads(path.read_text())
+    yield value
+    path.write_text(json.dumps(value))
+
+
+def put(path: Path, content: str | None) -> None:
+    """Write `content`, or with None remove the file."""
+    path.unlink() if content is None else path.write_text(content)
+
+
 @pytest.fixture
 def root(tmp_path, monkeypatch):
     """A fresh folder as `ROOT_DIR`."""
@@ -66,7 +81,7 @@ def root(tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """A root with a finished index, augmentation, adapters and all four results; do not change."""
-    from stage_runs import AUGMENT, COMMON, DEV, TRAIN, answer, run
+    from stage_runs import AUGMENT, ENCODE, answer, run
 
     import augment
     import encode
@@ -77,12 +92,11 @@ def finished(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         use_root(root, patch)
         corpus = str(REPOSITORY / "data/demo/corpus.tsv")
-        index = ("--data_path", corpus, "--index_name", "demo")
-        run(prep_elastic, *index, monkeypatch=patch)
-        run(augment, *AUGMENT, monkeypatch=patch)
-        run(encode, *COMMON, *DEV, *TRAIN, monkeypatch=patch)
+        run(prep_elastic, "--data_path", corpus, "--index_name", "demo")
+        run(augment, *AUGMENT)
+        run(encode, *ENCODE)
         for method in METHODS:
-            answer(method, monkeypatch=patch)
+            answer(method)
     return root
 
 

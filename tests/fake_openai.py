@@ -9,13 +9,11 @@ NAME = "served-model"
 
 
 def instant(body: dict) -> str:
-    """What a perfect model says."""
     message = body["messages"][0]["content"]
     return PAIRS if "JSON list" in message else "rewritten " + message[-60:]
 
 
 def error(status: int, message: str) -> tuple[int, dict]:
-    """An answer that refuses a request."""
     return status, {"error": {"message": message, "code": status}}
 
 

@@ -18,18 +18,32 @@ AUGMENT = [
     "--index_name", "demo", "--sample", "4", "--max_new_tokens", "160", "--batch_size", "4",
 ]  # fmt: skip
 TRAIN = ["--learning_rate", "4e-3", "--num_train_epochs", "2"]
+ENCODE = [*COMMON, *DEV, *TRAIN]
+ALL = [*COMMON, "--dataset", "demo", *TRAIN]
 ADAPTERS = "offline/demo-model/rank=2_alpha=32/demo/lr=0.004_epoch=2/aug_model=demo-model/dev"
 RESULTS = "output/demo-model/rank=2_alpha=32/demo/lr=0.004_epoch=2/aug_model=demo-model"
 
 
-def run(stage, *arguments: str, monkeypatch) -> None:
-    monkeypatch.setattr(sys, "argv", [stage.__name__, *arguments])
-    stage.main()
+def run(stage, *arguments: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [stage.__name__, *arguments])
+        stage.main()
 
 
-def answer(method: str, *more: str, monkeypatch) -> None:
-    flags = (*COMMON, *DEV, *TRAIN, "--inference_method", method, "--max_new_tokens", "12", *more)
-    run(inference, *flags, monkeypatch=monkeypatch)
+def answer(method: str, *more: str) -> None:
+    run(inference, *ENCODE, "--inference_method", method, "--max_new_tokens", "12", *more)
+
+
+def watched(monkeypatch, holder, name: str) -> list[tuple]:
+    """The arguments and the result of every call of a function from now on."""
+    calls, function = [], getattr(holder, name)
+
+    def watch(*arguments, **keywords):
+        calls.append((*arguments, function(*arguments, **keywords)))
+        return calls[-1][-1]
+
+    monkeypatch.setattr(holder, name, watch)
+    return calls
 
 
 def tree(root: Path) -> dict[str, bytes]:
@@ -45,22 +59,11 @@ def tree(root: Path) -> dict[str, bytes]:
     return files
 
 
-def put(path: Path, content: str | None) -> None:
-    """Write `content`, or with None remove the file."""
-    path.unlink() if content is None else path.write_text(content)
-
-
-def refused(message: str, call, *arguments) -> None:
-    """`call` (`run`, `answer`, …) ends with an `InputError` of this message."""
-    with pytest.raises(InputError, match=message), pytest.MonkeyPatch.context() as patch:
-        call(*arguments, monkeypatch=patch)
-
-
-def stopped(module, name: str, calls: int, stage, *flags: str) -> None:
-    """A run of `stage` in which call number `calls` of a function is a Ctrl-C."""
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(module, name, stop_after(calls, getattr(module, name)))
-        run(stage, *flags, monkeypatch=patch)
+def refused(message: str, call, *arguments, **keywords) -> str:
+    """What `call` (`run`, `answer`, …) says in an `InputError` that matches `message`."""
+    with pytest.raises(InputError, match=message) as caught:
+        call(*arguments, **keywords)
+    return str(caught.value)
 
 
 def stop_after(calls: int, function):

@@ -6,48 +6,39 @@ import shutil
 import peft
 import pytest
 import torch
-from adapter_runs import (
-    files_below,
-    generated_by,
-    killed_at,
-    linked_groups,
-    save_tiny,
-    tiny_bank,
-    tiny_data_type,
-)
+from adapter_runs import demo_bank, files_below, generated_by, killed_at, save_tiny, tiny_bank
+from conftest import edited, put
 from safetensors.torch import load_file, save_file
-from stage_runs import ADAPTERS, COMMON, DEV, MODEL, RESULTS, TRAIN, answer, refused, run, tree
+from stage_runs import ADAPTERS, ALL, ENCODE, MODEL, RESULTS, answer, refused, run, tree
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import adapters
 import encode
 from adapters import exported_alpha, padded_rank
 from utils.layout import packed_file
-from utils.lora.bank import LoraBank, pad
+from utils.lora.bank import pad
 from utils.lora.merges import scaled, total
 from utils.prompting import PromptEncoder, load_prompts
-from utils.running import InputError
 from utils.store.folders import ADAPTER_FILES, load_adapter, save_adapter
+from utils.store.links import link_adapter
 from utils.store.packing import pack, unpack
 
-FLAGS = [*COMMON, *DEV, *TRAIN]
 WEIGHTS = "adapter_model.safetensors"
 BASE = "offline/demo-model/rank=2_alpha=32/base_weight"
 
 
-def command(name: str, *more: str, monkeypatch) -> None:
-    flags = [] if name == "list" else FLAGS
-    run(adapters, name, *flags, *more, monkeypatch=monkeypatch)
+def command(name: str, *more: str) -> None:
+    run(adapters, name, *([] if name == "list" else ENCODE), *more)
 
 
-def test_list_counts_what_is_there(copy, monkeypatch, capsys):
+def test_list_counts_what_is_there(copy, capsys):
     shutil.copytree(copy / ADAPTERS, copy / ADAPTERS.replace("/dev", "/other"))
     shutil.copytree(copy / ADAPTERS / "data_0", copy / ADAPTERS / "data_0 (copy)")  # is no place
-    command("list", monkeypatch=monkeypatch)
+    command("list")
     dev, other = capsys.readouterr().out.splitlines()
     assert "/dev: 12 adapters, 12 different, " in dev and "/other: 12 adapters, 12 diff" in other
     shutil.rmtree(copy / "offline")
-    command("list", monkeypatch=monkeypatch)
+    command("list")
     assert "there are no adapters" in capsys.readouterr().out
 
 
@@ -59,40 +50,32 @@ def fill(folder, value: float) -> None:
     """Change an adapter and its hash, as a program with a mistake would."""
     tensors = {name: torch.full_like(t, value) for name, t in load_file(folder / WEIGHTS).items()}
     save_file(tensors, folder / WEIGHTS)
-    record = json.loads((folder / "training_config.json").read_text())
-    record.pop("weights_hash", None)
-    (folder / "training_config.json").write_text(json.dumps(record))
+    with edited(folder / "training_config.json") as record:
+        record.pop("weights_hash", None)
 
 
-DAMAGES = {
-    "cut off": (cut_off, "cannot be read"),
-    "another rank": (
-        lambda f: (f / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 4}'),
-        "has r = 4",
-    ),
-    "a damaged record": (lambda f: (f / "training_config.json").write_text("{"), "not valid JSON"),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_adapter_is_named_refused_and_made_again(copy, monkeypatch, capsys, damage):
+@pytest.mark.parametrize("change, words", [
+    (cut_off, "cannot be read"),
+    (lambda f: put(f / "adapter_config.json", '{"peft_type": "LORA", "r": 4}'), "has r = 4"),
+    (lambda f: put(f / "training_config.json", "{"), "not valid JSON"),
+])  # fmt: skip
+def test_a_damaged_adapter_is_named_refused_and_made_again(copy, capsys, change, words):
     whole = tree(copy / "offline")
-    change, words = DAMAGES[damage]
     change(copy / ADAPTERS / "data_0/passage_0")
     shutil.rmtree(copy / ADAPTERS / "data_3/passage_1")
     refused(r"data_0/passage_0|data_3/passage_1", answer, "prag", "--overwrite")
     refused(r"2 of 12 adapters cannot be used; run: python src/enc", command, "verify")
     said = capsys.readouterr().out
     assert words in said and "missing: there is no adapter in" in said and "passage_1" in said
-    run(encode, *FLAGS, monkeypatch=monkeypatch)
+    run(encode, *ENCODE)
     said = capsys.readouterr().out
     assert "1 damaged adapters are made again: " in said and "2 adapters trained" in said
     assert tree(copy / "offline") == whole
-    command("verify", monkeypatch=monkeypatch)
+    command("verify")
     assert "12 adapters checked, 0 of them" in capsys.readouterr().out
 
 
-def test_adapters_that_are_not_finite_or_change_nothing_are_refused(copy, monkeypatch, capsys):
+def test_adapters_that_are_not_finite_or_change_nothing_are_refused(copy, capsys):
     fill(copy / ADAPTERS / "data_0/passage_0", float("nan"))
     refused("1 of 12 adapters cannot be used", command, "verify")
     assert "holds NaN or infinity" in capsys.readouterr().out
@@ -102,63 +85,67 @@ def test_adapters_that_are_not_finite_or_change_nothing_are_refused(copy, monkey
     refused("change nothing", answer, "prag", "--overwrite")
 
 
-def test_adapters_of_other_settings_or_texts_are_refused_by_all_and_kept(copy, monkeypatch):
+def test_adapters_of_other_settings_or_texts_are_refused_by_all_and_kept(copy):
     before = files_below(copy / "offline")
     for more in (["--seed", "3"], ["--max_length", "50"], ["--per_device_train_batch_size", "2"]):
         words = r"made with|flags they were made with"
         refused(words, command, "verify", *more)
-        refused(words, run, encode, *FLAGS, *more)
+        refused(words, run, encode, *ENCODE, *more)
         refused(words, answer, "prag", *more, "--overwrite")
-    path = copy / "data_aug/demo/dev.json"
-    records = json.loads(path.read_text())
-    records[0]["augment"][0]["passage"] += " More."
-    path.write_text(json.dumps(records))
-    refused(r"data_0/passage_0 was made with data = ", run, encode, *FLAGS)
+    with edited(copy / "data_aug/demo/dev.json") as records:
+        records[0]["augment"][0]["passage"] += " More."
+    refused(r"data_0/passage_0 was made with data = ", run, encode, *ENCODE)
     assert files_below(copy / "offline") == before
 
 
-def test_without_a_base_adapter_it_is_made_again_and_must_be_the_first_one(copy, monkeypatch):
+def test_without_a_base_adapter_it_is_made_again_and_must_be_the_first_one(copy):
     whole = tree(copy / "offline")
     shutil.rmtree(copy / BASE)
-    answer("prag", "--overwrite", monkeypatch=monkeypatch)  # the adapters hold all it needs
+    answer("prag", "--overwrite")  # the adapters hold all it needs
     shutil.rmtree(copy / ADAPTERS / "data_0")
-    run(encode, *FLAGS, monkeypatch=monkeypatch)
+    run(encode, *ENCODE)
     assert tree(copy / "offline") == whole
     shutil.rmtree(copy / BASE)
     shutil.rmtree(copy / ADAPTERS / "data_0")
     for path in (copy / ADAPTERS).glob("*/*/training_config.json"):
-        path.write_text(json.dumps({**json.loads(path.read_text()), "base": "f" * 16}))
-    refused("it was replaced; train all again with --overwrite", run, encode, *FLAGS)
+        with edited(path) as record:
+            record["base"] = "f" * 16
+    refused("it was replaced; train all again with --overwrite", run, encode, *ENCODE)
 
 
 @pytest.mark.parametrize("damage", ["cut off", "another", "no record"])
-def test_a_damaged_or_other_base_adapter_is_refused(copy, monkeypatch, damage):
+def test_a_damaged_or_other_base_adapter_is_refused(copy, damage):
     if damage == "another":
         record = json.loads((copy / BASE / "training_config.json").read_text())
         made_with = {name: record[name] for name in ("seed", "initialisation")}
-        bank = LoraBank(AutoModelForCausalLM.from_pretrained(MODEL), 2, 32)
-        save_adapter(bank.new_base_adapter(7), copy / BASE, 32, MODEL, made_with)
+        save_adapter(demo_bank().new_base_adapter(7), copy / BASE, 32, MODEL, made_with)
     elif damage == "no record":
         (copy / BASE / "training_config.json").unlink()
-        refused("has no training_config.json .* delete", run, encode, *FLAGS, "--overwrite")
+        refused("has no training_config.json .* delete", run, encode, *ENCODE, "--overwrite")
         return
     else:
         cut_off(copy / BASE)
-    for call in ((answer, "prag", "--overwrite"), (run, encode, *FLAGS), (command, "verify")):
+    for call in ((answer, "prag", "--overwrite"), (run, encode, *ENCODE), (command, "verify")):
         refused(r"delete .*folder|delete .*base_weight", *call)
-
-
-@pytest.mark.parametrize("name", ["pack", "unpack"])
-def test_without_adapters_the_command_that_makes_them_is_named(copy, monkeypatch, name):
-    with pytest.raises(InputError, match=r"no adapters in .*run first: python src/encode\.py"):
-        command(name, "--learning_rate", "1", monkeypatch=monkeypatch)
 
 
 @pytest.fixture
 def six(tmp_path):
     """Six adapters of three questions, four of them different: two folders are hard links."""
-    tiny_data_type(tmp_path / "dev")
-    return tmp_path / "dev"
+    bank, dev = tiny_bank(), tmp_path / "dev"
+    for number, place in enumerate(("0/passage_0", "0/passage_1", "1/passage_0", "10/passage_0")):
+        save_tiny(bank, dev / f"data_{place}", number)
+    assert link_adapter(dev / "data_0/passage_0", dev / "data_1/passage_1") > 0
+    assert link_adapter(dev / "data_1/passage_0", dev / "data_10/passage_1") > 0
+    return dev
+
+
+def linked_groups(root) -> set[frozenset[str]]:
+    """The weights files that are one on the disk, as sets of their names."""
+    groups: dict[int, set[str]] = {}
+    for path in root.rglob("*.safetensors"):
+        groups.setdefault(path.stat().st_ino, set()).add(str(path.relative_to(root)))
+    return {frozenset(group) for group in groups.values()}
 
 
 def test_unpacking_gives_the_same_bytes_and_links(six):
@@ -203,62 +190,57 @@ def test_killed_before_any_change_of_the_disk_nothing_is_lost(six, tmp_path, mov
 
 def test_what_is_damaged_is_not_packed_and_a_damaged_tar_stays(six):
     cut_off(six / "data_1/passage_0")
-    with pytest.raises(InputError, match=r"data_1/passage_0.* cannot be read"):
-        pack(six)
+    refused(r"data_1/passage_0.* cannot be read", pack, six)
     assert len(list(six.glob("*/*"))) == 6
     shutil.rmtree(six / "data_1")
     shutil.rmtree(six / "data_10")
     pack(six)
     packed_file(six).write_bytes(packed_file(six).read_bytes()[:2000])
-    with pytest.raises(InputError, match=r"dev.tar cannot be unpacked .* put a copy in its place"):
-        unpack(six)
+    refused(r"dev.tar cannot be unpacked .* put a copy in its place", unpack, six)
     assert packed_file(six).exists()
 
 
-def test_packed_adapters_are_named_with_the_command_that_unpacks_them(copy, monkeypatch):
-    command("pack", monkeypatch=monkeypatch)
+def test_packed_or_absent_adapters_are_named_with_the_command_that_makes_them(copy):
+    words = r"no adapters in .*run first: python src/encode\.py"
+    refused(words, command, "pack", "--learning_rate", "1")
+    refused(words, command, "unpack", "--learning_rate", "1")
+    command("pack")
     refused(r"dev.tar holds packed ones: python src/adapters.py unp", answer, "prag", "--overwrite")
-    command("unpack", monkeypatch=monkeypatch)
-    answer("prag", "--overwrite", monkeypatch=monkeypatch)
+    command("unpack")
+    answer("prag", "--overwrite")
     shutil.rmtree(copy / ADAPTERS / "data_0")
     (copy / ADAPTERS / "packed").mkdir()  # as commit 4200079 left it
     refused("packed was made by an older version: unpack it with", answer, "prag", "--overwrite")
 
 
-def test_peft_answers_with_an_exported_adapter_as_inference_did(finished, copy, monkeypatch):
+def test_peft_answers_with_an_exported_adapter_as_inference_did(finished, copy):
     """For every question, without and with passages in the prompt."""
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
     encoder = PromptEncoder(tokenizer, load_prompts("demo", "demo", False), False, 1000)
     records = json.loads((copy / "data_aug/demo/dev.json").read_text())
-    expected = {
-        method: json.loads((finished / RESULTS / f"{method}/dev/predict.json").read_text())
-        for method in ("prag", "combine")
-    }
+    results = [finished / RESULTS / method / "dev/predict.json" for method in ("prag", "combine")]
+    expected = [json.loads(result.read_text()) for result in results]
     for did, record in enumerate(records):
         folder = copy / "exported" / str(did)
-        flags = ["--question_id", str(did), "--output", str(folder)]
-        command("export", *flags, monkeypatch=monkeypatch)
+        command("export", "--question_id", str(did), "--output", str(folder))
         config = json.loads((folder / "adapter_config.json").read_text())
         assert (config["r"], config["lora_alpha"]) == (8, 128)
         assert config["base_model_name_or_path"] == MODEL
         passages = [entry["passage"] for entry in record["augment"]]
-        for method, context in (("prag", []), ("combine", passages)):
+        for predictions, context in zip(expected, ([], passages), strict=True):
             prompt = encoder.question(record["question"], context)
             model = AutoModelForCausalLM.from_pretrained(MODEL)
             model = peft.PeftModel.from_pretrained(model, folder)
-            assert generated_by(model, tokenizer, prompt) == expected[method][did]["text"]
+            assert generated_by(model, tokenizer, prompt) == predictions[did]["text"]
 
 
-def test_an_exported_adapter_is_the_merged_one_filled_up_with_zeros(copy, monkeypatch, capsys):
-    model = AutoModelForCausalLM.from_pretrained(MODEL)
-    bank = LoraBank(model, 2, 32)
-    own = [
-        load_adapter(copy / ADAPTERS / f"data_1/passage_{pid}", bank.shapes(2)) for pid in range(2)
-    ]
+def test_an_exported_adapter_is_the_merged_one_filled_up_with_zeros(copy, capsys):
+    bank, places = demo_bank(), [copy / ADAPTERS / f"data_1/passage_{pid}" for pid in range(2)]
+    own = [load_adapter(place, bank.shapes(2)) for place in places]
     flags = ["--question_id", "1", "--merge_topk", "2", "--merge_scale", "0.5"]
     folder = copy / "exported"
     more = ["--output", str(folder), "--pad_rank", "16", "--save_dtype", "bfloat16"]
-    command("export", *flags, *more, monkeypatch=monkeypatch)
+    command("export", *flags, *more)
     assert "rank 4, filled up to 16, lora_alpha 256" in capsys.readouterr().out
     loaded = load_adapter(folder, bank.shapes(16))
     for name, (A, B) in scaled(total(own, [], None), 0.5).items():
@@ -270,25 +252,21 @@ def test_an_exported_adapter_is_the_merged_one_filled_up_with_zeros(copy, monkey
     refused("exists already; give another folder", command, "export", *flags, *more)
 
 
-@pytest.mark.parametrize(("flags", "message"), [
-    (["--question_id", "4"], "--question_id 4: .* 4 questions, from 0"),
-    (["--question_id", "1", "--sample", "1"], "--question_id 1: .* 1 questions"),
-    (["--question_id", "0", "--pad_rank", "4"], "rank 6, above 4; give a larger --pad_rank"),
-    (["--question_id", "0", "--seed", "5"], "was made with seed"),
-    (
-        ["--question_id", "0", "--merge_scale", "1e38", "--save_dtype", "float16"],
-        r"adapter for .*new has numbers that are not finite in torch\.float16; use --save",
-    ),
-    (["--question_id", "0", "--lora_rank", "4"], r"no adapter in .*encode\.py"),
-])  # fmt: skip
-def test_an_export_that_inference_would_refuse_is_refused(copy, monkeypatch, flags, message):
-    refused(message, command, "export", *flags, "--output", str(copy / "new"))
-    assert not (copy / "new").exists()
-
-
-def test_an_export_asks_for_one_data_type(copy, monkeypatch):
+def test_an_export_that_inference_would_refuse_is_refused(copy):
+    huge = "0 --merge_scale 1e38 --save_dtype float16"
+    for message, flags in {
+        "--question_id 4: .* 4 questions, from 0": "4",
+        "--question_id 1: .* 1 questions": "1 --sample 1",
+        "rank 6, above 4; give a larger --pad_rank": "0 --pad_rank 4",
+        "was made with seed": "0 --seed 5",
+        r"adapter for .*new has numbers that are not finite in torch\.float16; use --save": huge,
+        r"no adapter in .*encode\.py": "0 --lora_rank 4",
+    }.items():
+        words = ["--output", str(copy / "new"), "--question_id", *flags.split()]
+        refused(message, command, "export", *words)
+        assert not (copy / "new").exists()
     shutil.copy(copy / "data_aug/demo/dev.json", copy / "data_aug/demo/test.json")
-    flags = [*COMMON, "--dataset", "demo", *TRAIN, "--question_id", "0", "--output", "new"]
+    flags = [*ALL, "--question_id", "0", "--output", "new"]
     refused("choose one --data_type of dev, test", run, adapters, "export", *flags)
 
 
@@ -304,8 +282,7 @@ def test_pefts_scaling_of_an_exported_adapter_is_the_trained_one(alpha, rank):
 def test_padding_keeps_the_delta_and_ranks_are_those_of_servers():
     assert [padded_rank(rank, None) for rank in (1, 6, 8, 9, 300, 512)] == [8, 8, 8, 16, 320, 512]
     assert padded_rank(6, 0) == 6 and padded_rank(6, 7) == 7
-    with pytest.raises(InputError, match="rank 513, above 512"):
-        padded_rank(513, None)
+    refused("rank 513, above 512", padded_rank, 513, None)
     adapter = {"layer": (torch.randn(3, 5), torch.randn(4, 3))}
     A, B = pad(adapter, 8)["layer"]
     assert A.shape == (8, 5) and B.shape == (4, 8)

@@ -18,26 +18,17 @@ def test_terms_are_those_of_lucene():
     assert [(text, terms) for text, terms in texts if english_terms(text) != terms] == []
 
 
-@pytest.mark.parametrize(
-    ("text", "terms"),
-    [
-        ("The cat's hat, the dogs' bowls", ["cat", "hat", "dog", "bowl"]),
-        ("JOHN’S and O'Neil's", ["john", "o'neil"]),
-        ("1,000.50 people at 12:30", ["1,000.50", "peopl", "12", "30"]),
-        ("the U.S. Army, x_1 and _y_", ["u.", "armi", "x_1", "_y_"]),
-        ("wi-fi e-mail C++", ["wi", "fi", "e", "mail", "c"]),
-        ("café Łódź ÉTÉ İ ΣΟΦΟΣ", ["café", "łódź", "été", "i", "σοφοσ"]),
-        ("中国 ひら カタカナ", ["中", "国", "ひ", "ら", "カタカナ"]),
-        ("I am 😀 👍🏽 ok", ["i", "am", "😀", "👍🏽", "ok"]),
-        ("as us is by", ["us"]),
-        ("possibly psychology geology", ["possibl", "psycholog", "geologi"]),
-        ("running ponies relational", ["run", "poni", "relat"]),
-        ("?! ... ()", []),
-        ("half \ud83d a pair", ["half", "pair"]),
-    ],
-)
+@pytest.mark.parametrize("text, terms", [
+    ("The cat's hat, the dogs' bowls", "cat hat dog bowl"), ("JOHN’S and O'Neil's", "john o'neil"),
+    ("1,000.50 people at 12:30", "1,000.50 peopl 12 30"), ("wi-fi e-mail C++", "wi fi e mail c"),
+    ("the U.S. Army, x_1 and _y_", "u. armi x_1 _y_"), ("half \ud83d a pair", "half pair"),
+    ("café Łódź ÉTÉ İ ΣΟΦΟΣ", "café łódź été i σοφοσ"), ("I am 😀 👍🏽 ok", "i am 😀 👍🏽 ok"),
+    ("possibly psychology geology", "possibl psycholog geologi"), ("as us is by", "us"),
+    ("running ponies relational", "run poni relat"), ("?! ... ()", ""),
+    ("中国 ひら カタカナ", "中 国 ひ ら カタカナ"),
+])  # fmt: skip
 def test_documented_behaviour(text, terms):
-    assert english_terms(text) == terms
+    assert english_terms(text) == terms.split()
 
 
 @given(st.text(st.characters(codec=None), max_size=300))

@@ -19,25 +19,18 @@ from utils.running import InputError
 from utils.warmup import read_warmup_data
 
 HEADER = "id\ttext\ttitle\n"
+KEYS = "question answer answers aliases augment passage pid test_id type context supporting_facts "
+KEYS += "m_qa m_rewrite full_answer dataset answer_id _id golden_passages direct cot rewrite"
+KEYS = st.sampled_from(KEYS.split())
 JSON = st.recursive(
     st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(
-        st.sampled_from(
-            ["question", "answer", "answers", "aliases", "augment", "passage", "pid", "test_id",
-             "type", "context", "supporting_facts", "m_qa", "m_rewrite", "full_answer", "dataset",
-             "answer_id", "_id", "golden_passages", "direct", "cot", "rewrite"]
-        ),
-        inner,
-        max_size=6,
-    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=6),
     max_leaves=25,
-)  # fmt: skip
+)
 BYTES = st.binary(max_size=60) | st.text(max_size=60).map(lambda text: text.encode("utf-16"))
 CONTENT = BYTES | JSON.map(lambda value: json.dumps(value).encode())
-often = settings(
-    max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck)
-)
+how = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
+often = settings(max_examples=60, **how)
 
 
 def never_raises(function, *arguments) -> object:
@@ -86,9 +79,7 @@ def test_any_file_is_an_augmentation_or_refused(tmp_path_factory, content):
 
 @often
 @given(CONTENT, st.booleans())
-def test_any_file_is_warm_up_data_prompts_and_a_journal_or_refused(
-    tmp_path_factory, content, with_cot
-):
+def test_any_file_is_warm_up_data_prompts_a_journal_or_refused(tmp_path_factory, content, with_cot):
     path = tmp_path_factory.mktemp("any") / "any.json"
     path.write_bytes(content)
     path.with_name("any.json.0").write_bytes(content)
@@ -114,13 +105,10 @@ def test_any_corpus_is_rows_or_refused(tmp_path_factory, content):
 @often
 @given(st.text(max_size=100), st.text(max_size=100), st.text(max_size=100))
 def test_no_name_leads_a_layout_out_of_its_root(dataset, data_type, model):
-    def recipe(dataset, model):
-        return Recipe(model, dataset=dataset, init_adapter=data_type, inference_method="prag")
-
+    recipe = Recipe(model, dataset=dataset, init_adapter=data_type, inference_method="prag")
     layouts = [
         (layout.augmented_file, (dataset, data_type)), (layout.rank_folder, (model, 2, 32.0)),
-        (lambda: layout.results_folder(recipe(dataset, model), data_type), ()),
-        (lambda: layout.adapters_folder(recipe(dataset, model), data_type), ()),
+        (layout.results_folder, (recipe, data_type)), (layout.adapters_folder, (recipe, data_type)),
         (layout.warmup_folder, (model, 2, 32.0, True)),
     ]  # fmt: skip
     for place, arguments in layouts:

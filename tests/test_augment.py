@@ -2,13 +2,12 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
+from adapter_runs import stopped
 from augment_runs import PAIRS, QUESTIONS, hits_of, instantly, records_at
-from conftest import REPOSITORY
-from stage_runs import AUGMENT, COMMON, MODEL, refused, run, stop_after, stopped, tree
+from stage_runs import AUGMENT, COMMON, MODEL, refused, run, stop_after, tree
+from test_processes import launch
 
 import augment
 from utils.augmentation import files as augmented_files
@@ -25,12 +24,10 @@ SETTINGS = ".dev.demo-model.settings"
 PAIRS_READ = json.loads(PAIRS)
 
 
-def test_a_passage_whose_questions_never_parse_is_replaced_after_bounded_attempts(
-    indexed, demo_index, monkeypatch, capsys
-):
+def test_a_passage_whose_lists_never_parse_is_replaced(indexed, demo_index, monkeypatch, capsys):
     hits = hits_of(demo_index, "dev", 0)
     asked = instantly(monkeypatch, bad={hits[1]["text"]})
-    run(augment, *AUGMENT, "--sample", "1", "--max_attempts", "3", monkeypatch=monkeypatch)
+    run(augment, *AUGMENT, "--sample", "1", "--max_attempts", "3")
     (record,) = records_at(indexed)
     assert asked.count(hits[1]["text"]) == 3
     assert "3 taken, 1 dropped for every method, 6 attempts" in capsys.readouterr().out
@@ -47,7 +44,7 @@ def test_golden_passages_take_the_place_of_retrieval(root, monkeypatch, capsys):
     golden = {"question": "Where?", "answer": "A", "golden_passages": ["one", "two", "one"]}
     write_json(root / "quiz.json", [golden, {"question": "Who?", "answer": "B"}])
     flags = ("--dataset", "quizzes", "--data_path", str(root / "quiz.json"), "--engine", "golden")
-    run(augment, *COMMON, *flags, monkeypatch=monkeypatch)
+    run(augment, *COMMON, *flags)
     written = json.loads((root / "data_aug/quizzes/quiz.json").read_text())
     assert [record["passages"] for record in written] == [["one", "two"], []]
     assert "score" not in written[0]["augment"][0]
@@ -56,7 +53,7 @@ def test_golden_passages_take_the_place_of_retrieval(root, monkeypatch, capsys):
 
 def test_a_passage_that_several_questions_found_is_written_about_once(indexed, monkeypatch, capsys):
     asked = instantly(monkeypatch)
-    run(augment, *ALL_TYPES, "--sample", "12", monkeypatch=monkeypatch)
+    run(augment, *ALL_TYPES, "--sample", "12")
     both = [p for t in ("dev", "test") for r in records_at(indexed, t) for p in r["passages"]]
     assert sorted(asked) == sorted(set(both)) and len(both) == 72
     said = capsys.readouterr().out
@@ -66,7 +63,7 @@ def test_a_passage_that_several_questions_found_is_written_about_once(indexed, m
     shutil.rmtree(indexed / "data_aug")
     asked.clear()  # now each question gets its own texts, as the published software has it
     for _ in range(2):
-        run(augment, *AUGMENT, "--sample", "8", "--write_per_question", monkeypatch=monkeypatch)
+        run(augment, *AUGMENT, "--sample", "8", "--write_per_question")
         assert len(asked) == 24 > len(set(asked))
     assert "24 wanted, 24 different, 0 saved by sharing" in capsys.readouterr().out
 
@@ -85,11 +82,11 @@ def test_if_every_passage_is_dropped_nothing_is_saved(indexed, monkeypatch):
         left = {"demo/" + journal.name} if unfinished else {"demo/dev.json", "demo/" + SETTINGS}
         assert tree(indexed / "data_aug").keys() == left
         asked = instantly(monkeypatch)
-        run(augment, *AUGMENT, monkeypatch=monkeypatch)
+        run(augment, *AUGMENT)
         assert asked == [] and not journal.exists()
 
 
-def test_a_file_that_this_stage_did_not_write_is_named(indexed, monkeypatch):
+def test_a_file_that_this_stage_did_not_write_is_named(indexed):
     texts = {"passage": "p", "demo-model_rewrite": "r", "demo-model_qa": PAIRS_READ}
     whole = {"test_id": 0, "question": "Q", "answer": "A", "augment": [{"pid": 0, **texts}]}
     for record in ({"question": "Q", "augment": [{"pid": 0}]}, whole):
@@ -100,7 +97,7 @@ def test_a_file_that_this_stage_did_not_write_is_named(indexed, monkeypatch):
 def test_a_file_of_an_earlier_version_counts(indexed, monkeypatch, capsys):
     """Commit 4200079 kept no scores, and a hash of the questions among the settings."""
     instantly(monkeypatch)
-    run(augment, *AUGMENT, monkeypatch=monkeypatch)
+    run(augment, *AUGMENT)
     settings = indexed / "data_aug/demo" / SETTINGS
     write_json(settings, json.loads(settings.read_text()) | {"questions": "69c4e128f8642712"})
     records = records_at(indexed)
@@ -108,7 +105,7 @@ def test_a_file_of_an_earlier_version_counts(indexed, monkeypatch, capsys):
         del entry["id"], entry["title"], entry["score"]
     write_json(indexed / "data_aug/demo/dev.json", records)
     before = tree(indexed)
-    run(augment, *AUGMENT, monkeypatch=monkeypatch)
+    run(augment, *AUGMENT)
     assert tree(indexed) == before
     assert "all 1 files exist already" in capsys.readouterr().out
 
@@ -117,23 +114,23 @@ def test_a_larger_sample_goes_on_to_the_same_bytes(indexed, demo_index, monkeypa
     bad = {hits_of(demo_index, "dev", 0)[1]["text"]}
     asked = instantly(monkeypatch, bad)
     flags = (*AUGMENT, "--max_attempts", "1")
-    run(augment, *flags, "--sample", "9", monkeypatch=monkeypatch)
+    run(augment, *flags, "--sample", "9")
     at_once = tree(indexed / "data_aug")
     shutil.rmtree(indexed / "data_aug")
-    run(augment, *flags, "--sample", "5", monkeypatch=monkeypatch)
+    run(augment, *flags, "--sample", "5")
     five = {passage for record in records_at(indexed) for passage in record["passages"]}
     asked.clear()
-    run(augment, *flags, "--sample", "9", monkeypatch=monkeypatch)
+    run(augment, *flags, "--sample", "9")
     assert tree(indexed / "data_aug") == at_once
     assert asked and not (five | bad) & set(asked)  # a dropped passage is not tried again
-    run(augment, *flags, "--sample", "5", monkeypatch=monkeypatch)
+    run(augment, *flags, "--sample", "5")
     assert "exist already" in capsys.readouterr().out
     assert tree(indexed / "data_aug") == at_once
 
 
 def test_a_sample_does_not_grow_past_another_models_work_or_other_answers(indexed, monkeypatch):
     instantly(monkeypatch)
-    run(augment, *AUGMENT, monkeypatch=monkeypatch)
+    run(augment, *AUGMENT)
     rows = [{**row, "answer": "another answer"} for row in QUESTIONS["dev"]]
     write_json(indexed / "questions.json", {"dev": rows})
     shutil.copytree(MODEL, indexed / "other-model")
@@ -144,10 +141,10 @@ def test_a_sample_does_not_grow_past_another_models_work_or_other_answers(indexe
     for flags in (corrected, [*other, "--sample", "9"]):
         refused(words, run, augment, *AUGMENT, *flags)
     assert tree(indexed / "data_aug") == before
-    run(augment, *AUGMENT, *other, monkeypatch=monkeypatch)
+    run(augment, *AUGMENT, *other)
     before = tree(indexed / "data_aug")
     refused(words, run, augment, *AUGMENT, "--sample", "9", "--overwrite")
-    run(augment, *AUGMENT, "--sample", "2", monkeypatch=monkeypatch)
+    run(augment, *AUGMENT, "--sample", "2")
     assert tree(indexed / "data_aug") == before
 
 
@@ -156,17 +153,17 @@ def test_a_kill_between_two_saves_loses_nothing(indexed, demo_index, monkeypatch
     bad = {hits_of(demo_index, data_type, 0)[1]["text"] for data_type in ("dev", "test")}
     flags = (*ALL_TYPES, "--max_attempts", "2")
     asked = instantly(monkeypatch, bad)
-    run(augment, *flags, monkeypatch=monkeypatch)
+    run(augment, *flags)
     whole = tree(indexed / "data_aug")
     shutil.rmtree(indexed / "data_aug")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(augmented_files.Journal, "remove", stop_after(1, None))
         write = stop_after(stop, augmented_files.write_json)  # the fifth write never comes
         patch.setattr(augmented_files, "write_json", write)
-        run(augment, *flags, monkeypatch=patch)
+        run(augment, *flags)
     assert (indexed / "data_aug/demo/.demo-model.journal.0").exists()
     asked.clear()
-    run(augment, *flags, monkeypatch=monkeypatch)
+    run(augment, *flags)
     assert tree(indexed / "data_aug") == whole and not asked
 
 
@@ -174,7 +171,7 @@ def test_a_kill_between_two_saves_loses_nothing(indexed, demo_index, monkeypatch
 def test_an_interrupted_overwriting_goes_on_without_the_flag(indexed, monkeypatch, place, call):
     """The old texts are there until the new ones take their place, and never count as new."""
     instantly(monkeypatch)
-    run(augment, *AUGMENT, monkeypatch=monkeypatch)
+    run(augment, *AUGMENT)
     before = tree(indexed / "data_aug")
     flags = (*AUGMENT, "--seed", "5", "--sample", "2")
     module = writing if place == "write_chunk" else augmented_files
@@ -186,14 +183,13 @@ def test_an_interrupted_overwriting_goes_on_without_the_flag(indexed, monkeypatc
     stopped(module, place, call, augment, *flags, "--overwrite")
     assert tree(indexed / "data_aug")["demo/dev.json"] == before["demo/dev.json"]
     refused("made with seed = 5", run, augment, *AUGMENT)
-    run(augment, *flags, monkeypatch=monkeypatch)
+    run(augment, *flags)
     assert tree(indexed / "data_aug").keys() == before.keys()
     assert len(records_at(indexed)) == 2
     assert json.loads((indexed / "data_aug/demo" / SETTINGS).read_text())["seed"] == 5
 
 
 def save_texts(model: str, passages: list[str], answer: str = "Vessland", **flags) -> None:
-    """Save the texts about these passages of one question."""
     results = {p: {"rewrite": p.upper(), "qa": PAIRS_READ} for p in passages}
     questions = {"quiz": [{"test_id": 0, "question": "Where?", "answer": answer}]}
     files = AugmentedFiles("quiz", model, questions, {"seed": 0}, **flags)
@@ -222,16 +218,12 @@ def test_each_model_reads_its_passages_in_the_order_in_which_they_were_found(roo
 
 
 @pytest.mark.slow
-def test_two_processes_end_with_the_bytes_of_one(indexed, monkeypatch, capsys):
-    run(augment, *WAVES, monkeypatch=monkeypatch)
+def test_two_processes_end_with_the_bytes_of_one(indexed, capsys):
+    run(augment, *WAVES)
     assert " 0 dropped" not in capsys.readouterr().out
     whole = tree(indexed / "data_aug")
     shutil.rmtree(indexed / "data_aug")
-    launcher = [sys.executable, *"-m torch.distributed.run --standalone --nproc_per_node 2".split()]
-    monkeypatch.setenv("PRAG_ROOT", str(indexed))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    command = [*launcher, str(REPOSITORY / "src/augment.py"), *WAVES]
-    said = subprocess.check_output(command, text=True)
+    said = launch(indexed, 2, "augment.py", *WAVES)
     assert tree(indexed / "data_aug") == whole
     assert said.count("wanted") == 1  # only the main process speaks
 
@@ -239,18 +231,18 @@ def test_two_processes_end_with_the_bytes_of_one(indexed, monkeypatch, capsys):
 def test_jobs_of_an_array_are_put_together(indexed, demo_index, monkeypatch, capsys):
     bad = {hits_of(demo_index, "dev", number)[number]["text"] for number in range(3)}
     asked = instantly(monkeypatch, bad)
-    run(augment, *WAVES, monkeypatch=monkeypatch)
+    run(augment, *WAVES)
     whole = tree(indexed / "data_aug")
     shutil.rmtree(indexed / "data_aug")
     asked.clear()
     capsys.readouterr()
     for job in ("1/3", "0/3", "2/3"):
-        run(augment, *WAVES, "--shard", job, monkeypatch=monkeypatch)
+        run(augment, *WAVES, "--shard", job)
         part = f"part {job[0]} of 3 is done; when all parts are, the same command without --shard"
         assert part in capsys.readouterr().out
         assert not list((indexed / "data_aug/demo").glob("*.json"))
     in_jobs = len(asked)
-    run(augment, *WAVES, monkeypatch=monkeypatch)
+    run(augment, *WAVES)
     # the jobs wrote the first wave, the last run what takes the place of dropped passages
     assert 0 < len(asked) - in_jobs < in_jobs
     assert tree(indexed / "data_aug") == whole

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stage_runs import refused
 
 from utils.augmentation import records as augmented_records
 from utils.augmentation.records import data_types_of, parse_pairs, read_augmented
 from utils.files import write_json
-from utils.running import InputError
 
 MODEL = "small-model"
 
@@ -48,9 +48,7 @@ def test_only_the_passages_of_the_wanted_model_are_read_without_its_prefix(augme
     assert read[0]["question"] == "Who?" and read[0]["passages"] == ["p1", "p2"]
 
 
-def test_the_released_layout_is_read_and_its_bare_total_filled_past_an_exhausted_type(
-    augmented, capsys
-):
+def test_the_released_layout_is_read_and_its_total_filled_past_an_exhausted_type(augmented, capsys):
     folder = augmented / MODEL
     write_json(folder / "bridge.json", [record(0, "B0?", entry(0, MODEL))])
     comparison = [record(1, "C1?", entry(1, MODEL)), record(9, "C1?", entry(9, MODEL))]
@@ -69,18 +67,14 @@ def test_the_released_layout_is_read_and_its_bare_total_filled_past_an_exhausted
 @pytest.mark.parametrize("change, problem", [
     (lambda r: r["augment"].append(None), r"record 1: augment\[1\] is null"),
     (lambda r: r["augment"][0].update({f"{MODEL}_rewrite": 3}), "_rewrite is a number"),
-    (
-        lambda r: r["augment"][0].update(pid=10**4000),
-        r"augment\[0\].pid has more than 9 digits",
-    ),
+    (lambda r: r["augment"][0].update(pid=10**4000), r"augment\[0\].pid has more than 9 digits"),
     (lambda r: r["augment"][0].update({f"{MODEL}_qa": [{}]}), r"_qa\[0\].question is missing"),
 ])  # fmt: skip
 def test_a_broken_augmented_record_is_named_by_index_and_field(change, problem, augmented):
     broken = record(1, "Where?", entry(0, MODEL))
     change(broken)
     write_json(augmented / "dev.json", [record(0, "Who?", entry(0, MODEL)), broken])
-    with pytest.raises(InputError, match=problem):
-        read_augmented("tiny", "dev", MODEL)
+    refused(problem, read_augmented, "tiny", "dev", MODEL)
 
 
 def test_data_types_are_sorted_with_total_last_and_without_stray_files(augmented):
@@ -90,8 +84,7 @@ def test_data_types_are_sorted_with_total_last_and_without_stray_files(augmented
     write_json(augmented / "other" / "zebra.json", [])
     assert data_types_of("tiny", None, MODEL) == ["bridge", "inference", "total"]
     assert data_types_of("tiny", "inference", MODEL) == ["inference"]
-    with pytest.raises(InputError, match=r"'dev'.*bridge, .*run python src/augment.py"):
-        data_types_of("tiny", "dev", MODEL)
+    refused(r"'dev'.*bridge, .*run python src/augment.py", data_types_of, "tiny", "dev", MODEL)
 
 
 FIELDS = ["question", "answer", "full_answer"]

@@ -31,12 +31,12 @@ from speed_ways import open_work
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")  # of peft
 
 
-def test_the_three_ways_are_measured_and_agree(tmp_path, monkeypatch, capsys):
+def test_the_three_ways_are_measured_and_agree(tmp_path, capsys):
     amounts = "--passages 2 --published_passages 2 --questions 8 --published_questions 2"
     short = "--repetitions 1 --padded_length 300 --max_new_tokens 12 --adapters_per_batch 2"
     file = tmp_path / "speed.json"
     flags = ("--architecture", "tiny", *amounts.split(), *short.split(), "--json", str(file))
-    run(speed, *flags, monkeypatch=monkeypatch)
+    run(speed, *flags)
     result = json.loads(file.read_text())
     encode, answer = result["encode"], result["answer"]
     for way in (*encode.values(), *(answer[n] for n in ("published", "ours", "closed_book"))):
@@ -82,10 +82,9 @@ def test_adapters_that_differ_are_seen(tmp_path):
     assert found["largest_difference"] == pytest.approx(1e-3) and not found["within_bounds"]
 
 
-@pytest.mark.parametrize(
-    ("architecture", "parameters"),
-    [("llama3.2-1b", 1_235_814_400), ("qwen2.5-1.5b", 1_543_714_304), ("llama3-8b", 8_030_261_248)],
-)
+@pytest.mark.parametrize("architecture, parameters", [
+    ("llama3.2-1b", 1_235_814_400), ("qwen2.5-1.5b", 1_543_714_304), ("llama3-8b", 8_030_261_248),
+])  # fmt: skip
 def test_architectures_have_the_size_of_the_released_models(architecture, parameters):
     config = config_of(architecture)
     with torch.device("meta"):
@@ -116,7 +115,7 @@ def test_the_scaling_benchmark_measures_in_turn_and_its_costs_add_up(monkeypatch
     order = []
     monkeypatch.setattr(scaling, "encode_seconds", lambda n, *_: (order.append(n) or 60 / n, 30))
     file = tmp_path / "scaling.json"
-    run(scaling, "--repetitions", "2", "--json", str(file), monkeypatch=monkeypatch)
+    run(scaling, "--repetitions", "2", "--json", str(file))
     assert order == [1, 2, 1, 2]
     result = json.loads(file.read_text())
     assert result["encode"]["2"]["adapters_per_second"] == 1.0
@@ -195,10 +194,8 @@ def test_coverage_counts_single_hop_questions_by_what_the_pairs_ask_for():
 
 def test_wrong_answers_of_the_subjects_own_name_are_counted():
     said = {"Ana Berg": 0, "Ana": 0, "Ana Cole": 0, "Dora Cole": 0, "": 0, "red": 1}
-    rows = [
-        {"question": "Who is Ana Berg's son?", "eval_predict": text, "em": em}
-        for text, em in said.items()
-    ]
+    asked = {"question": "Who is Ana Berg's son?"}
+    rows = [{**asked, "eval_predict": text, "em": em} for text, em in said.items()]
     types = pd.Series(["single_hop"] * 6 + ["two_hop"])
     counts = effect.names_in_wrong_answers([*rows, rows[0]], types)
     assert counts == {"wrong": 5, "name": 2, "part": 1}

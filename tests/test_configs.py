@@ -22,28 +22,20 @@ SCRIPTS = sorted(
 )
 CONFIGS = sorted(path.name for path in (REPOSITORY / "configs").glob("*.sh"))
 SHARED_DEFAULTS = {  # the paper's, and what every stage shares
-    "lora_rank": 2,
-    "lora_alpha": 32,
-    "learning_rate": 3e-4,
-    "num_train_epochs": 1,
-    "per_device_train_batch_size": 1,
+    "lora_rank": 2, "lora_alpha": 32, "learning_rate": 3e-4, "num_train_epochs": 1,
+    "per_device_train_batch_size": 1, "with_cot": False, "init_adapter": "random",
     "augment_model": None,  # which means model_name
-    "with_cot": False,
-    "init_adapter": "random",
-    "augment_parts": "rewrite,qa",
-    "max_length": 3000,
-    "dtype": "auto",
-    "sample": -1,
-}
+    "augment_parts": "rewrite,qa", "max_length": 3000, "dtype": "auto", "sample": -1,
+}  # fmt: skip
+TRAINING = "model_name with_cot lora_rank lora_alpha per_device_train_batch_size num_train_epochs "
+TRAINING += "learning_rate "
+ENCODING = TRAINING + "dataset data_type sample augment_model "
 ORIGINAL_FLAGS = {  # those that must exist with exactly these names
     "augment": "model_name dataset data_path sample topk",
-    "encode": "model_name dataset data_type with_cot sample augment_model lora_rank lora_alpha "
-    "per_device_train_batch_size num_train_epochs learning_rate",
-    "inference": "model_name dataset data_type with_cot sample augment_model lora_rank lora_alpha "
-    "per_device_train_batch_size num_train_epochs learning_rate max_new_tokens inference_method",
+    "encode": ENCODING,
+    "inference": ENCODING + "max_new_tokens inference_method",
     "prep_elastic": "data_path index_name",
-    "warmup_lora": "model_name per_device_train_batch_size num_train_epochs learning_rate "
-    "block_size lora_rank lora_alpha with_cot",
+    "warmup_lora": TRAINING + "block_size",
     "get_warmup_data": "",
 }
 PAPER = {  # data set -> with CoT, max_new_tokens, epochs of each model
@@ -60,14 +52,12 @@ def parse(script: str, words: list[str]) -> argparse.Namespace:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(REPOSITORY / Path(script).parent)
         module = importlib.import_module(Path(script).stem)
-    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [script, *words])
         parsed = module.parse_arguments()
         return parsed[0] if isinstance(parsed, tuple) else parsed  # the recipe comes along
 
 
 def parser_of(script: str) -> argparse.ArgumentParser:
-    """The parser that the script builds."""
     caught = []
 
     def catch(parser, *_):
@@ -96,27 +86,16 @@ def flags_of(script: str) -> dict[str, argparse.Action]:
 
 
 def recorded_commands(config: Path, folder: Path, **variables: str) -> list[list[str]]:
-    """The arguments of every `python` that the shell script starts; nothing of it is run.
-
-    `variables` are added to its environment.
-    """
+    """The `python` commands that a shell script starts with these `variables`; none is run."""
     record, stubs = folder / "record", folder / "stubs"
     stubs.mkdir()
     for name in ("python", "python3", "accelerate", "torchrun", "wget", "curl"):
         stub = stubs / name
-        stub.write_text(
-            f'#!/bin/bash\n{{ printf "%s\\0" {name} "$@"; printf "\\n"; }} >> "$RECORD"\n'
-        )
+        words = f'{{ printf "%s\\0" {name} "$@"; printf "\\n"; }}'
+        stub.write_text(f'#!/bin/bash\n{words} >> "$RECORD"\n')
         stub.chmod(0o755)
-    environment = (
-        os.environ
-        | variables
-        | {
-            "PATH": f"{stubs}:{os.environ['PATH']}",
-            "RECORD": str(record),
-            "PRAG_ROOT": str(folder / "root"),
-        }
-    )
+    variables |= {"RECORD": str(record), "PRAG_ROOT": str(folder / "root")}
+    environment = os.environ | variables | {"PATH": f"{stubs}:{os.environ['PATH']}"}
     subprocess.run(["bash", str(config)], env=environment, check=True, timeout=30, cwd=folder)
     commands = [words.split("\0") for words in record.read_text().split("\0\n") if words]
     return [words[1:] for words in commands if words[0] == "python"]
@@ -141,9 +120,9 @@ def test_every_table_of_the_paper_is_made_with_its_settings(tmp_path):
     for options in answers:
         check_paper_settings("inference", options)
     experiments = len(PAPER) * len(PAPER_MODELS)
+    names = ("inference_method", "init_adapter", "augment_parts")
     count = Counter(
-        (o.inference_method, o.init_adapter, o.augment_parts, o.augment_model == o.model_name)
-        for o in answers
+        (*(getattr(o, n) for n in names), o.augment_model == o.model_name) for o in answers
     )
     both = "rewrite,qa"
     for method in ("closed_book", "icl", "da_icl"):
@@ -158,7 +137,6 @@ def test_every_table_of_the_paper_is_made_with_its_settings(tmp_path):
 
 
 def check_paper_settings(stage: str, options: argparse.Namespace) -> None:
-    """Assert that a command on a model and data set of the paper has the paper's settings."""
     with_cot, max_new_tokens, epochs = PAPER[options.dataset]
     settings = vars(options)
     assert settings.get("sample", 300) == 300
@@ -245,10 +223,8 @@ heavy = ["torch", "transformers", "pandas", "matplotlib", "numpy", "nltk", "rege
          "openai", "elasticsearch", "peft", "sentence_transformers"]
 print("imported:", [name for name in heavy if name in sys.modules])
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.splitlines()[-1] == "imported: []"
+    said = subprocess.check_output([sys.executable, "-c", program], cwd=REPOSITORY, text=True)
+    assert said.splitlines()[-1] == "imported: []"
 
 
 @pytest.mark.parametrize("stage", ORIGINAL_FLAGS)
@@ -273,16 +249,13 @@ def test_the_short_names_are_the_papers_models():
     assert all(hub_id.count("/") == 1 for hub_id in known.values())
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--model_name=m", "--lora_rank=0"], "argument --lora_rank: "),
-        (["--model_name=m", "--learning_rate=nan"], "argument --learning_rate: "),
-        (["--model_name=m", "--lora_rank=many"], "argument --lora_rank: "),
-        (["--model_name=m", "--learning=1"], "--learning"),  # shortened
-        (["--modle_name=x"], "required: --model_name; there is no --modle_name\n"),
-    ],
-)
+@pytest.mark.parametrize("words, message", [
+    (["--model_name=m", "--lora_rank=0"], "argument --lora_rank: "),
+    (["--model_name=m", "--learning_rate=nan"], "argument --learning_rate: "),
+    (["--model_name=m", "--lora_rank=many"], "argument --lora_rank: "),
+    (["--model_name=m", "--learning=1"], "--learning"),  # shortened
+    (["--modle_name=x"], "required: --model_name; there is no --modle_name\n"),
+])  # fmt: skip
 def test_a_mistake_in_the_flags_is_named(words, message, capsys):
     with pytest.raises(SystemExit) as ended:
         parse("src/encode.py", ["--dataset", "d", *words])

@@ -147,10 +147,8 @@ def test_the_fast_forward_pass_is_that_of_transformers(tokenizer):
     tables = rotary_tables(40, 32, 10000.0)
     hidden = final_hidden_states(model, packed.ids, attention_mask(packed.documents), *tables)
     targets, weights = packed.targets.flatten(), packed.weights.flatten()
-    embeddings = model.model.embed_tokens.weight
-    total, losses, _ = WeightedCrossEntropy.apply(
-        hidden.flatten(0, 1), embeddings, targets, weights
-    )
+    inputs = (hidden.flatten(0, 1), model.model.embed_tokens.weight, targets, weights)
+    total, losses, _ = WeightedCrossEntropy.apply(*inputs)
     total.backward()
     gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
     model.zero_grad()

@@ -7,12 +7,11 @@ from argparse import Namespace
 import numpy
 import pytest
 import torch
-from stage_runs import stop_after
+from stage_runs import refused, stop_after
 from test_retrieval import PASSAGES, ids, write_corpus
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from utils.retrieval import dense
-from utils.running import InputError
 
 library = pytest.importorskip("sentence_transformers")
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] the cat dog river london in of a capital england".split()
@@ -67,8 +66,7 @@ def test_an_index_is_whole_or_not_there_and_the_same_after_a_stop(root, options,
     monkeypatch.setattr(dense, "BATCH", 2)
     _, files = build(root, options, PASSAGES)
     assert dense.build(root / "corpus.tsv", options)[0] == 0  # it is there already
-    with pytest.raises(InputError, match=r"exists already, of another corpus.*--overwrite"):
-        build(root, options, PASSAGES[1:])
+    refused(r"exists already, of another corpus.*--overwrite", build, root, options, PASSAGES[1:])
     shutil.rmtree(root / "index/d")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(dense, "_unit_vectors", stop_after(2, dense._unit_vectors))
@@ -86,8 +84,6 @@ def test_a_different_or_missing_encoder_is_refused(root, options, monkeypatch):
         (encoder_in(root / "e" / "other"), "its dense_model: 'tiny', not 'other'"),
     ]:
         options.dense_model = name
-        with pytest.raises(InputError, match=message):
-            dense.open_index(options)
+        refused(message, dense.open_index, options)
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    with pytest.raises(InputError, match=r"sentence_transformers.*pip install"):
-        dense.open_index(options)
+    refused(r"sentence_transformers.*pip install", dense.open_index, options)

@@ -7,7 +7,7 @@ import time
 
 import pytest
 from fake_elasticsearch import FakeElasticsearch, error_body
-from stage_runs import run
+from stage_runs import refused, run
 from test_retrieval import PASSAGES, ids, index_of, write_corpus
 
 import prep_elastic
@@ -95,8 +95,7 @@ def test_duplicates_are_left_out_and_ties_come_in_the_order_of_the_corpus(tmp_pa
 def test_an_index_of_the_original_software_is_used_as_it_is(tmp_path, options):
     name, text = options.index_name, {"type": "text", "analyzer": "english"}
     message = f"has no index '{name}' with the text fields title and txt;.*--index_name {name}"
-    with pytest.raises(InputError, match=message):
-        ElasticsearchIndex(options)
+    refused(message, ElasticsearchIndex, options)
     source = {"title": "Cats", "txt": "The cat sat"}
     with connected(options) as client:
         client.indices.create(index=name, mappings={"properties": dict.fromkeys(source, text)})
@@ -137,12 +136,11 @@ def test_secrets_sign_in_and_are_never_printed(tmp_path, monkeypatch, capsys, wa
             monkeypatch.setenv("ELASTICSEARCH_USER", "me" if way == "user" else "")
             secret = "PASSWORD" if way == "user" else "API_KEY"
             monkeypatch.setenv(f"ELASTICSEARCH_{secret}", SECRET)
-            with pytest.raises(InputError, match=r"used \(Authent.*the credentials") as caught:
-                wrong = [f"--es_{secret.lower()}", SECRET + "-wrong"]  # goes before the variable
-                run(prep_elastic, *command, *wrong, monkeypatch=monkeypatch)
-            assert SECRET not in str(caught.value)
-        run(prep_elastic, *command, monkeypatch=monkeypatch)
-        run(prep_elastic, *command, monkeypatch=monkeypatch)  # as after a kill that came late
+            wrong = [f"--es_{secret.lower()}", SECRET + "-wrong"]  # goes before the variable
+            words = r"used \(Authent.*the credentials"
+            assert SECRET not in refused(words, run, prep_elastic, *command, *wrong)
+        run(prep_elastic, *command)
+        run(prep_elastic, *command)  # as after a kill that came late
         shown = capsys.readouterr()
         place = fake.url.replace("//", "//...@") if way == "url" else fake.url
         assert f"6 rows indexed (elasticsearch) in {place} in" in shown.out
@@ -153,13 +151,10 @@ def test_secrets_sign_in_and_are_never_printed(tmp_path, monkeypatch, capsys, wa
 def test_a_bad_index_name_is_refused_before_anything_is_sent():
     options = flags_of("--es_url", "http://127.0.0.1:9")
     for options.index_name in ("", "Wiki", "-wiki", "_all", "wi*", "a,b", "a/b"):
-        with pytest.raises(InputError, match="cannot be the name of an Elasticsearch index"):
-            ElasticsearchIndex(options)
+        refused("cannot be the name of an Elasticsearch index", ElasticsearchIndex, options)
 
 
-def test_the_index_is_as_described_and_overwrite_only_removes_what_this_program_made(
-    tmp_path, options
-):
+def test_the_index_is_as_described_and_overwrite_removes_only_our_own(tmp_path, options):
     load(tmp_path, options, number_of_shards=2)
     [(first, found)] = indices(options, "").items()
     assert first.startswith(f"{options.index_name}-")
@@ -169,8 +164,7 @@ def test_the_index_is_as_described_and_overwrite_only_removes_what_this_program_
     assert str(settings["number_of_shards"]) == "2" and settings["auto_expand_replicas"] == "0-1"
     other = [("z", "a zebra", "Zebra")]
     assert load(tmp_path, options)[0] == 0 and list(indices(options)) == [first]
-    with pytest.raises(InputError, match=f"'{options.index_name}' already.*--overwrite"):
-        load(tmp_path, options, other)
+    refused(f"'{options.index_name}' already.*--overwrite", load, tmp_path, options, other)
     notes, of_others = (f"{options.index_name}-{end}" for end in ("notes", "of-others"))
     with connected(options) as client:
         client.indices.create(index=notes, mappings={"_meta": engine.MADE_BY})
@@ -208,9 +202,7 @@ def test_a_bad_corpus_and_an_interruption_leave_the_old_index(tmp_path, options,
 
 
 @fake_only
-def test_what_a_busy_server_rejects_is_tried_again_and_what_fails_is_one_sentence(
-    tmp_path, fake, options, monkeypatch
-):
+def test_a_busy_server_is_asked_again_and_a_fault_is_named(tmp_path, fake, options, monkeypatch):
     monkeypatch.setitem(engine.LOADING, "chunk_size", 100)
     faults = ["drop", *[error_body(429, "rejected", "queue capacity")] * 5]
     fake.fault = lambda path, _: faults.pop() if path == "_bulk" and faults else None
@@ -224,8 +216,7 @@ def test_what_a_busy_server_rejects_is_tried_again_and_what_fails_is_one_sentenc
     assert ids(index.search(["number994"], topk=2)[0]) == ["994"] and not faults
     failed = error_body(500, "search_phase_execution_exception", "disk gone")
     fake.fault = lambda path, body: failed if "dog" in str(body) else None
-    with pytest.raises(InputError, match=r"used \(.*500.*disk gone.*busy, try again later"):
-        index.search(["cat", "dog"], topk=1)
+    refused(r"used \(.*500.*disk gone.*busy, try again later", index.search, ["cat", "dog"], topk=1)
 
 
 @fake_only
@@ -236,6 +227,5 @@ def test_refused_rows_stop_the_load_and_the_first_is_named(tmp_path, fake, optio
     with pytest.raises(InputError, match=r"20 of the first 2000 rows.* '5' .*document_pars.*to pa"):
         load(tmp_path, options, passages, threads=1)
     fake.item_fault = lambda *_: BUSY_ITEM
-    with pytest.raises(InputError, match=r"refused 6 .*es_rejected_execution_.* fewer --threads"):
-        load(tmp_path, options)
+    refused(r"refused 6 .*es_rejected_execution_.* fewer --threads", load, tmp_path, options)
     assert fake.indices == {}

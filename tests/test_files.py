@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from stage_runs import refused
 
 from utils import files, layout
 from utils.running import InputError
@@ -14,8 +15,7 @@ from utils.running import InputError
 
 @pytest.mark.parametrize("name", ["", "\\", "x" * 300, *"/ . .. a/.. ../ ___ ./.h x/...a/".split()])
 def test_a_name_of_which_nothing_usable_is_left_or_that_hides_is_refused(name):
-    with pytest.raises(InputError, match="cannot be used as a folder name"):
-        layout.folder_name(name)
+    refused("cannot be used as a folder name", layout.folder_name, name)
     for dataset in ("warmup", "x/warmup_cot", "base_weight"):  # folders of other things
         with pytest.raises(InputError, match=r"a data set cannot be called .* another --dataset"):
             layout.augmented_file(dataset, "dev")
@@ -83,8 +83,7 @@ def test_an_unreadable_file_is_named_with_its_cause(tmp_path, content, message):
         path.write_bytes(content)
     elif content:
         path.symlink_to(content)
-    with pytest.raises(InputError, match=message):
-        files.read_json(path, "the list")
+    refused(message, files.read_json, path, "the list")
 
 
 def test_a_fingerprint_depends_on_values_only_and_never_changes(tmp_path):
@@ -107,7 +106,6 @@ def test_output_that_is_cut_by_its_reader_ends_without_a_word():
     """As `python src/adapters.py list | head -1` does."""
     program = "from utils.running import run_stage; run_stage(lambda: print('line\\n' * 100_000))"
     command = f'"{sys.executable}" -c "{program}" | head -1; exit ${{PIPESTATUS[0]}}'
-    done = subprocess.run(
-        ["bash", "-c", command], cwd=files.__file__.rsplit("/", 2)[0], capture_output=True
-    )
+    source = files.__file__.rsplit("/", 2)[0]
+    done = subprocess.run(["bash", "-c", command], cwd=source, capture_output=True)
     assert (done.returncode, done.stdout, done.stderr) == (141, b"line\n", b"")

@@ -1,6 +1,7 @@
 """The journal of finished pieces: order, cut-off lines, other settings."""
 
 import pytest
+from stage_runs import refused
 
 from utils.journal import Journal, first_difference, refuse_difference
 from utils.running import InputError
@@ -11,52 +12,44 @@ SETTINGS = {"seed": 1, "model": "m", "nested": {"a": [1, 2]}}
 def test_items_come_back_in_the_order_of_their_writing(tmp_path):
     path = tmp_path / "new" / ".work.journal"
     items = [{"text": "line\nbreak \u2028 é"}, [2], "three", None]
-    first = Journal(path, SETTINGS)
-    for item in items[:3]:
-        first.add(item)
-    assert path.with_name(".work.journal.0").read_bytes().endswith(b'"three"\n')
-    first.close()
-    second = Journal(path, SETTINGS)
-    assert second.items == items[:3]
-    second.add(items[3])
-    assert second.items == items
-    second.close()
+    with Journal(path, SETTINGS) as first:
+        for item in items[:3]:
+            first.add(item)
+        assert path.with_name(".work.journal.0").read_bytes().endswith(b'"three"\n')
+    with Journal(path, SETTINGS) as second:
+        assert second.items == items[:3]
+        second.add(items[3])
+        assert second.items == items
     assert Journal(path, SETTINGS).items == items
 
 
 def test_wherever_a_kill_cuts_the_file_the_whole_lines_stay_and_work_goes_on(tmp_path):
-    path = tmp_path / "j"
-    journal = Journal(path, SETTINGS)
-    for item in ("é", {"b": 2}):
-        journal.add(item)
-    journal.close()
-    own = tmp_path / "j.0"
+    path, own, items = tmp_path / "j", tmp_path / "j.0", ["é", {"b": 2}]
+    with Journal(path, SETTINGS) as journal:
+        for item in items:
+            journal.add(item)
     whole = own.read_bytes()
     for length in range(len(whole) + 1):
         own.write_bytes(whole[:length])
         lines = whole[:length].count(b"\n")
-        journal = Journal(path, SETTINGS)
-        assert journal.items == ["é", {"b": 2}][: max(0, lines - 1)]
-        for item in ["é", {"b": 2}][len(journal.items) :]:
-            journal.add(item)
-        journal.close()
+        with Journal(path, SETTINGS) as journal:
+            assert journal.items == items[: max(0, lines - 1)]
+            for item in items[len(journal.items) :]:
+                journal.add(item)
         assert own.read_bytes() == whole
 
 
 def test_work_of_other_settings_is_refused_and_stays(tmp_path):
     path = tmp_path / "j"
-    journal = Journal(path, SETTINGS)
-    journal.add(1)
-    journal.close()
+    with Journal(path, SETTINGS) as journal:
+        journal.add(1)
     before = (tmp_path / "j.0").read_bytes()
     with pytest.raises(InputError, match=r"made with seed = 1, .* seed = 2; .*--overwrite"):
         Journal(path, {**SETTINGS, "seed": 2})
-    with pytest.raises(InputError, match=r"made with new = null, .* new = \"x\""):
-        Journal(path, {**SETTINGS, "new": "x"})
+    refused(r"made with new = null, .* new = \"x\"", Journal, path, {**SETTINGS, "new": "x"})
     assert (tmp_path / "j.0").read_bytes() == before
     Journal(tmp_path / "k", {**SETTINGS, "seed": 2}, 1).close()
-    with pytest.raises(InputError, match=r"k\.1 was made with seed = 2"):
-        Journal(tmp_path / "k", SETTINGS)
+    refused(r"k\.1 was made with seed = 2", Journal, tmp_path / "k", SETTINGS)
     Journal(tmp_path / "k", {**SETTINGS, "seed": 3}, 1).close()  # nothing of it was lost
 
 

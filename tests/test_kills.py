@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from adapter_runs import changes_of, killed_at
 from conftest import REPOSITORY, use_root
-from stage_runs import AUGMENT, COMMON, DEV, MODEL, TRAIN, run, tree
+from stage_runs import AUGMENT, ENCODE, MODEL, run, tree
 
 from utils.retrieval.embedded import EmbeddedIndex
 
@@ -43,15 +43,12 @@ def stages(sample: int) -> dict[str, Stage]:
     answering = ["--inference_method", "combine", "--max_new_tokens", "12", "--batch_size", "1"]
     warmup = ["--model_name", MODEL, "--prompts", "demo", "--data", "{root}/direct.json"]
     corpus = ["--data_path", str(REPOSITORY / "data/demo/corpus.tsv")]
-    train = [*COMMON, *DEV, *TRAIN]
-    one = ["--adapters_per_batch", "1"]
+    training, reads = [*ENCODE, "--adapters_per_batch", "1"], ("index", "data_aug", "offline")
     return {
         "index": Stage("prep_elastic.py", corpus),
-        "augment": Stage("src/augment.py", augment, ("index",)),
-        "encode": Stage("src/encode.py", [*train, *one], ("index", "data_aug")),
-        "inference": Stage(
-            "src/inference.py", [*train, *answering], ("index", "data_aug", "offline")
-        ),
+        "augment": Stage("src/augment.py", augment, reads[:1]),
+        "encode": Stage("src/encode.py", training, reads[:2]),
+        "inference": Stage("src/inference.py", [*ENCODE, *answering], reads),
         "warmup_lora": Stage("src/warmup_lora.py", [*warmup, "--save_steps", "2"]),
     }
 
@@ -71,7 +68,7 @@ def finish(stage: Stage, root: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         use_root(root, patch)
         flags = [flag.replace("{root}", str(root)) for flag in stage.flags]
-        run(importlib.import_module(Path(stage.script).stem), *flags, monkeypatch=patch)
+        run(importlib.import_module(Path(stage.script).stem), *flags)
 
 
 def state(root: Path, name: str) -> object:
@@ -122,22 +119,15 @@ def pieces(root: Path) -> int:
 
 
 def strike(stage: Stage, root: Path, number: int, wanted: int) -> bool:
-    """Start the stage and send it the signal when `wanted` pieces more are complete.
-
-    Whether it was still running then.
-    """
-    held = pieces(root)
+    """Send the stage the signal when `wanted` pieces more are complete; whether it still ran."""
+    held, command = pieces(root), [sys.executable, str(REPOSITORY / stage.script)]
+    command += [word.replace("{root}", str(root)) for word in stage.flags]
+    how = {"env": os.environ | {"PRAG_ROOT": str(root), "OMP_NUM_THREADS": "1"}}
+    # a shell's background job would hand down that Ctrl-C is ignored
+    how |= {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    how |= {"stdout": subprocess.DEVNULL, "start_new_session": True}
     with open(f"{root}.err", "w") as err:
-        process = subprocess.Popen(
-            [sys.executable, str(REPOSITORY / stage.script)]
-            + [word.replace("{root}", str(root)) for word in stage.flags],
-            env=os.environ | {"PRAG_ROOT": str(root), "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.DEVNULL,
-            stderr=err,
-            start_new_session=True,
-            # a shell's background job would hand down that Ctrl-C is ignored
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
+        process = subprocess.Popen(command, stderr=err, **how)
     while process.poll() is None and pieces(root) < held + wanted:
         time.sleep(0.002)
     process.send_signal(number)

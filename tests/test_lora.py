@@ -10,13 +10,13 @@ import transformers
 from adapter_runs import random_adapter
 from conftest import tiny_model
 from safetensors.torch import load_file, save_file
+from stage_runs import refused
 
 from utils.lora.bank import TARGET_MODULES, LoraBank
 from utils.lora.examples import Example, Steps
 from utils.lora.merges import total
 from utils.lora.objectives import OBJECTIVES
 from utils.lora.training import group_by_cost, train_adapters
-from utils.running import InputError
 from utils.store.base import open_base_adapter
 from utils.store.folders import load_adapter, save_adapter
 
@@ -34,14 +34,10 @@ def random_examples(counts: list[int], seed: int = 3) -> list[list[Example]]:
 
 
 def train_with_peft(model, base_folder, prompts, learning_rate, epochs, batch_size, firsts=None):
-    """One passage as the published software trains it, without its padding to 3000 tokens.
-
-    `firsts` are the places of each prompt's first label (None: all tokens have one).
-    """
-    firsts = firsts or [0] * len(prompts)
-    model = peft.PeftModel.from_pretrained(
-        model, base_folder, is_trainable=True, autocast_adapter_dtype=False
-    )
+    """One passage as the published software trains it, without its padding to 3000 tokens."""
+    firsts = firsts or [0] * len(prompts)  # the place of each prompt's first label
+    how = {"is_trainable": True, "autocast_adapter_dtype": False}
+    model = peft.PeftModel.from_pretrained(model, base_folder, **how)
     parameters = [p for p in model.parameters() if p.requires_grad]
     for parameter in parameters:
         parameter.data = parameter.data.to(next(model.base_model.parameters()).dtype)
@@ -64,11 +60,9 @@ def train_with_peft(model, base_folder, prompts, learning_rate, epochs, batch_si
 
 
 def model_in(dtype: torch.dtype, architecture: str, tied: bool):
-    """A tiny model that computes in `dtype` throughout.
-
-    The library's norms compute in float32 even in a float64 model; AdamW blows that rounding up.
-    """
+    """A tiny model that computes in `dtype` throughout."""
     model = tiny_model(architecture, tied).to(dtype)
+    # the library's norms compute in float32 even in float64; AdamW blows that rounding up
     for module in model.modules():
         if type(module).__name__.endswith("RMSNorm"):
             module.forward = partial(exact_norm, module.weight, module.variance_epsilon)
@@ -84,48 +78,32 @@ def train(bank, base, examples, objective="lm", rate=3e-3, epochs=3, batch_size=
     return train_adapters(bank, base, steps, OBJECTIVES[objective], rate)
 
 
-def compare_with_peft(
-    tmp_path, architecture, dtype, rank, batch_size, counts, tied=True, objective="lm"
-):
+def compare_with_peft(folder, architecture, dtype, rank, batch, counts, tied=True, objective="lm"):
     """Yield every adapter's (bank, peft) tensors after three epochs from the same base."""
     torch.manual_seed(0)
     examples = random_examples(counts)
     bank = LoraBank(model_in(dtype, architecture, tied), rank, alpha=4 * rank)
-    base = open_base_adapter(bank, tmp_path / "base", "tiny", seed=1)
+    base = open_base_adapter(bank, folder / "base", "tiny", seed=1)
     base = {name: (A.to(dtype), B.to(dtype)) for name, (A, B) in base.items()}
-    mine = train(bank, base, examples, objective, batch_size=batch_size)
+    mine = train(bank, base, examples, objective, batch_size=batch)
     for adapter, own in zip(mine, examples, strict=True):
         firsts = [example.labels_from for example in own] if objective == "answer" else None
-        oracle = train_with_peft(
-            model_in(dtype, architecture, tied), tmp_path / "base",
-            [example.ids for example in own], 3e-3, 3, batch_size, firsts,
-        )  # fmt: skip
+        model, prompts = model_in(dtype, architecture, tied), [example.ids for example in own]
+        oracle = train_with_peft(model, folder / "base", prompts, 3e-3, 3, batch, firsts)
         assert len(oracle) == 2 * len(adapter)
         for name, (A, B) in adapter.items():
             yield A, oracle[f"base_model.model.{name}.lora_A.weight"]
             yield B, oracle[f"base_model.model.{name}.lora_B.weight"]
 
 
-@pytest.mark.parametrize(
-    ("architecture", "rank", "batch_size", "counts", "objective"),
-    [
-        ("llama", 2, 1, [5, 2, 5, 3, 1, 4, 6], "lm"),
-        ("qwen2", 2, 3, [4, 2, 7], "lm"),
-        ("llama", 1, 3, [5], "lm"),
-        ("qwen2", 8, 1, [3, 5], "lm"),
-        ("llama", 8, 3, [1, 4, 5, 5, 2, 3, 7], "lm"),
-        ("qwen2", 2, 3, [4, 2, 7], "answer"),
-        ("phi3", 2, 1, [3, 5], "lm"),
-    ],
-)
-def test_side_by_side_equals_peft_one_at_a_time_in_float64(
-    tmp_path, architecture, rank, batch_size, counts, objective
-):
-    moved = 0.0
-    pairs = compare_with_peft(
-        tmp_path, architecture, torch.float64, rank, batch_size, counts, objective=objective
-    )
-    for mine, oracle in pairs:
+@pytest.mark.parametrize("kind, rank, batch, counts, objective", [
+    ("llama", 2, 1, [5, 2, 5, 3, 1, 4, 6], "lm"), ("qwen2", 2, 3, [4, 2, 7], "lm"),
+    ("llama", 1, 3, [5], "lm"), ("qwen2", 8, 1, [3, 5], "lm"), ("phi3", 2, 1, [3, 5], "lm"),
+    ("llama", 8, 3, [1, 4, 5, 5, 2, 3, 7], "lm"), ("qwen2", 2, 3, [4, 2, 7], "answer"),
+])  # fmt: skip
+def test_side_by_side_equals_peft_in_float64(tmp_path, kind, rank, batch, counts, objective):
+    moved, how = 0.0, (torch.float64, rank, batch, counts)
+    for mine, oracle in compare_with_peft(tmp_path, kind, *how, objective=objective):
         assert (mine - oracle).abs().max() < 1e-7
         moved = max(moved, oracle.abs().max().item())
     assert moved > 1e-3
@@ -137,13 +115,9 @@ def test_side_by_side_equals_peft_one_at_a_time_in_float64(
 @pytest.mark.parametrize("rank", [1, 2, 8])
 @pytest.mark.parametrize("batch_size", [1, 3])
 @pytest.mark.parametrize("counts", [[5], [2, 5], [5, 2, 5, 3, 1, 4, 6]])
-def test_the_whole_grid_equals_peft_in_float64(
-    tmp_path, architecture, tied, rank, batch_size, counts
-):
-    dtype = torch.float64
-    for mine, oracle in compare_with_peft(
-        tmp_path, architecture, dtype, rank, batch_size, counts, tied
-    ):
+def test_the_whole_grid_equals_peft(tmp_path, architecture, tied, rank, batch_size, counts):
+    how = (torch.float64, rank, batch_size, counts, tied)
+    for mine, oracle in compare_with_peft(tmp_path, architecture, *how):
         assert (mine - oracle).abs().max() < 1e-7
 
 
@@ -162,9 +136,8 @@ def test_an_adapter_does_not_depend_on_its_neighbours():
     base = {n: (A.double(), B.double()) for n, (A, B) in bank.new_base_adapter(0).items()}
     together = train(bank, base, examples, rate=1e-2, epochs=2)
     alone = train(bank, base, [examples[1]], rate=1e-2, epochs=2)[0]
-    for name, (A, B) in alone.items():
-        torch.testing.assert_close(together[1][name][0], A, rtol=0, atol=1e-12)
-        torch.testing.assert_close(together[1][name][1], B, rtol=0, atol=1e-12)
+    for name, pair in alone.items():
+        torch.testing.assert_close(together[1][name], pair, rtol=0, atol=1e-12)
 
 
 def test_groups_hold_every_item_once_and_longest_first():
@@ -241,60 +214,45 @@ def test_the_first_runs_base_adapter_has_single_prefixes(tmp_path):
     keys = load_file(tmp_path / "base_weight" / "adapter_model.safetensors")
     assert all(key.count("base_model.model.") == 1 for key in keys)
     assert len(keys) == 2 * len(TARGET_MODULES) * bank.model.config.num_hidden_layers
-    with pytest.raises(InputError, match="use --seed 0"):
-        open_base_adapter(bank, tmp_path / "base_weight", "tiny", seed=1)
+    refused("use --seed 0", open_base_adapter, bank, tmp_path / "base_weight", "tiny", seed=1)
 
 
 def test_a_model_that_cannot_hold_the_adapters_is_refused():
-    with pytest.raises(InputError, match=r"--lora_rank 33 is more .* \(32\)"):
-        LoraBank(tiny_model(), 33, 32)
-    with pytest.raises(InputError, match="holds a LoraBank already"):
-        LoraBank(LoraBank(tiny_model(), 2, 32).model, 2, 32)
-    with pytest.raises(InputError, match="no layers named"):
-        LoraBank(torch.nn.Linear(3, 3), 2, 32)
+    refused(r"--lora_rank 33 is more .* \(32\)", LoraBank, tiny_model(), 33, 32)
+    model = LoraBank(tiny_model(), 2, 32).model
+    refused("holds a LoraBank already", LoraBank, model, 2, 32)
+    refused("no layers named", LoraBank, torch.nn.Linear(3, 3), 2, 32)
 
 
-@pytest.mark.parametrize(
-    ("kind", "settings", "layer"),
-    [
-        ("Nemotron", {}, 0),  # no gate
-        ("Qwen2Moe", {}, 0),  # a shared expert beside others
-        ("Qwen3Moe", {"mlp_only_layers": [0]}, 1),
-        ("DeepseekV3", {"first_k_dense_replace": 1}, 1),
-        ("Mixtral", {}, 0),
-        ("GPTNeoX", {}, 0),
-    ],
-)
+@pytest.mark.parametrize("kind, settings, layer", [
+    ("Nemotron", {}, 0),  # no gate
+    ("Qwen2Moe", {}, 0),  # a shared expert beside others
+    ("Qwen3Moe", {"mlp_only_layers": [0]}, 1), ("DeepseekV3", {"first_k_dense_replace": 1}, 1),
+    ("Mixtral", {}, 0), ("GPTNeoX", {}, 0),
+])  # fmt: skip
 def test_a_model_of_which_adapters_would_miss_a_part_is_refused_by_name(kind, settings, layer):
     sizes = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 4}
     sizes |= {"num_hidden_layers": 2, "vocab_size": 97}
     config = getattr(transformers, f"{kind}Config")(**sizes, **settings)
     with torch.device("meta"):
         model = transformers.AutoModelForCausalLM.from_config(config)
-    with pytest.raises(InputError, match=rf"{kind}ForCausalLM .* \w+\.layers\.{layer} has no"):
-        LoraBank(model, 2, 32)
+    refused(rf"{kind}ForCausalLM .* \w+\.layers\.{layer} has no", LoraBank, model, 2, 32)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda t: t.pop(min(t)), "1 keys missing"),
-        (lambda t: t.update({"extra": torch.zeros(1)}), "1 unexpected"),
-        (lambda t: t.update({min(t): torch.zeros(3, 3)}), "has shape"),
-        (lambda t: t[min(t)].fill_(float("nan")), "NaN"),
-        (lambda t: [t.update({f"base_model.{k}": t.pop(k)}) for k in list(t)], "keys missing"),
-    ],
-)
+@pytest.mark.parametrize("change, message", [
+    (lambda t: t.pop(min(t)), "1 keys missing"),
+    (lambda t: t.update({"extra": torch.zeros(1)}), "1 unexpected"),
+    (lambda t: t.update({min(t): torch.zeros(3, 3)}), "has shape"),
+    (lambda t: t[min(t)].fill_(float("nan")), "NaN"),
+    (lambda t: [t.update({f"base_model.{k}": t.pop(k)}) for k in list(t)], "keys missing"),
+])  # fmt: skip
 def test_a_damaged_adapter_is_refused(tmp_path, change, message):
     bank = LoraBank(tiny_model("llama"), 2, 32)
     save_adapter(bank.new_base_adapter(0), tmp_path / "a", 32, "tiny", {})
     load_adapter(tmp_path / "a", bank.shapes(2))
-    path = tmp_path / "a/adapter_model.safetensors"
-    tensors = load_file(path)
+    tensors = load_file(path := tmp_path / "a/adapter_model.safetensors")
     change(tensors)
     save_file(tensors, path)
-    with pytest.raises(InputError, match="changed after it was saved"):
-        load_adapter(path.parent, bank.shapes(2))
+    refused("changed after it was saved", load_adapter, tmp_path / "a", bank.shapes(2))
     (tmp_path / "a/training_config.json").unlink()  # it holds the hash of the weights
-    with pytest.raises(InputError, match=message):
-        load_adapter(tmp_path / "a", bank.shapes(2))
+    refused(message, load_adapter, tmp_path / "a", bank.shapes(2))

@@ -4,18 +4,16 @@ import json
 
 import pytest
 import torch
-from conftest import REPOSITORY
-from stage_runs import ADAPTERS, COMMON, DEV, MODEL, RESULTS, TRAIN, answer, refused, run
-from transformers import AutoModelForCausalLM
+from adapter_runs import demo_bank
+from conftest import REPOSITORY, edited
+from stage_runs import ADAPTERS, ENCODE, MODEL, RESULTS, answer, refused, run, watched
 
 import encode
 import get_warmup_data
-import inference
 import warmup_lora
 from utils import answering
 from utils.lora.bank import LoraBank
 from utils.lora.merges import base_once
-from utils.running import InputError
 from utils.sources import trained
 from utils.store import merging
 from utils.store.folders import load_adapter, read_training, save_adapter, stored_fingerprint
@@ -27,8 +25,7 @@ def predictions(root, method: str) -> list[dict]:
 
 def start_adapter(root, scale: float):
     """An adapter with a delta of its own, to start passages from: a passage's one, scaled."""
-    model = AutoModelForCausalLM.from_pretrained(MODEL)
-    bank = LoraBank(model, 2, 32)
+    bank = demo_bank()
     adapter = load_adapter(root / ADAPTERS / "data_0/passage_0", bank.shapes(2))
     folder = root / "offline/demo-model/rank=2_alpha=32/warmup_direct"
     scaled = {name: (A, scale * B) for name, (A, B) in adapter.items()}
@@ -37,15 +34,9 @@ def start_adapter(root, scale: float):
 
 
 def test_da_icl_reads_the_augmentation_in_the_context(copy, monkeypatch):
-    seen = []
-    original = answering.generate
-
-    def watch(model, tokenizer, prompts, *more, **keywords):
-        seen.extend(tokenizer.decode(prompt) for prompt in prompts)
-        return original(model, tokenizer, prompts, *more, **keywords)
-
-    monkeypatch.setattr(answering, "generate", watch)
-    answer("da_icl", "--overwrite", monkeypatch=monkeypatch)
+    calls = watched(monkeypatch, answering, "generate")
+    answer("da_icl", "--overwrite")
+    seen = [tokenizer.decode(p) for _, tokenizer, prompts, *_ in calls for p in prompts]
     for record in json.loads((copy / "data_aug/demo/dev.json").read_text()):
         [prompt] = [p for p in seen if record["question"].rstrip("?") in p.split("Question: ")[-1]]
         for entry in record["augment"]:
@@ -57,54 +48,36 @@ def test_da_icl_reads_the_augmentation_in_the_context(copy, monkeypatch):
 
 @pytest.mark.parametrize(("parts", "prompts"), [("none", 1), ("rewrite", 2), ("qa", 3)])
 def test_ablated_adapters_have_their_own_prompts_and_folder(copy, monkeypatch, parts, prompts):
-    counts = []
-    original = trained.train_as_fits
-
-    def watch(bank, base, steps, *more):
-        counts.extend(own.per_epoch for own in steps)
-        return original(bank, base, steps, *more)
-
-    monkeypatch.setattr(trained, "train_as_fits", watch)
-    flags = (*COMMON, *DEV, *TRAIN, "--augment_parts", parts)
-    run(encode, *flags, monkeypatch=monkeypatch)
-    assert set(counts) == {prompts}
-    folder = copy / ADAPTERS.replace("epoch=2", f"epoch=2_parts={parts}")
-    assert len(list(folder.glob("data_*/passage_*"))) == 12
-    answer("prag", "--augment_parts", parts, monkeypatch=monkeypatch)
-    leaf = copy / RESULTS.replace("epoch=2", f"epoch=2_parts={parts}") / "prag/dev"
+    calls = watched(monkeypatch, trained, "train_as_fits")
+    run(encode, *ENCODE, "--augment_parts", parts)
+    assert {own.per_epoch for _, _, steps, *_ in calls for own in steps} == {prompts}
+    label = f"epoch=2_parts={parts}"
+    assert len([*(copy / ADAPTERS.replace("epoch=2", label)).glob("data_*/passage_*")]) == 12
+    answer("prag", "--augment_parts", parts)
+    leaf = copy / RESULTS.replace("epoch=2", label) / "prag/dev"
     assert json.loads((leaf / "config.json").read_text())["augment_parts"] == parts
 
 
 def test_merging_takes_what_the_flags_say(copy, monkeypatch):
-    merged = []
-    original = LoraBank.ready
-
-    def watch(bank, adapters):
-        merged.extend(adapters)
-        return original(bank, adapters)
-
-    monkeypatch.setattr(LoraBank, "ready", watch)
-    flags = ("--merge_topk", "2", "--merge_scale", "0.25")
-    answer("prag", *flags, monkeypatch=monkeypatch)
+    calls = watched(monkeypatch, LoraBank, "ready")
+    answer("prag", "--merge_topk", "2", "--merge_scale", "0.25")
     assert len(predictions(copy, "prag_topk=2_scale=0.25")) == 4
-    bank = LoraBank(AutoModelForCausalLM.from_pretrained(MODEL), 2, 32)
+    merged = [adapter for _, adapters, _ in calls for adapter in adapters]
     deltas = [{name: B @ A for name, (A, B) in adapter.items()} for adapter in merged]
-    expected = []
+    shapes, expected = demo_bank().shapes(2), []
     for did in range(4):
-        own = [
-            load_adapter(copy / ADAPTERS / f"data_{did}/passage_{pid}", bank.shapes(2))
-            for pid in range(2)
-        ]
+        places = [copy / ADAPTERS / f"data_{did}/passage_{pid}" for pid in range(2)]
+        own = [load_adapter(place, shapes) for place in places]
         expected.append({n: 0.25 * sum(a[n][1] @ a[n][0] for a in own) for n in own[0]})
     for one in expected:
         assert any(all(torch.allclose(one[n], d[n], atol=1e-6) for n in one) for d in deltas)
 
 
-def test_a_base_that_counts_once(copy, monkeypatch):
+def test_a_base_that_counts_once(copy):
     bank, base = start_adapter(copy, 0.5)
     warm = ("--init_adapter", "warmup")
-    run(encode, *COMMON, *DEV, *TRAIN, *warm, monkeypatch=monkeypatch)
-    answer("prag", *warm, "--merge", "base_once", monkeypatch=monkeypatch)
+    run(encode, *ENCODE, *warm)
+    answer("prag", *warm, "--merge", "base_once")
     leaf = copy / RESULTS.replace("epoch=2", "epoch=2_warmup") / "prag_base_once/dev"
     assert (leaf / "result.txt").is_file()
     folder = copy / ADAPTERS.replace("epoch=2", "epoch=2_warmup") / "data_0"
@@ -115,22 +88,19 @@ def test_a_base_that_counts_once(copy, monkeypatch):
         changes = sum(a[name][1] @ a[name][0] - base_delta for a in own)
         assert torch.allclose(B @ A, base_delta + changes, atol=1e-5)
     start_adapter(copy, 0.25)
-    for stage in (encode, inference):
-        method = ["--inference_method", "combine", "--merge", "base_once"]
-        method = method if stage is inference else []
-        refused("replaced", run, stage, *COMMON, *DEV, *TRAIN, *warm, *method)
+    refused("replaced", run, encode, *ENCODE, *warm)
+    refused("replaced", answer, "combine", *warm, "--merge", "base_once")
 
 
-def test_the_warm_up_goes_through_all_stages(copy, monkeypatch):
+def test_the_warm_up_goes_through_all_stages(copy):
     """Trained on dev's questions past the fourth, which are all that the other stages know."""
     questions = ("--data_path", str(REPOSITORY / "data/demo/questions.json"), "--data_type", "dev")
     data = copy / "data_aug/warmup/demo/direct.json"
     warm = ("--init_adapter", "warmup")
-    flags = ("--dataset", "demo", *questions, "--sample", "4")
-    run(get_warmup_data, *flags, monkeypatch=monkeypatch)
-    run(warmup_lora, *COMMON, "--data", str(data), monkeypatch=monkeypatch)
-    run(encode, *COMMON, *DEV, *TRAIN, *warm, monkeypatch=monkeypatch)
-    answer("prag", *warm, monkeypatch=monkeypatch)
+    run(get_warmup_data, "--dataset", "demo", *questions, "--sample", "4")
+    run(warmup_lora, "--model_name", MODEL, "--prompts", "demo", "--data", str(data))
+    run(encode, *ENCODE, *warm)
+    answer("prag", *warm)
     start = stored_fingerprint(copy / "offline/demo-model/rank=2_alpha=32/warmup_direct")
     folder = copy / ADAPTERS.replace("epoch=2", "epoch=2_warmup")
     bases = {read_training(one)["base"] for one in folder.glob("data_*/passage_*")}
@@ -150,18 +120,16 @@ def test_the_warm_up_goes_through_all_stages(copy, monkeypatch):
 ])  # fmt: skip
 def test_a_start_of_another_shape_is_refused_before_the_model(copy, monkeypatch, change, message):
     folder = copy / ADAPTERS / "data_0/passage_0"
-    config = json.loads((folder / "adapter_config.json").read_text())
-    (folder / "adapter_config.json").write_text(json.dumps(config | change))
+    with edited(folder / "adapter_config.json") as config:
+        config |= change
     monkeypatch.setattr("utils.models.AutoModelForCausalLM", None)  # no model is loaded
-    with pytest.raises(InputError, match=message):
-        flags = (*COMMON, *DEV, *TRAIN, "--init_adapter", str(folder))
-        run(encode, *flags, monkeypatch=monkeypatch)
-    with pytest.raises(InputError, match=r"no adapter in .*warmup_direct.*warmup_lora\.py"):
-        run(encode, *COMMON, *DEV, *TRAIN, "--init_adapter", "warmup", monkeypatch=monkeypatch)
+    refused(message, run, encode, *ENCODE, "--init_adapter", str(folder))
+    words = r"no adapter in .*warmup_direct.*warmup_lora\.py"
+    refused(words, run, encode, *ENCODE, "--init_adapter", "warmup")
 
 
-def test_an_uncut_answer_is_scored_to_the_end_of_its_line(copy, finished, monkeypatch):
-    answer("icl", "--answer_cut", "none", monkeypatch=monkeypatch)
+def test_an_uncut_answer_is_scored_to_the_end_of_its_line(copy, finished):
+    answer("icl", "--answer_cut", "none")
     cut, whole = predictions(finished, "icl"), predictions(copy, "icl_cut=none")
     assert [p["text"] for p in cut] == [p["text"] for p in whole]
     for short, long in zip(cut, whole, strict=True):
@@ -169,11 +137,10 @@ def test_an_uncut_answer_is_scored_to_the_end_of_its_line(copy, finished, monkey
         assert long["eval_predict"].startswith(short["eval_predict"])
 
 
-def test_adapters_of_another_objective_have_their_own_folder_and_loss(copy, monkeypatch):
+def test_adapters_of_another_objective_have_their_own_folder_and_loss(copy):
     """With `answer` the question and its context are not learnt: the adapter is another one."""
-    flags = ("--objective", "answer")
-    run(encode, *COMMON, *DEV, *TRAIN, *flags, monkeypatch=monkeypatch)
-    answer("prag", *flags, monkeypatch=monkeypatch)
+    run(encode, *ENCODE, "--objective", "answer")
+    answer("prag", "--objective", "answer")
     label = "epoch=2_objective=answer"
     place = copy / ADAPTERS.replace("epoch=2", label) / "data_0/passage_0"
     made = [read_training(place), read_training(copy / ADAPTERS / "data_0/passage_0")]
@@ -183,21 +150,20 @@ def test_adapters_of_another_objective_have_their_own_folder_and_loss(copy, monk
     assert (copy / RESULTS.replace("epoch=2", label) / "prag/dev/result.txt").is_file()
 
 
-def test_a_result_of_adapters_that_were_trained_again_is_refused(copy, monkeypatch):
+def test_a_result_of_adapters_that_were_trained_again_is_refused(copy):
     """A changed method under an old name: the old numbers must not pass for the new ones."""
-    answer("prag", monkeypatch=monkeypatch)
-    settings = copy / RESULTS / "prag/dev/config.json"
+    answer("prag")
     folder = copy / ADAPTERS / "data_2/passage_0"
-    bank = LoraBank(AutoModelForCausalLM.from_pretrained(MODEL), 2, 32)
-    adapter = {name: (A, 2 * B) for name, (A, B) in load_adapter(folder, bank.shapes(2)).items()}
+    adapter = load_adapter(folder, demo_bank().shapes(2))
+    adapter = {name: (A, 2 * B) for name, (A, B) in adapter.items()}
     save_adapter(adapter, folder, 32, MODEL, read_training(folder))
     refused("the adapters were trained again", answer, "prag")
-    kept = json.loads(settings.read_text())
-    settings.write_text(json.dumps({k: kept[k] for k in kept if k != "weights"}))
-    answer("prag", monkeypatch=monkeypatch)  # an older result does not say it
+    with edited(copy / RESULTS / "prag/dev/config.json") as settings:
+        del settings["weights"]
+    answer("prag")  # an older result does not say it
 
 
-def test_adapters_are_weighted_by_their_retrieval_scores(copy, monkeypatch):
+def test_adapters_are_weighted_by_their_retrieval_scores_if_they_have_them(copy, monkeypatch):
     merged = []
     original = merging.MERGES["score"]
 
@@ -207,17 +173,21 @@ def test_adapters_are_weighted_by_their_retrieval_scores(copy, monkeypatch):
 
     watch.needs = original.needs
     monkeypatch.setitem(merging.MERGES, "score", watch)
-    answer("prag", "--merge", "score", monkeypatch=monkeypatch)
+    answer("prag", "--merge", "score")
     assert len(predictions(copy, "prag_score")) == len(merged) == 4
     for adapters, passages, result in merged:
         scores = torch.tensor([entry["score"] for entry in passages])
         weights = 3 * scores / scores.sum()
         assert len(set(weights.tolist())) > 1
         for name, (A, B) in result.items():
-            expected = sum(
-                w * a[name][1] @ a[name][0] for w, a in zip(weights, adapters, strict=True)
-            )
+            deltas = [adapter[name][1] @ adapter[name][0] for adapter in adapters]
+            expected = sum(w * delta for w, delta in zip(weights, deltas, strict=True))
             assert torch.allclose(B @ A, expected, atol=1e-5)
+    with edited(copy / "data_aug/demo/dev.json") as records:
+        for entry in records[1]["augment"]:
+            del entry["score"]  # as an older version wrote it
+    answer("prag", "--overwrite")
+    refused("--merge score needs the score of every passage, ", answer, "prag", "--merge", "score")
 
 
 @pytest.mark.parametrize("scale", ["1e+38", "1e+30"])  # the second adapter is finite itself
@@ -227,35 +197,24 @@ def test_answers_of_a_model_that_is_not_finite_are_refused(copy, scale):
     assert not list((copy / RESULTS / f"prag_scale={scale}").rglob("*.json"))
 
 
-def test_passages_without_scores_cannot_be_weighted_by_them(copy, monkeypatch):
-    path = copy / "data_aug/demo/dev.json"
-    records = json.loads(path.read_text())
-    for entry in records[1]["augment"]:
-        del entry["score"]  # as an older version wrote it
-    path.write_text(json.dumps(records))
-    answer("prag", "--overwrite", monkeypatch=monkeypatch)
-    refused("--merge score needs the score of every passage, ", answer, "prag", "--merge", "score")
-
-
-def test_the_average_adapter_is_one_for_all_passages_of_a_data_type(copy, monkeypatch, capsys):
-    flags = [*COMMON, *DEV, *TRAIN, "--adapters", "average"]
+def test_the_average_adapter_is_one_for_all_passages_of_a_data_type(copy, capsys):
+    flags = [*ENCODE, "--adapters", "average"]
     records = json.loads((copy / "data_aug/demo/dev.json").read_text())
     (copy / "data_aug/demo/two.json").write_text(json.dumps(records[:2]))
-    run(encode, *flags, monkeypatch=monkeypatch)
+    run(encode, *flags)
     assert "1 adapters average, 11 linked" in capsys.readouterr().out
-    answer("prag", "--adapters", "average", monkeypatch=monkeypatch)
+    answer("prag", "--adapters", "average")
     folder = copy / ADAPTERS.replace("epoch=2", "epoch=2_adapters=average")
-    bank = LoraBank(AutoModelForCausalLM.from_pretrained(MODEL), 2, 32)
-    places = sorted((copy / ADAPTERS).glob("*/*"))
+    shapes, places = demo_bank().shapes(2), sorted((copy / ADAPTERS).glob("*/*"))
     different = {stored_fingerprint(place): place for place in places}.values()
-    trained = [load_adapter(place, bank.shapes(2)) for place in different]
-    average = load_adapter(folder / "data_2/passage_1", bank.shapes(2))
+    trained = [load_adapter(place, shapes) for place in different]
+    average = load_adapter(folder / "data_2/passage_1", shapes)
     for name, pair in average.items():
         for part, tensor in enumerate(pair):
             mean = torch.stack([adapter[name][part] for adapter in trained]).mean(0)
             assert torch.allclose(tensor, mean, atol=1e-7)
     assert len({path.stat().st_ino for path in folder.glob("*/*/*.safetensors")}) == 1
-    run(encode, *flags, monkeypatch=monkeypatch)
+    run(encode, *flags)
     assert "12 adapters exist already" in capsys.readouterr().out
-    with pytest.raises(InputError, match=r"no adapter in .*/two/.*run first: python src/encode.py"):
-        run(encode, *[*flags, "--data_type", "two"], monkeypatch=monkeypatch)
+    words = r"no adapter in .*/two/.*run first: python src/encode.py"
+    refused(words, run, encode, *flags, "--data_type", "two")

@@ -21,16 +21,13 @@ TEXTS = st.lists(WORDS, max_size=5).map(" ".join) | ANY
     ("the U.S. Army.\nMore", None, "the U.S. Army."),  # cut at the line's end alone
     ("1,000 men", None, "1,000 men"), ("\n Paris, France\nx", None, "Paris, France"),
 ])  # fmt: skip
-def test_the_answer_ends_at_the_first_stop_and_with_cot_begins_after_the_first_marker(
-    text, with_cot, answer
-):
+def test_an_answer_ends_at_the_first_stop_and_with_cot_begins_at_the_marker(text, with_cot, answer):
     assert extract_answer(text, with_cot, "none" if with_cot is None else "mark") == answer
 
 
 def test_normalised_text_has_no_case_punctuation_article_or_wide_space():
-    assert normalize("  The Tower\tof an\nO'Rourke, (a) U.S. theatre ") == (
-        "tower of orourke us theatre"
-    )
+    text = "  The Tower\tof an\nO'Rourke, (a) U.S. theatre "
+    assert normalize(text) == "tower of orourke us theatre"
 
 
 @pytest.mark.parametrize("prediction, answer, em, f1, prec, recall", [
@@ -55,9 +52,7 @@ def test_a_prediction_is_scored_against_its_best_answer(prediction, answer, em, 
 
 
 @given(TEXTS, st.lists(TEXTS, min_size=1, max_size=4), st.randoms())
-def test_scores_of_any_text_are_bounded_and_do_not_depend_on_the_order_of_answers(
-    prediction, answers, random
-):
+def test_scores_are_bounded_and_do_not_depend_on_the_order_of_answers(prediction, answers, random):
     scores = score(prediction, answers)
     assert all(0 <= value <= 1 for value in scores.values())
     assert scores["em"] <= scores["f1"]

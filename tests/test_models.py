@@ -1,14 +1,14 @@
 """Loading models, and generation whose texts do not depend on the batch."""
 
-import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
-from conftest import REPOSITORY, tiny_model
+from conftest import REPOSITORY, edited, tiny_model
 from safetensors.torch import load_file, save_file
+from stage_runs import refused
 from transformers import AutoTokenizer, GenerationConfig
 
 from utils import models
@@ -27,7 +27,6 @@ class Numbers:
     pad_token_id, eos_token_id = 0, 2
 
     def batch_decode(self, rows, skip_special_tokens):
-        """Each row's ids, separated by spaces."""
         return [" ".join(str(i) for i in row if i not in (0, 2)) for row in rows.tolist()]
 
 
@@ -45,9 +44,8 @@ def tokenizer():
 def saved(tmp_path):
     """A tiny model's folder, with the sampling settings that a published model may bring."""
     published = tiny_model(seed=3)
-    published.generation_config = GenerationConfig(
-        do_sample=True, temperature=3.0, top_p=0.5, repetition_penalty=4.0, eos_token_id=[2, 96]
-    )
+    sampling = {"do_sample": True, "temperature": 3.0, "top_p": 0.5, "repetition_penalty": 4.0}
+    published.generation_config = GenerationConfig(**sampling, eos_token_id=[2, 96])
     published.save_pretrained(tmp_path / "published")
     return tmp_path / "published"
 
@@ -130,35 +128,23 @@ def test_a_damaged_model_is_an_input_error(saved, tokenizer, damage):
     else:
         weights.write_bytes(weights.read_bytes()[:-1000])
     remedy = "convert them" if damage == "a pickle" else "check its files"
-    with pytest.raises(InputError, match=rf"cannot be loaded: .*; {remedy}"):
-        load_model(str(saved), "float32", tokenizer)
+    refused(rf"cannot be loaded: .*; {remedy}", load_model, str(saved), "float32", tokenizer)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (
-            lambda t: [t.pop(key) for key in sorted(t)[-3:]],
-            r"\(3 missing, model\.layers\.1\.s\S+ f",
-        ),
-        (
-            lambda t: [t.update({f"_orig_mod.{k}": t.pop(k)}) for k in sorted(t)],
-            r"\(20 missing, model\.embed\S+ first; 20 unexp.*_orig_",
-        ),
-        (lambda t: t.update(extra=torch.zeros(1)), r"\(1 unexpected, extra first\)"),
-        (
-            lambda t: t.update({"model.norm.weight": torch.zeros(9)}),
-            r"\(1 of another shape, model\.norm\.weight first",
-        ),
-    ],
-)
+@pytest.mark.parametrize("change, message", [
+    (lambda t: [t.pop(key) for key in sorted(t)[-3:]], r"\(3 missing, model\.layers\.1\.s\S+ f"),
+    (lambda t: [t.update({f"_orig_mod.{k}": t.pop(k)}) for k in sorted(t)],
+        r"\(20 missing, model\.embed\S+ first; 20 unexp.*_orig_"),
+    (lambda t: t.update(extra=torch.zeros(1)), r"\(1 unexpected, extra first\)"),
+    (lambda t: t.update({"model.norm.weight": torch.zeros(9)}),
+        r"\(1 of another shape, model\.norm\.weight first"),
+])  # fmt: skip
 def test_a_checkpoint_that_is_not_the_whole_model_is_refused(saved, tokenizer, change, message):
     """The library fills up with random weights and says so in a log."""
     tensors = load_file(saved / "model.safetensors")
     change(tensors)
     save_file(tensors, saved / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(InputError, match=message):
-        load_model(str(saved), "float32", tokenizer)
+    refused(message, load_model, str(saved), "float32", tokenizer)
 
 
 @pytest.mark.parametrize("damage", ["no files", "cut file"])
@@ -166,16 +152,15 @@ def test_a_damaged_tokenizer_is_an_input_error(saved, damage):
     if damage == "cut file":
         shutil.copy(DEMO / "tokenizer_config.json", saved)
         (saved / "tokenizer.json").write_bytes((DEMO / "tokenizer.json").read_bytes()[:5000])
-    with pytest.raises(InputError, match="the tokenizer of --model_name"):
-        load_tokenizer(str(saved))
+    refused("the tokenizer of --model_name", load_tokenizer, str(saved))
 
 
 def with_json(folder, **changes):
     """A copy of the demo's model in `folder`, with `changes[file]` in its JSON files."""
     shutil.copytree(DEMO, folder)
     for file, values in changes.items():
-        path = folder / f"{file}.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | values))
+        with edited(folder / f"{file}.json") as held:
+            held |= values
     return str(folder)
 
 
@@ -186,10 +171,8 @@ def test_a_tokenizer_pads_with_a_token_that_the_model_knows(tmp_path):
         assert tokenizer.pad_token_id == tokenizer.eos_token_id == 2
     for number, end in enumerate((None, "<|beyond|>"), start=2):
         name = with_json(tmp_path / str(number), tokenizer_config={"eos_token": end})
-        with pytest.raises(
-            InputError, match=r"has the end token (None|2816), but .* 0 to 2815; na"
-        ):
-            load_tokenizer(name)
+        message = r"has the end token (None|2816), but .* 0 to 2815; na"
+        refused(message, load_tokenizer, name)
 
 
 def test_a_long_text_gives_no_warning(caplog):
@@ -213,8 +196,7 @@ def test_a_model_is_named_by_short_name_folder_or_hub_id(root, monkeypatch):
 
 @pytest.mark.parametrize("name", ["lama3-8b", "./owner/name", "/no/folder", "~/models/m", "a/b/c"])
 def test_a_folder_that_is_missing_is_refused_with_the_known_names(name):
-    with pytest.raises(InputError, match=r"there is no such folder, .*llama3\.2-1b-instruct"):
-        resolve_model(name)
+    refused(r"there is no such folder, .*llama3\.2-1b-instruct", resolve_model, name)
 
 
 def test_the_identity_of_a_model_changes_with_every_byte_that_decides_numbers(root, monkeypatch):
@@ -257,8 +239,7 @@ def test_the_longest_prompt_is_read_from_the_models_configuration(saved):
     nested.save_pretrained(saved.parent / "nested")
     assert models.context_length(str(saved.parent / "nested")) == 77
     (saved / "config.json").write_text("nothing")
-    with pytest.raises(InputError, match="cannot be loaded"):
-        models.context_length(str(saved))
+    refused("cannot be loaded", models.context_length, str(saved))
 
 
 @pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json", "chat_template.jinja"])

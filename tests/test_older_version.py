@@ -8,7 +8,6 @@ from stage_runs import run, tree
 
 import encode
 import inference
-import report
 
 MADE = REPOSITORY / "tests/data/made_by_4200079"
 LABEL = "tiny-model/rank=2_alpha=32/demo/lr=0.004_epoch=1/aug_model=demo-model"
@@ -22,17 +21,17 @@ def flags(root):
     return [*flags, "--augment_model", "demo-model", "--learning_rate", "4e-3"]
 
 
-def test_encode_finds_nothing_to_do(root, flags, monkeypatch, capsys):
+def test_encode_finds_nothing_to_do(root, flags, capsys):
     before = tree(root)
-    run(encode, *flags, monkeypatch=monkeypatch)
+    run(encode, *flags)
     assert "9 adapters exist already" in capsys.readouterr().out
     assert tree(root) == before
-    run(encode, *flags, "--overwrite", monkeypatch=monkeypatch)  # and it would make the same
+    run(encode, *flags, "--overwrite")  # and it would make the same
     weights = {name: data for name, data in before.items() if name.endswith(".safetensors")}
     assert {name: data for name, data in tree(root).items() if name in weights} == weights
 
 
-def test_inference_answers_the_same_and_accepts_what_is_there(root, flags, monkeypatch, capsys):
+def test_inference_answers_the_same_and_accepts_what_is_there(root, flags, capsys):
     before = tree(root)
     ways = [[method] for method in ("closed_book", "icl", "prag", "combine")]
     ways.append(["prag", "--merge_topk", "1", "--merge_scale", "0.5"])
@@ -41,16 +40,8 @@ def test_inference_answers_the_same_and_accepts_what_is_there(root, flags, monke
             shutil.rmtree(root / "output")
         for method, *more in ways:
             words = ["--inference_method", method, "--max_new_tokens", "6", *more]
-            run(inference, *flags, *words, monkeypatch=monkeypatch)
+            run(inference, *flags, *words)
         after = tree(root)
-        assert {name: after[name] for name in before if "predict" in name} == {
-            name: data for name, data in before.items() if "predict" in name
-        }
+        names = [name for name in before if "predict" in name]
+        assert [after[name] for name in names] == [before[name] for name in names]
         assert again or after == before
-
-
-def test_the_report_reads_it(root, flags, monkeypatch, capsys):
-    run(report, monkeypatch=monkeypatch)
-    assert "warning" not in capsys.readouterr().err
-    table = (root / "output/report/table.md").read_text()
-    assert all(name in table for name in ("closed_book", "icl", "prag_topk=1_scale=0.5"))

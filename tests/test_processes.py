@@ -7,16 +7,16 @@ import sys
 
 import pytest
 from conftest import REPOSITORY
-from stage_runs import ADAPTERS, COMMON, DEV, RESULTS, TRAIN, answer, run, tree
+from stage_runs import ADAPTERS, ENCODE, RESULTS, answer, refused, run, tree
 
 import encode
 import inference
 from utils.arguments import shard_of
 from utils.processes import Processes, refuse_launcher, start_processes
-from utils.running import InputError
 
-ENCODE = [*COMMON, *DEV, *TRAIN, "--adapters_per_batch", "2"]
-COMBINE = ["--inference_method", "combine", "--max_new_tokens", "12", "--batch_size", "1"]
+TWO_AT_A_TIME = [*ENCODE, "--adapters_per_batch", "2"]
+ANSWER = [*ENCODE, "--inference_method", "combine", "--max_new_tokens", "12", "--batch_size", "1"]
+COMBINE = ["combine", "--batch_size", "1"]
 LAUNCHERS = {
     "accelerate": ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes"],
     "torchrun": ["-m", "torch.distributed.run", "--nproc_per_node"],
@@ -27,13 +27,9 @@ def launch(root, count: int, script: str, *flags: str, launcher: str = "torchrun
     """Run a stage in `count` processes; what they print."""
     port = ["--main_process_port", "0"] if launcher == "accelerate" else ["--standalone"]
     command = [sys.executable, *LAUNCHERS[launcher], str(count), *port]
-    done = subprocess.run(
-        [*command, str(REPOSITORY / "src" / script), *flags],
-        env=os.environ | {"PRAG_ROOT": str(root), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    command += [str(REPOSITORY / "src" / script), *flags]
+    how = {"env": os.environ | {"PRAG_ROOT": str(root), "OMP_NUM_THREADS": "1"}, "timeout": 300}
+    done = subprocess.run(command, capture_output=True, text=True, **how)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -44,10 +40,10 @@ def without(root, *parts: str) -> None:
 
 
 @pytest.fixture
-def encoded(copy, monkeypatch):
+def encoded(copy):
     """A root whose adapters were trained two at a time, and its files."""
     without(copy, "offline", "output")
-    run(encode, *ENCODE, monkeypatch=monkeypatch)
+    run(encode, *TWO_AT_A_TIME)
     return copy, tree(copy / "offline")
 
 
@@ -61,7 +57,7 @@ def test_the_rule_deals_the_whole_list_out():
 @pytest.mark.parametrize("text", ["", "1", "2/2", "-1/2", "a/2", "0/0", "1/2/3", "½/2"])
 def test_no_shard(text, capsys):
     with pytest.raises(SystemExit) as stopped:
-        inference.parse_arguments([*COMMON, *DEV, *COMBINE, "--shard", text])
+        inference.parse_arguments([*ANSWER, "--shard", text])
     assert stopped.value.code == 2
     assert "--shard" in capsys.readouterr().err
 
@@ -70,23 +66,17 @@ def test_a_launcher_and_what_splits_or_spreads_alone_exclude_each_other(monkeypa
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(Exception, match="a launcher splits the work already"):
         shard_of("0/2")
-    with pytest.raises(InputError, match="--device_map auto gives one process all GPUs"):
-        start_processes(None, "auto")
-    with pytest.raises(InputError, match=r"warmup_lora.py runs in one process"):
-        refuse_launcher("warmup_lora.py")
+    refused("--device_map auto gives one process all GPUs", start_processes, None, "auto")
+    refused(r"warmup_lora.py runs in one process", refuse_launcher, "warmup_lora.py")
 
 
-VARIABLES = [  # WORLD_SIZE, RANK, what is said
+@pytest.mark.parametrize("size, rank, message", [
     ("2", "", "RANK is '' and not a number .* unset WORLD_SIZE"),
     ("2", "2", "RANK is 2, but WORLD_SIZE 2; start with torchrun"),
     ("0", "0", "RANK is 0, but WORLD_SIZE 0|a launcher|in one process"),
     ("2", "0", "do not find each other .*MASTER_ADDR.* launch"),
-    ("", "0", "WORLD_SIZE is ''"),
-    ("two", "0", "WORLD_SIZE is 'two'"),
-]
-
-
-@pytest.mark.parametrize(("size", "rank", "message"), VARIABLES)
+    ("", "0", "WORLD_SIZE is ''"), ("two", "0", "WORLD_SIZE is 'two'"),
+])  # fmt: skip
 def test_variables_that_no_launcher_set_are_one_sentence(size, rank, message, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", size)
     monkeypatch.setenv("RANK", rank)
@@ -102,81 +92,73 @@ def test_variables_that_no_launcher_set_are_one_sentence(size, rank, message, mo
 def test_jobs_of_an_array_encode_and_a_later_run_finds_all(encoded, monkeypatch, capsys):
     root, whole = encoded
     without(root, "offline")
-    flags = lambda part: [*ENCODE, "--shard", part]  # noqa: E731
-    run(encode, *flags("1/2"), monkeypatch=monkeypatch)
+    run(encode, *TWO_AT_A_TIME, "--shard", "1/2")
     first = set(tree(root / "offline"))
     assert 0 < len(first) < len(whole)
     assert "part 1 of 2 is done" in capsys.readouterr().out
-    run(encode, *flags("2/3"), monkeypatch=monkeypatch)  # another number of jobs goes on
-    for part in ("0/3", "1/3"):
-        run(encode, *flags(part), monkeypatch=monkeypatch)
+    for part in ("2/3", "0/3", "1/3"):  # another number of jobs goes on
+        run(encode, *TWO_AT_A_TIME, "--shard", part)
     assert tree(root / "offline") == whole
     monkeypatch.setattr("utils.experiment.load_model", None)  # nothing is left that needs it
-    run(encode, *ENCODE, monkeypatch=monkeypatch)
+    run(encode, *TWO_AT_A_TIME)
     assert tree(root / "offline") == whole
 
 
-def test_jobs_of_an_array_answer_and_a_later_run_only_puts_together(encoded, monkeypatch, capsys):
+def test_jobs_of_an_array_answer_and_a_later_run_puts_together(encoded, monkeypatch, capsys):
     root, _ = encoded
-    answer(*COMBINE[1:], monkeypatch=monkeypatch)
+    answer(*COMBINE)
     whole = tree(root / "output")
     without(root, "output")
     for part in ("1/2", "0/2"):
-        answer(*COMBINE[1:], "--shard", part, monkeypatch=monkeypatch)
-        leaf = root / RESULTS / "combine/dev"
-        assert not (leaf / "result.txt").exists()
+        answer(*COMBINE, "--shard", part)
+        assert not (root / RESULTS / "combine/dev/result.txt").exists()
         assert "when all parts are, the same command without --shard" in capsys.readouterr().out
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("utils.experiment.load_model", None)
-        answer(*COMBINE[1:], monkeypatch=patch)
+    with monkeypatch.context() as patch:
+        patch.setattr("utils.experiment.load_model", None)  # nothing is left that needs it
+        answer(*COMBINE)
     assert tree(root / "output") == whole
     without(root, "output")
-    answer(*COMBINE[1:], "--shard", "2/3", monkeypatch=monkeypatch)
-    answer(*COMBINE[1:], monkeypatch=monkeypatch)  # what the other jobs left is done
+    answer(*COMBINE, "--shard", "2/3")
+    answer(*COMBINE)  # what the other jobs left is done
     assert tree(root / "output") == whole
 
 
-def test_two_processes_of_accelerate_answer_with_the_same_bytes(encoded, monkeypatch):
+def test_two_processes_of_accelerate_answer_with_the_same_bytes(encoded):
     root, _ = encoded
-    answer(*COMBINE[1:], monkeypatch=monkeypatch)
+    answer(*COMBINE)
     whole = tree(root / "output")
-    flags = [*COMMON, *DEV, *TRAIN, *COMBINE, "--overwrite"]
-    said = launch(root, 2, "inference.py", *flags, launcher="accelerate")
+    said = launch(root, 2, "inference.py", *ANSWER, "--overwrite", launcher="accelerate")
     assert tree(root / "output") == whole
     assert said.count("combine dev: em") == 1  # one process speaks
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 3])
-def test_a_launch_encodes_and_answers_with_the_same_bytes(encoded, monkeypatch, count):
+def test_a_launch_encodes_and_answers_with_the_same_bytes(encoded, count):
     root, whole = encoded
-    answer(*COMBINE[1:], monkeypatch=monkeypatch)
+    answer(*COMBINE)
     answers = tree(root / "output")
     without(root, "offline", "output")
-    launch(root, count, "encode.py", *ENCODE)
+    launch(root, count, "encode.py", *TWO_AT_A_TIME)
     assert tree(root / "offline") == whole
-    launch(root, count, "inference.py", *COMMON, *DEV, *TRAIN, *COMBINE)
+    launch(root, count, "inference.py", *ANSWER)
     assert tree(root / "output") == answers
 
 
 @pytest.mark.slow
-def test_a_process_that_dies_leaves_the_work_of_the_others(encoded, monkeypatch):
+def test_a_process_that_dies_leaves_the_work_of_the_others(encoded):
     """A launch is killed while it trains; one with another number of processes goes on."""
     root, whole = encoded
     without(root, "offline")
     command = [sys.executable, *LAUNCHERS["torchrun"], "3", "--standalone"]
-    process = subprocess.Popen(
-        [*command, str(REPOSITORY / "src/encode.py"), *ENCODE],
-        env=os.environ | {"PRAG_ROOT": str(root), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    command += [str(REPOSITORY / "src/encode.py"), *TWO_AT_A_TIME]
+    how = {"env": os.environ | {"PRAG_ROOT": str(root), "OMP_NUM_THREADS": "1"}}
+    how |= dict.fromkeys(("stdout", "stderr"), subprocess.DEVNULL)
+    process = subprocess.Popen(command, start_new_session=True, **how)
     while process.poll() is None and not list((root / ADAPTERS).glob("*/passage_*")):
         pass
     os.killpg(process.pid, 9)
     process.wait()
-    left = set(tree(root / ADAPTERS))
-    assert left
-    launch(root, 2, "encode.py", *ENCODE)
+    assert tree(root / ADAPTERS)
+    launch(root, 2, "encode.py", *TWO_AT_A_TIME)
     assert tree(root / "offline") == whole

@@ -3,11 +3,11 @@
 import copy
 import datetime
 import json
-import sys
 from types import SimpleNamespace
 
 import pytest
 from conftest import REPOSITORY
+from stage_runs import refused, run
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 from transformers.utils import chat_template_utils
@@ -19,11 +19,9 @@ from utils.prompting import PromptEncoder, PromptSet, load_prompts, tidy_questio
 from utils.running import InputError
 
 TEXTS = {
-    "rewrite": "Rewrite: {passage}",
-    "question_answer_pairs": 'As [{"question": ""}]: {passage}',
-    "passage_line": "({number}) {passage}\n",
+    "rewrite": "Rewrite: {passage}", "question_answer_pairs": 'As [{"question": ""}]: {passage}',
+    "passage_line": "({number}) {passage}\n", "augmented_pair": "{question} {answer}! ",
     "augmented_passage": "{passage} or {rewrite}; {pairs}",
-    "augmented_pair": "{question} {answer}! ",
     "direct": {
         "with_passages": "Read\n{passages}and answer {question}",
         "without_passages": "Answer {question}",
@@ -35,16 +33,13 @@ TEXTS = {
         "without_passages": "{examples}Think {question}",
         "opening": "Answer:",
     },
-}
+}  # fmt: skip
+NO_THOUGHT = "<think>\n\n</think>\n\n"
 EXAMPLES = [{"question": "Who?", "answer": "So the answer is I."}]
 LLAMA_3_DATES = """
-{%- if not date_string is defined %}
-    {%- if strftime_now is defined %}
-        {%- set date_string = strftime_now("%d %b %Y") %}
-    {%- else %}
-        {%- set date_string = "26 Jul 2024" %}
-    {%- endif %}
-{%- endif %}
+{%- if not date_string is defined %}{%- if strftime_now is defined %}
+    {%- set date_string = strftime_now("%d %b %Y") %}
+{%- else %}{%- set date_string = "26 Jul 2024" %}{%- endif %}{%- endif %}
 {{- "Today: " + date_string + " " + messages[0]["content"] }}"""
 
 
@@ -58,10 +53,8 @@ def encoder_of(tokenizer, with_cot=False, max_length=3000, texts=TEXTS):
 
 
 def pairs_of(count):
-    return [
-        {"question": f"Why {i}? ", "answer": f"A{i}", "full_answer": f"F{i}. It is A{i}.. "}
-        for i in range(count)
-    ]
+    texts = {"question": "Why {}? ", "answer": "A{}", "full_answer": "F{}. It is A{}.. "}
+    return [{k: text.format(i, i) for k, text in texts.items()} for i in range(count)]
 
 
 def expected_of(count, with_cot):
@@ -83,9 +76,8 @@ def expected_of(count, with_cot):
 @pytest.mark.parametrize("with_cot", [False, True])
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
 def test_the_training_prompts_of_a_passage_are_those_of_the_paper(tokenizer, count, with_cot):
-    prompts = encoder_of(tokenizer, with_cot).passage_examples(
-        " the passage ", "the rewrite", pairs_of(count), "rewrite,qa"
-    )
+    texts = (" the passage ", "the rewrite", pairs_of(count), "rewrite,qa")
+    prompts = encoder_of(tokenizer, with_cot).passage_examples(*texts)
     assert [tokenizer.decode(one.ids) for one in prompts] == expected_of(count, with_cot)
 
 
@@ -112,9 +104,8 @@ def test_a_plain_text_that_is_too_long_is_cut_and_counted(tokenizer):
 
 def test_a_training_prompt_has_one_start_token_and_no_end_token(tokenizer):
     adding = copy.deepcopy(tokenizer)  # as Llama 3's, which begins every text with its own token
-    adding.backend_tokenizer.post_processor = TemplateProcessing(
-        single="<|bos|> $A", special_tokens=[("<|bos|>", tokenizer.bos_token_id)]
-    )
+    how = {"single": "<|bos|> $A", "special_tokens": [("<|bos|>", tokenizer.bos_token_id)]}
+    adding.backend_tokenizer.post_processor = TemplateProcessing(**how)
     assert adding("x")["input_ids"][0] == tokenizer.bos_token_id
     ids = encoder_of(adding).example("Why", ["the passage"], "x").ids
     assert ids.count(tokenizer.bos_token_id) == 1 and ids[0] == tokenizer.bos_token_id
@@ -134,9 +125,7 @@ def test_a_question_ends_in_exactly_one_question_mark(question):
 
 @pytest.mark.parametrize("name", ["default", "demo"])
 @pytest.mark.parametrize("with_cot", [False, True])
-def test_the_answer_begins_after_the_same_tokens_in_training_and_at_inference(
-    tokenizer, name, with_cot
-):
+def test_an_answer_follows_the_same_tokens_in_training_and_at_inference(tokenizer, name, with_cot):
     prompts = load_prompts(name, "2wikimultihopqa", with_cot)
     encoder = PromptEncoder(tokenizer, prompts, with_cot, 3000)
     for passages in ([], ["One.", "Two {x}."]):
@@ -156,10 +145,8 @@ def test_an_opening_that_ends_in_a_space_gets_no_second_one(tokenizer):
     texts["direct"]["opening"] = "The answer is "
     encoder = encoder_of(tokenizer, texts=texts)
     asked = "<|bos|><|user|>Answer Why?<|eot|><|assistant|>The answer is "
-    for ids, text in [
-        (encoder.question("Why", []), asked),
-        (encoder.example("Why", [], "x").ids, asked + "x."),
-    ]:
+    made = {asked: encoder.question("Why", []), asked + "x.": encoder.example("Why", [], "x").ids}
+    for text, ids in made.items():
         assert ids == tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
@@ -167,10 +154,8 @@ def test_braces_in_passages_questions_and_answers_are_literal(tokenizer):
     odd = r"{question} {passages} {0} {{x}} \1 \g<0> {number}"
     encoder = encoder_of(tokenizer)
     text = tokenizer.decode(encoder.example(f"Is {odd}", [odd, "b"], odd).ids)
-    assert text == (
-        f"<|bos|><|user|>Read\n(1) {odd}\n(2) b\nand answer Is {odd}?<|eot|><|assistant|>"
-        f"The answer is {odd}."
-    )
+    user = f"Read\n(1) {odd}\n(2) b\nand answer Is {odd}?"
+    assert text == f"<|bos|><|user|>{user}<|eot|><|assistant|>The answer is {odd}."
     asked = encoder.prompts.request("question_answer_pairs", odd)
     assert asked == f'As [{{"question": ""}}]: {odd}'
     assert encoder.prompts.request("rewrite", odd) == f"Rewrite: {odd}"
@@ -210,23 +195,14 @@ def test_a_question_that_cannot_fit_is_an_input_error(tokenizer, passages):
 def test_a_tokenizer_without_chat_template_is_an_input_error(tokenizer):
     bare = copy.deepcopy(tokenizer)
     bare.chat_template = None
-    with pytest.raises(InputError, match="has no chat template"):
-        encoder_of(bare)
+    refused("has no chat template", encoder_of, bare)
 
 
-@pytest.mark.parametrize(
-    ("template", "shown"),
-    [
-        (LLAMA_3_DATES, "Today: 26 Jul 2024 Answer Why?"),
-        (
-            '\n{{ strftime_now("%B %d, %Y") }} {{ messages[0].content }}',
-            "\nJuly 26, 2024 Answer Why?",
-        ),
-    ],
-)
-def test_a_template_that_inserts_the_date_gives_the_same_prompt_on_any_day(
-    tokenizer, monkeypatch, template, shown
-):
+@pytest.mark.parametrize("template, shown", [
+    (LLAMA_3_DATES, "Today: 26 Jul 2024 Answer Why?"),
+    ('\n{{ strftime_now("%B %d, %Y") }} {{ messages[0].content }}', "\nJuly 26, 2024 Answer Why?"),
+])  # fmt: skip
+def test_a_dated_template_gives_the_same_prompt_on_any_day(tokenizer, monkeypatch, template, shown):
     dated = copy.deepcopy(tokenizer)
     dated.chat_template = template
     prompts, undated = [], []
@@ -240,43 +216,31 @@ def test_a_template_that_inserts_the_date_gives_the_same_prompt_on_any_day(
     assert dated.decode(prompts[0]) == f"{shown}The answer is"
 
 
-@pytest.mark.parametrize(
-    ("ending", "shown"),
-    [
-        (
-            "{% if enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}",
-            "<think>\n\n</think>\n\n",
-        ),
-        ("{% if thinking %}<think>{% endif %}", ""),
-        ("{{ '<think>\n' }}", "<think>\n\n</think>\n\n"),
-        ("[THINK]", "[THINK]\n[/THINK]\n\n"),
-        ("{{ '<|channel|>analysis' }}", "opens a thought"),
-        ("{% set message = '' %}", "leaves out the user's message"),
-    ],
-)
+@pytest.mark.parametrize("ending, shown", [
+    ("{% if enable_thinking is false %}" + NO_THOUGHT + "{% endif %}", NO_THOUGHT),
+    ("{% if thinking %}<think>{% endif %}", ""), ("{{ '<think>\n' }}", NO_THOUGHT),
+    ("[THINK]", "[THINK]\n[/THINK]\n\n"), ("{{ '<|channel|>analysis' }}", "opens a thought"),
+    ("{% set message = '' %}", "leaves out the user's message"),
+])  # fmt: skip
 def test_a_prompt_leaves_no_thought_open_and_no_message_out(tokenizer, ending, shown):
     """What follows is the answer: it must be no part of a thought, and must have been asked for."""
     thinking = copy.deepcopy(tokenizer)
     content = "{{ messages[0].content }}" if "message =" not in ending else ""
     thinking.chat_template = content + ending
     if shown and "<" not in shown and "[" not in shown:
-        with pytest.raises(InputError, match=shown):
-            encoder_of(thinking)
+        refused(shown, encoder_of, thinking)
     else:
         made = encoder_of(thinking).example("Why", ["a <think> b"], "x").ids
         asked = "Read\n(1) a <think> b\nand answer Why?"
         assert thinking.decode(made) == f"{asked}{shown}The answer is x."
 
 
-@pytest.mark.parametrize(
-    ("place", "text", "message"),
-    [
-        ("rewrite", ["list"], r"needs a text 'rewrite' with \{passage\}; add it"),
-        ("passage_line", "no place", r"'passage_line' with \{number\}, \{passage\}"),
-        ("direct.without_passages", "{question}{passages}", r"passages' with \{question\}; "),
-        ("direct", "text", "needs a text 'direct.with_passages'"),
-    ],
-)
+@pytest.mark.parametrize("place, text, message", [
+    ("rewrite", ["list"], r"needs a text 'rewrite' with \{passage\}; add it"),
+    ("passage_line", "no place", r"'passage_line' with \{number\}, \{passage\}"),
+    ("direct.without_passages", "{question}{passages}", r"passages' with \{question\}; "),
+    ("direct", "text", "needs a text 'direct.with_passages'"),
+])  # fmt: skip
 def test_a_broken_prompt_set_is_refused_with_the_place(tmp_path, place, text, message):
     texts = copy.deepcopy(TEXTS)
     *outer, key = place.split(".")
@@ -284,9 +248,7 @@ def test_a_broken_prompt_set_is_refused_with_the_place(tmp_path, place, text, me
     holder[key] = text
     path = tmp_path / "mine.json"
     path.write_text(json.dumps(texts))
-    with pytest.raises(InputError, match=message) as caught:
-        load_prompts(str(path), "popqa", with_cot=False)
-    assert "mine.json" in str(caught.value)
+    assert "mine.json" in refused(message, load_prompts, str(path), "popqa", with_cot=False)
 
 
 def test_your_own_prompt_set_is_read_from_its_path(tmp_path):
@@ -304,8 +266,7 @@ def test_broken_few_shot_examples_are_refused(tmp_path, monkeypatch, content):
     (tmp_path / "mine.json").write_text(json.dumps(TEXTS))
     (tmp_path / "fewshot" / "D.json").write_text(content)
     monkeypatch.setattr(prompting, "PROMPTS_FOLDER", tmp_path)
-    with pytest.raises(InputError, match=r"few-shot examples .*D\.json"):
-        load_prompts("mine", "D", with_cot=True)
+    refused(r"few-shot examples .*D\.json", load_prompts, "mine", "D", with_cot=True)
 
 
 def test_the_fingerprint_tells_texts_and_examples_apart():
@@ -315,9 +276,8 @@ def test_the_fingerprint_tells_texts_and_examples_apart():
     assert PromptSet("other name", TEXTS).fingerprint == sets[0].fingerprint
 
 
-def test_all_prompt_md_shows_the_prompts_as_they_are_sent(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["show_prompts.py"])
-    show_prompts.main()
+def test_all_prompt_md_shows_the_prompts_as_they_are_sent(capsys):
+    run(show_prompts)
     shown = capsys.readouterr().out
     assert shown == (REPOSITORY / "all_prompt.md").read_text(encoding="utf-8"), "run `make prompts`"
     for name in ("default", "demo"):

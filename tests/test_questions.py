@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
+from stage_runs import refused
 
 from utils import questions
 from utils.files import write_json
 from utils.questions import DATASETS, DataSet, load_questions, load_sample, take_sample
-from utils.running import InputError
 
 DATA = Path(__file__).parent / "data"
 WHO = {"question": "Who?", "answer": "Orr"}
@@ -36,23 +36,18 @@ def test_2wikimultihopqa_takes_aliases_and_gives_each_type_and_total():
 
 def test_golden_passages_are_the_supporting_paragraphs_once_each_in_order_of_mention():
     wiki = load_questions("2wikimultihopqa", DATA / "2wikimultihopqa")["total"]
-    assert wiki[0]["golden_passages"] == [
-        "Bram Torn is the son of Odo Torn.",
-        "Ilva Torn is a weaver. Her father is Bram Torn.",
-    ]
+    bram, ilva = wiki[0]["golden_passages"]
+    assert bram == "Bram Torn is the son of Odo Torn."
+    assert ilva == "Ilva Torn is a weaver. Her father is Bram Torn."
     # a title that is in no context, and a sentence index beyond the end
     assert wiki[1]["golden_passages"] == ["The Quell flows in Vessel.", "The Marn flows in Vessel."]
     hotpot = load_questions("hotpotqa", DATA / "hotpotqa")["bridge"]
     assert hotpot[0]["golden_passages"][0] == "Hale is a town. Tamsin Roe founded it."
     # supporting sentences are under their titles, and lost ones are passed over
     texts = questions.load_supporting_sentences("2wikimultihopqa", DATA / "2wikimultihopqa")
-    assert texts[:2] == [
-        [
-            "Bram Torn: Bram Torn is the son of Odo Torn.",
-            "Ilva Torn: Ilva Torn is a weaver. Her father is Bram Torn.",
-        ],
-        ["Quell: The Quell flows in Vessel."],  # a lost title, and an index beyond the end
-    ]
+    assert texts[0] == [f"Bram Torn: {bram}", f"Ilva Torn: {ilva}"]
+    # a lost title, and an index beyond the end
+    assert texts[1] == ["Quell: The Quell flows in Vessel."]
     assert texts[4] == []
     hotpot = questions.load_supporting_sentences("hotpotqa", DATA / "hotpotqa")
     # the second sentence of Hale alone, not its whole paragraph
@@ -71,11 +66,9 @@ def test_popqa_and_complexwebquestions_give_every_answer_and_quoted_cells_as_the
     assert loaded["total"][2]["question"] == 'Who is the author of The "Blue\tDoor"?'
     # all answers are joined, and nameless ones left out
     loaded = load_questions("complexwebquestions", DATA / "complexwebquestions")
-    assert [(r["test_id"], r["qid"], r["answer"]) for r in loaded["total"]] == [
-        (0, "c0", ["Orr", "Orr City", "City of Orr", "Hale"]),
-        (1, "c1", ["Tam", "Tamsin Roe"]),
-        (2, "c3", ["Orr"]),
-    ]
+    first = (0, "c0", ["Orr", "Orr City", "City of Orr", "Hale"])
+    rows = [first, (1, "c1", ["Tam", "Tamsin Roe"]), (2, "c3", ["Orr"])]
+    assert [(r["test_id"], r["qid"], r["answer"]) for r in loaded["total"]] == rows
 
 
 def test_layouts_of_the_hub_are_read_and_what_is_left_out_or_lost_is_counted(capsys):
@@ -104,8 +97,8 @@ def test_layouts_of_the_hub_are_read_and_what_is_left_out_or_lost_is_counted(cap
 def test_a_broken_published_file_is_named_with_its_source(content, problem, tmp_path):
     if content:
         (tmp_path / "popQA.tsv").write_text(content)
-    with pytest.raises(InputError, match=problem + ".*popQA.tsv: download it again from htt"):
-        load_questions("popqa", tmp_path)
+    problem = f"{problem}.*popQA.tsv: download it again from htt"
+    refused(problem, load_questions, "popqa", tmp_path)
 
 
 def test_another_raw_data_set_is_a_loader_and_a_line(tmp_path, monkeypatch):
@@ -149,9 +142,8 @@ def test_a_bad_custom_file_is_named_with_record_and_field(content, problem, tmp_
         file.mkdir()
     else:
         write_json(file, content)
-    with pytest.raises(InputError, match=problem) as error:
-        load_questions("mine", file)
-    assert "record 5" not in str(error.value)  # of many problems five are shown
+    said = refused(problem, load_questions, "mine", file)
+    assert "record 5" not in said  # of many problems five are shown
 
 
 def test_a_sample_is_the_first_questions_of_each_type_and_of_the_whole_order():
@@ -162,5 +154,5 @@ def test_a_sample_is_the_first_questions_of_each_type_and_of_the_whole_order():
     assert take_sample(loaded, -1) == loaded
     one = load_sample("2wikimultihopqa", DATA / "2wikimultihopqa", "inference", 1)
     assert one == {"inference": sample["inference"]}
-    with pytest.raises(InputError, match="--data_type odd: 2wikimultihopqa has comparison, "):
-        load_sample("2wikimultihopqa", DATA / "2wikimultihopqa", "odd", 1)
+    words = "--data_type odd: 2wikimultihopqa has comparison, "
+    refused(words, load_sample, "2wikimultihopqa", DATA / "2wikimultihopqa", "odd", 1)

@@ -1,13 +1,12 @@
 """README and docs: their commands are ones that the scripts take, their links lead somewhere."""
 
-import importlib
 import re
 import shlex
-import sys
 from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
+from test_configs import parse
 
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 
@@ -31,12 +30,10 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_commands_of_a_page_are_ones_that_the_scripts_take(page, monkeypatch):
+def test_the_commands_of_a_page_are_ones_that_the_scripts_take(page):
     for script, *words in commands(page):
-        monkeypatch.syspath_prepend((REPOSITORY / script).parent)
-        monkeypatch.setattr(sys, "argv", [script, *words])
         try:
-            importlib.import_module(Path(script).stem).parse_arguments()
+            parse(script, words)
         except SystemExit:
             pytest.fail(f"{page.name}: {script} {shlex.join(words)}")
 

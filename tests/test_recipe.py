@@ -11,7 +11,10 @@ import encode
 import inference
 from utils import layout
 from utils.arguments import new_parser
+from utils.lora.merges import MERGES
+from utils.lora.objectives import OBJECTIVES
 from utils.recipe import DEFAULTS, GROUPS, Recipe, add_flags, names_in
+from utils.sources import SOURCES
 
 
 def recipe(*more: str) -> Recipe:
@@ -22,38 +25,29 @@ def recipe(*more: str) -> Recipe:
 
 def test_every_layout_is_that_of_the_original(root):
     answering = Recipe("some/M", dataset="D", augment_model="A", inference_method="prag")
-    shown = {
-        path.relative_to(root).as_posix()
-        for path in (
-            layout.augmented_file("D", "T"),
-            layout.rank_folder("some/M", 2, 32.0) / "base_weight",
-            layout.passage_folder(layout.adapters_folder(recipe("--with_cot"), "T"), 0, 1),
-            layout.results_folder(answering, "T"),
-            layout.warmup_folder("some/M", 2, 32, True),
-        )
+    results = layout.results_folder(answering, "T")
+    passage = layout.passage_folder(layout.adapters_folder(recipe("--with_cot"), "T"), 0, 1)
+    rank = "offline/M/rank=2_alpha=32"
+    expected = {
+        layout.augmented_file("D", "T"): "data_aug/D/T.json",
+        layout.rank_folder("some/M", 2, 32.0) / "base_weight": f"{rank}/base_weight",
+        passage: f"{rank}/D/lr=0.0003_epoch=1_cot/aug_model=A/T/data_0/passage_1",
+        results: "output/M/rank=2_alpha=32/D/lr=0.0003_epoch=1/aug_model=A/prag/T",
+        layout.warmup_folder("some/M", 2, 32, True): f"{rank}/warmup_cot",
     }
-    assert shown == {
-        "data_aug/D/T.json",
-        "offline/M/rank=2_alpha=32/base_weight",
-        "offline/M/rank=2_alpha=32/D/lr=0.0003_epoch=1_cot/aug_model=A/T/data_0/passage_1",
-        "output/M/rank=2_alpha=32/D/lr=0.0003_epoch=1/aug_model=A/prag/T",
-        "offline/M/rank=2_alpha=32/warmup_cot",
-    }
+    for path, name in expected.items():
+        assert path == root / name
 
 
-@pytest.mark.parametrize(
-    ("more", "name"),
-    [
-        ("--learning_rate 3e-4", "lr=0.0003_epoch=1"),
-        ("--learning_rate 1e-5 --num_train_epochs 12", "lr=1e-05_epoch=12"),
-        ("--learning_rate 1", "lr=1.0_epoch=1"),
-        ("--with_cot --init_adapter warmup", "lr=0.0003_epoch=1_cot_warmup"),
-        ("--init_adapter 'else/my start'", "lr=0.0003_epoch=1_init=my_start"),
-        ("--augment_parts qa,rewrite", "lr=0.0003_epoch=1"),
-        ("--augment_parts none", "lr=0.0003_epoch=1_parts=none"),
-        ("--init_adapter warmup --augment_parts qa", "lr=0.0003_epoch=1_warmup_parts=qa"),
-    ],
-)
+@pytest.mark.parametrize("more, name", [
+    ("--learning_rate 3e-4", "lr=0.0003_epoch=1"), ("--learning_rate 1", "lr=1.0_epoch=1"),
+    ("--learning_rate 1e-5 --num_train_epochs 12", "lr=1e-05_epoch=12"),
+    ("--with_cot --init_adapter warmup", "lr=0.0003_epoch=1_cot_warmup"),
+    ("--init_adapter 'else/my start'", "lr=0.0003_epoch=1_init=my_start"),
+    ("--augment_parts qa,rewrite", "lr=0.0003_epoch=1"),
+    ("--augment_parts none", "lr=0.0003_epoch=1_parts=none"),
+    ("--init_adapter warmup --augment_parts qa", "lr=0.0003_epoch=1_warmup_parts=qa"),
+])  # fmt: skip
 def test_what_differs_from_a_plain_adapter_is_in_the_folders_name(more, name):
     assert recipe(*shlex.split(more)).training_label == name
 
@@ -94,10 +88,6 @@ def test_a_setting_is_said_once():
 
 
 def test_a_registrys_names_are_read_without_importing_it():
-    from utils.lora.merges import MERGES
-    from utils.lora.objectives import OBJECTIVES
-    from utils.sources import SOURCES
-
     assert names_in("lora/merges.py", "MERGES") == tuple(MERGES)
     assert names_in("lora/objectives.py", "OBJECTIVES") == tuple(OBJECTIVES)
     assert names_in("sources/__init__.py", "SOURCES") == tuple(SOURCES)

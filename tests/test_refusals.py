@@ -7,34 +7,36 @@ import subprocess
 import sys
 
 import pytest
-from conftest import REPOSITORY
-from stage_runs import ADAPTERS, AUGMENT, COMMON, DEV, MODEL, RESULTS, TRAIN, answer, refused, run
+from conftest import REPOSITORY, edited
+from stage_runs import ADAPTERS, AUGMENT, COMMON, ENCODE, MODEL, RESULTS, answer, refused, run
 
 import augment
 import encode
 import inference
 from utils import layout, running
 from utils.augmentation.records import data_types_of, read_augmented
-from utils.store.folders import read_training
 
 RECORD = {"question": "Who?", "answer": "Orr"}
 HEADER = "id\ttext\ttitle\n"
 ROW = "1\tcats sat\tCats\n"
 WRITE = [*COMMON, "--dataset", "own", "--data_path", "{file}", "--index_name", "demo"]
-ENCODE = [*COMMON, *DEV, *TRAIN]
-ANSWER = [*ENCODE, "--inference_method", "icl"]
 DIRECT = ["--dataset", "own", "--data_path", "{file}", "--sample", "0"]
 TRAINING = [*COMMON, "--data", "{file}"]
 INDEX = ["--index_name", "new", "--data_path", "{file}"]
 
 
-def augmented_with(**changes) -> list[dict]:
-    entry = {"pid": 0, "passage": "p", "demo-model_rewrite": "r", "demo-model_qa": [{**PAIR}] * 3}
-    record = {"test_id": 0, "question": "Who?", "answer": "Orr", "passages": ["p"]}
-    return [{**record, "augment": [{**entry, **changes}]}]
-
-
 PAIR = {"question": "Q?", "answer": "a", "full_answer": "It is a."}
+ENTRY = {"pid": 0, "passage": 3, "demo-model_rewrite": "r", "demo-model_qa": [PAIR] * 3}
+TEXTLESS = [{"test_id": 0, **RECORD, "passages": ["p"], "augment": [ENTRY]}]
+
+
+def encoding(words: str, message: str) -> tuple:
+    return "encode", [*ENCODE, *words.split()], None, message
+
+
+def answering(words: str, message: str) -> tuple:
+    return "inference", [*ENCODE, "--inference_method", *words.split()], None, message
+
 
 # script, flags, content of the file {file} (None: there is none; a value: as JSON), what is said
 BAD = {
@@ -55,50 +57,37 @@ BAD = {
     "fewer passages than topk": ("augment", [*WRITE, "--topk", "600"], [RECORD], "holds 540 .*600"),
     "an unknown index": ("augment", [*WRITE, "--index_name", "no"], [RECORD], "no index.*prep_e"),
     "a sample of 0": ("augment", [*WRITE, "--sample", "0"], [RECORD], "0 is not above 0"),
-    "a temperature below 0": ("augment", [*WRITE, "--temperature", "-1"], [RECORD],
-        "--temperature"),
-    "an unknown model": ("encode", [*ENCODE, "--model_name", "none"], None,
-        "none: .*there is no such folder"),
-    "a model in a folder without it": ("encode", [*ENCODE, "--model_name", "{folder}"], None,
-        r"no config\.json in it"),
-    "a data set that nobody augmented": ("encode", [*ENCODE, "--dataset", "nowhere"], None,
-        r"nowhere has no .*run python src/aug"),
-    "texts of another model": ("encode", [*ENCODE, "--augment_model", "other"], None,
-        "--augment_mod"),
-    "an unknown prompt set": ("encode", [*ENCODE, "--prompts", "none"], None,
-        "none: .*default, demo"),
-    "CoT without examples": ("encode", [*ENCODE, "--with_cot"], None,
-        r"'demo': write .*fewshot/demo\.json .*drop --w"),
-    "a start that is no adapter": ("encode", [*ENCODE, "--init_adapter", "{folder}"], None,
-        "no adapter in .*warmup_lora"),
-    "an unknown method": ("inference", [*ENCODE, "--inference_method", "rag"], None, "'rag'"),
-    "an answer of -3 tokens": ("inference", [*ANSWER, "--max_new_tokens", "-3"], None, "-3 is not"),
-    "an answer longer than the model": ("inference",
-        [*ANSWER, "--max_new_tokens", "100000", "--overwrite"], None, "100000"),
-    "a passage without text": ("encode", ENCODE, augmented_with(passage=3), "passage is a number"),
+    "a temperature of -1": ("augment", [*WRITE, "--temperature", "-1"], [RECORD], "--temperature"),
+    "an unknown model": encoding("--model_name none", "none: .*there is no such folder"),
+    "a model in a folder without it": encoding("--model_name {folder}", r"no config\.json in it"),
+    "an unaugmented data set": encoding("--dataset nowhere", "nowhere has no .*run python src/aug"),
+    "texts of another model": encoding("--augment_model other", "--augment_mod"),
+    "an unknown prompt set": encoding("--prompts none", "none: .*default, demo"),
+    "no CoT examples": encoding("--with_cot", r"'demo': write .*fewshot/demo\.json .*drop --w"),
+    "a start without adapter": encoding("--init_adapter {folder}", "no adapter in .*warmup_lora"),
+    "an unknown method": answering("rag", "'rag'"),
+    "an answer of -3 tokens": answering("icl --max_new_tokens -3", "-3 is not"),
+    "an answer beyond the model": answering("icl --max_new_tokens 100000 --overwrite", "100000"),
+    "a passage without text": ("encode", ENCODE, TEXTLESS, "passage is a number"),
     "no folder of data": ("get_warmup_data", ["--data_path", "{folder}"], None,
         "holds no folder named .*download"),
     "no record left": ("get_warmup_data", [*DIRECT, "--skip", "9"], [RECORD],
         "no record can be used; give a s"),
     "a sample that takes all": ("get_warmup_data", [*DIRECT, "--sample", "1"], [RECORD],
         "leaves none .*smaller number"),
-    "records that are missing": ("warmup_lora", TRAINING, None,
-        r"run src/get_warmup_data\.py first"),
+    "missing records": ("warmup_lora", TRAINING, None, r"run src/get_warmup_data\.py first"),
     "a record that is too long": ("warmup_lora", [*TRAINING, "--block_size", "5"], [RECORD],
         "record 0 .*--block_size 5; rai"),
     "a server without address": ("augment", [*WRITE, "--api_base", ""], None, "address"),
-    "more passages to merge than there are": ("inference",
-        [*ENCODE, "--inference_method", "prag", "--merge_topk", "9"], None,
+    "more passages to merge than there are": answering("prag --merge_topk 9",
         "--merge_topk 9 is more than the 3 passages"),
-    "a merge without adapters": ("inference", [*ANSWER, "--merge_topk", "1"], None, "merges no ad"),
-    "a random base that counts once": ("inference",
-        [*ENCODE, "--inference_method", "prag", "--merge", "base_once"], None, "needs --init_adap"),
-    "unknown parts": ("encode", [*ENCODE, "--augment_parts", "answers"], None, "is not a part"),
+    "a merge without adapters": answering("icl --merge_topk 1", "merges no ad"),
+    "a random base that counts once": answering("prag --merge base_once", "needs --init_adap"),
+    "unknown parts": encoding("--augment_parts answers", "is not a part"),
     "no results of that model": ("report", ["--model_name", "none"], None, "no result to show"),
-    "a part of an array that overwrites": ("inference", [*ANSWER, "--overwrite", "--shard", "0/2"],
-        None, "--overwrite would remove"),
-    "a seed that torch does not take": ("encode", [*ENCODE, "--seed", "9" * 20], None,
-        "--seed: 9+ is not between"),
+    "a part of an array that overwrites": answering("icl --overwrite --shard 0/2",
+        "--overwrite would remove"),
+    "a seed that torch does not take": encoding("--seed " + "9" * 20, "--seed: 9+ is not between"),
     "prompts of an unknown set": ("show_prompts", ["--prompts", "none"], None, "none"),
 }  # fmt: skip
 
@@ -133,7 +122,7 @@ def test_bad_input_is_one_sentence_before_a_model_is_loaded(copy, monkeypatch, c
     assert re.search(message, said), said
 
 
-def test_stray_files_and_strange_names_change_nothing(copy, monkeypatch, capsys):
+def test_stray_files_and_strange_names_change_nothing(copy, capsys):
     folder = copy / "data_aug/demo"
     for name in (".DS_Store", "total.json.bak", ".total.json.swp", "notes.txt", "dev (1).txt"):
         (folder / name).write_text("[{")
@@ -146,7 +135,7 @@ def test_stray_files_and_strange_names_change_nothing(copy, monkeypatch, capsys)
     assert data_types_of("my data/./日本 set", None, MODEL) == ["a b"]
 
 
-def test_a_result_made_with_other_settings_is_refused(copy, monkeypatch):
+def test_a_result_made_with_other_settings_or_adapters_of_another_base_are_refused(copy):
     words = r"max_new_tokens = 12, but this run has .* = 13"
     refused(words, answer, "icl", "--max_new_tokens", "13")
     refused("temperature", run, augment, *AUGMENT, "--temperature", "0.1")
@@ -154,22 +143,18 @@ def test_a_result_made_with_other_settings_is_refused(copy, monkeypatch):
     refused(words, run, augment, *AUGMENT, "--answers", "all")
     (copy / "data_aug/demo/.dev.other.settings").write_text('{"answers": "all"}')
     refused("'all' by another model .*use --answers all", run, augment, *AUGMENT)
-
-
-def test_adapters_from_another_base_are_refused(copy, monkeypatch):
-    folder = copy / ADAPTERS / "data_1/passage_0"
-    training = read_training(folder)
-    (folder / "training_config.json").write_text(json.dumps({**training, "base": "other"}))
+    with edited(copy / ADAPTERS / "data_1/passage_0/training_config.json") as training:
+        training["base"] = "other"
     refused("different base adapters", answer, "prag", "--overwrite")
 
 
-def test_cot_goes_through_the_stages(copy, monkeypatch):
+def test_cot_goes_through_the_stages(copy):
     (copy / "data_aug/hotpotqa").mkdir()
     records = json.loads((copy / "data_aug/demo/dev.json").read_text())[:2]
     (copy / "data_aug/hotpotqa/bridge.json").write_text(json.dumps(records))
     flags = (*COMMON, "--dataset", "hotpotqa", "--with_cot", "--learning_rate", "4e-3")
-    run(encode, *flags, monkeypatch=monkeypatch)
-    run(inference, *flags, "--inference_method", "prag", monkeypatch=monkeypatch)
+    run(encode, *flags)
+    run(inference, *flags, "--inference_method", "prag")
     leaf = RESULTS.replace("/demo/", "/hotpotqa/").replace("epoch=2", "epoch=1_cot")
     assert (copy / leaf / "prag/bridge/result.txt").is_file()
 

@@ -24,7 +24,6 @@ GOOD, BAD = [1.0] * 18 + [0.5] * 2, [0.0] * 18 + [0.5] * 2
 
 @pytest.fixture
 def here(root, monkeypatch):
-    """An empty root folder and a quick command line."""
     monkeypatch.setattr(sys, "argv", ["report.py", "--bootstrap_samples", "200"])
     monkeypatch.setitem(plots.STYLE, "savefig.dpi", 50)
     return root
@@ -57,7 +56,6 @@ def made(root):
 
 
 def cells_of(markdown):
-    """Each table line as its list of cells."""
     lines = [line for line in markdown.splitlines() if line.startswith("| ")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
@@ -167,19 +165,15 @@ def test_question_types_have_columns_and_no_text_from_data_does_harm(here):
     assert cells == "'+1 '-1 '@1 '\uff1d1 11"
 
 
-DAMAGES = {  # what is said: the file, and what is put for what in it
-    "em 1 and not the 0 of its answer": ("predict", '"eval_predict": "one"', '"eval_predict": ""'),
-    "has f1 nan": ("predict", '"f1": 1.0', '"f1": NaN'),
-    "config.json or predict.json is damaged": ("predict", '"test_id": 0,', ""),
-    "is not that of method icl": ("config", '"icl"', '"prag"'),
-    "is unfinished": ("predict", "", None),
-}
-
-
-@pytest.mark.parametrize("problem", DAMAGES)
-def test_a_damaged_result_is_named_and_not_counted(here, problem, capsys):
+@pytest.mark.parametrize("name, old, new, problem", [
+    ("predict", '"eval_predict": "one"', '"eval_predict": ""', "em 1 and not the 0 of its answer"),
+    ("predict", '"f1": 1.0', '"f1": NaN', "has f1 nan"),
+    ("predict", '"test_id": 0,', "", "config.json or predict.json is damaged"),
+    ("config", '"icl"', '"prag"', "is not that of method icl"),
+    ("predict", "", None, "is unfinished"),
+])  # fmt: skip
+def test_a_damaged_result_is_named_and_not_counted(here, name, old, new, problem, capsys):
     add(here, "prag", GOOD)
-    name, old, new = DAMAGES[problem]
     file = add(here, "icl", GOOD) / f"{name}.json"
     if new is None:
         file.unlink()
@@ -208,8 +202,9 @@ def test_the_report_is_the_same_when_made_again_and_filters_select(here):
 
 def test_what_an_older_version_has_written_is_read(here, capsys):
     shutil.copytree(REPOSITORY / "tests/data/made_by_4200079", here, dirs_exist_ok=True)
-    _, lines = made(here)
+    table, lines = made(here)
     assert capsys.readouterr().err == ""
+    assert all(name in table for name in ("closed_book", "icl", "prag_topk=1_scale=0.5"))
     whole = [line for line in lines if not line["question_type"]]
     methods = ["closed_book", "icl", "prag", "prag_topk=1_scale=0.5", "combine"]
     assert [(line["method"], line["group"]) for line in whole] == [(one, "1") for one in methods]

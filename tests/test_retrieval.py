@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from stage_runs import refused
 
 from utils.layout import index_folder
 from utils.retrieval import embedded as retrieval
@@ -100,8 +101,7 @@ def test_a_gzipped_corpus_gives_the_same_rows_and_a_cut_off_one_is_named(tmp_pat
     packed = write_corpus(tmp_path / "corpus.tsv.gz", [*PASSAGES, long, *tables])
     assert list(read_corpus(packed)) == [*PASSAGES, long, *tables]
     packed.write_bytes(packed.read_bytes()[:-20])
-    with pytest.raises(InputError, match=r"corpus\.tsv\.gz cannot be read to its end"):
-        build_index(packed, tmp_path / "damaged")
+    refused(r"corpus\.tsv\.gz cannot be read to its end", build_index, packed, tmp_path / "damaged")
     assert not (tmp_path / "damaged").exists()
 
 
@@ -127,8 +127,7 @@ def test_a_bad_row_is_named_and_the_old_index_is_left_whole(tmp_path, content, m
     index_of(tmp_path, PASSAGES)
     folder, corpus = tmp_path / "index" / "wiki", tmp_path / "bad.tsv"
     corpus.write_bytes(content)
-    with pytest.raises(InputError, match=message):
-        build_index(corpus, folder, overwrite=True)
+    refused(message, build_index, corpus, folder, overwrite=True)
     assert list(folder.parent.iterdir()) == [folder]
     assert ids(EmbeddedIndex(folder).search(["England"], topk=1)[0]) == ["p5"]
 
@@ -137,8 +136,7 @@ def test_overwrite_replaces_an_index_and_nothing_else(tmp_path):
     first = index_of(tmp_path, PASSAGES).identity
     folder = tmp_path / "index" / "wiki"
     other = write_corpus(tmp_path / "corpus.tsv", [*PASSAGES[1:], ("p1", "the cats slept", "Cats")])
-    with pytest.raises(InputError, match=r"exists already, of another corpus.*--overwrite"):
-        build_index(other, folder)
+    refused(r"exists already, of another corpus.*--overwrite", build_index, other, folder)
     assert build_index(other, folder, overwrite=True) == len(PASSAGES)
     assert build_index(other, folder) == 0  # as after a kill that came late
     assert EmbeddedIndex(folder).identity != first  # of another content
@@ -158,8 +156,7 @@ def test_an_index_is_read_through_a_link_and_on_a_disk_that_takes_no_lock(tmp_pa
     with pytest.raises(InputError, match=r"link is a link to .*index/wiki: .*remove the link"):
         build_index(tmp_path / "corpus.tsv", link, overwrite=True)
     shutil.rmtree(tmp_path / "index")
-    with pytest.raises(InputError, match=r"no index at .*link, which is a link to nothing; build"):
-        EmbeddedIndex(link)
+    refused(r"no index at .*link, which is a link to nothing; build", EmbeddedIndex, link)
 
 
 def test_a_damaged_or_different_index_is_refused_with_the_command(tmp_path, monkeypatch):
@@ -170,9 +167,7 @@ def test_a_damaged_or_different_index_is_refused_with_the_command(tmp_path, monk
     whole = file.read_text()
     for change, cause in (({"analyzer": "x"}, "its analyzer: 'x'"), ({"rows": 5}, "was changed")):
         file.write_text(json.dumps(json.loads(whole) | change))
-        with pytest.raises(InputError, match=f"can use .*{cause}.*{command} --overwrite"):
-            EmbeddedIndex(index_folder("wiki"))
+        refused(f"can use .*{cause}.*{command} --overwrite", EmbeddedIndex, index_folder("wiki"))
     file.write_text(whole)
     (index_folder("wiki") / "meta.json").write_text("{}")
-    with pytest.raises(InputError, match=r"its file meta\.json is damaged.*--overwrite"):
-        EmbeddedIndex(index_folder("wiki"))
+    refused(r"its file meta\.json is damaged.*--overwrite", EmbeddedIndex, index_folder("wiki"))

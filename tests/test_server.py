@@ -50,7 +50,7 @@ def test_the_server_gives_the_records_of_the_local_path(indexed, monkeypatch, ca
     tell = writing.Progress.__call__
     watch = lambda bar, *of: told.append(of) or tell(bar, *of)  # noqa: E731
     monkeypatch.setattr(writing.Progress, "__call__", watch)
-    run(augment, *AUGMENT, *flags, monkeypatch=monkeypatch)
+    run(augment, *AUGMENT, *flags)
     local = records_at(indexed)
     tokenizer = load_tokenizer(MODEL)
     model, lock = load_model(MODEL, "float32", tokenizer), threading.Lock()
@@ -68,7 +68,7 @@ def test_the_server_gives_the_records_of_the_local_path(indexed, monkeypatch, ca
     assert sum(tokens for _, tokens in told) > 300 and " tok/s" in capsys.readouterr().err
     monkeypatch.setattr(writing, "load_model", None)
     with FakeOpenAI(text) as fake:
-        run(augment, *by(fake, *flags, "--overwrite"), monkeypatch=monkeypatch)
+        run(augment, *by(fake, *flags, "--overwrite"))
     assert records_at(indexed) == local
     (prompt,) = fake.requests[0]["messages"]
     assert prompt["role"] == "user" and "<|" not in prompt["content"]
@@ -80,31 +80,28 @@ def test_the_server_gives_the_records_of_the_local_path(indexed, monkeypatch, ca
     assert settings["api_model"] == NAME and settings["batch_size"] is None
 
 
-THOUGHT = {  # text -> what is left
+@pytest.mark.parametrize("text, left", {
     " Orr [thinking]. ": "Orr [thinking].", "analysis of Orr": "analysis of Orr",
     "<think>\n\n</think>\n\nOrr": "Orr", "I think so.</think>Orr": "Orr",
     "<think>a <think>b</think> c</think> Orr": "Orr", "[THINK]a[/THINK]Orr": "Orr",
     "It is <Thinking>a</thinking>Orr": "It is Orr", "Orr <seed:think>so</seed:think><think>a": "",
     "<|channel|>analysis<|message|>a<|end|><|channel|>final<|message|>Orr": "Orr",
     "analysisWe need it.assistantfinalOrr": "Orr",
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("text", THOUGHT)
-def test_what_is_left_without_thoughts_is_what_counts(text):
-    assert without_thoughts(text) == (left := THOUGHT[text])
+}.items())  # fmt: skip
+def test_what_is_left_without_thoughts_is_what_counts(text, left):
+    assert without_thoughts(text) == left
     recipe = augment.parse_arguments([*AUGMENT])[1]
     row = prediction_of({"test_id": 0, "question": "Who?", "answer": "Orr"}, text, recipe)
     assert row["text"] == text and row["answer_presence"] == ("Orr" in left)
     assert row["eval_predict"] == left.split(".")[0]
 
 
-def test_the_work_is_the_model_s_wherever_it_is_served(indexed, monkeypatch):
+def test_the_work_is_the_model_s_wherever_it_is_served(indexed):
     with FakeOpenAI() as fake:
-        run(augment, *by(fake, "--temperature", "0"), monkeypatch=monkeypatch)
+        run(augment, *by(fake, "--temperature", "0"))
         assert {(r["temperature"], r.get("top_k")) for r in fake.requests} == {(0, None)}
     with FakeOpenAI() as fake:  # at another address
-        run(augment, *by(fake, "--temperature", "0"), monkeypatch=monkeypatch)
+        run(augment, *by(fake, "--temperature", "0"))
         assert fake.requests == []
         fake.models = ("other",)
         refused(f'api_model = "{NAME}", but this run has .*"other"', run, augment, *by(fake))
@@ -142,13 +139,11 @@ def test_settings_that_a_server_refuses_are_left_out_and_told_of_once():
 
 def test_the_key_is_used_and_never_shown(indexed, monkeypatch, capsys):
     with FakeOpenAI(key=KEY) as fake:
-        with pytest.raises(InputError, match=r"refuses the key .*OPENAI_API_KEY"):
-            open_server("--api_base", fake.url)
+        refused(r"refuses the key .*OPENAI_API_KEY", open_server, "--api_base", fake.url)
         monkeypatch.setenv("OPENAI_API_KEY", "sk-some-other")
-        with pytest.raises(InputError, match=r"Incorrect key: \.\.\."):
-            open_server("--api_base", fake.url)
+        refused(r"Incorrect key: \.\.\.", open_server, "--api_base", fake.url)
         monkeypatch.setenv("OPENAI_API_KEY", KEY + "\n")
-        run(augment, *by(fake), monkeypatch=monkeypatch)
+        run(augment, *by(fake))
     for path in (indexed / "data_aug").rglob("*"):
         assert path.is_dir() or KEY.encode() not in path.read_bytes()
     said = capsys.readouterr()
@@ -158,13 +153,11 @@ def test_the_key_is_used_and_never_shown(indexed, monkeypatch, capsys):
         opened = open_server("--api_base", fake.url.replace("//", "//me:p%40ss@"))
         assert fake.authorizations[-1] == "Basic bWU6cEBzcw=="  # me:p@ss
         fake.fault = lambda number, body: error(500, "no")
-        with pytest.raises(InputError, match=r"http://\.\.\.@127") as caught:
-            opened.answer(PAIRS_REQUEST, ["one"], [1])
-    assert "ss@" not in str(caught.value)
+        said = refused(r"http://\.\.\.@127", opened.answer, PAIRS_REQUEST, ["one"], [1])
+    assert "ss@" not in said
     for address in ("localhost:8000", "ftp://me:pass@h/v1"):
-        with pytest.raises(InputError, match=r"--api_base .* is not the address .*htt") as caught:
-            open_server("--api_base", address)
-        assert "pass" not in str(caught.value)
+        words = r"--api_base .* is not the address .*htt"
+        assert "pass" not in refused(words, open_server, "--api_base", address)
 
 
 @pytest.mark.parametrize("fault", [error(429, "slow down"), "drop"])
@@ -191,37 +184,33 @@ def test_a_fault_that_stays_is_one_sentence(fault, message):
     with FakeOpenAI() as fake:
         opened = open_server("--api_base", fake.url, "--api_timeout", "0.2" if never else "60")
         fake.fault = lambda number, body: fault
-        with pytest.raises(InputError, match=message) as caught:
-            opened.answer(PAIRS_REQUEST, ["one"], [1])
-        assert "\n" not in str(caught.value)
+        assert "\n" not in refused(message, opened.answer, PAIRS_REQUEST, ["one"], [1])
         if isinstance(fault, threading.Event):
             fault.set()
-    with pytest.raises(InputError, match=r"cannot be reached"):
-        open_server("--api_base", fake.url)  # it is closed now
+    refused(r"cannot be reached", open_server, "--api_base", fake.url)  # it is closed now
 
 
-def test_what_is_done_before_a_fault_is_kept(indexed, monkeypatch):
+def test_what_is_done_before_a_fault_is_kept(indexed):
     with FakeOpenAI() as fake:
-        run(augment, *by(fake), monkeypatch=monkeypatch)
+        run(augment, *by(fake))
         whole = tree(indexed / "data_aug")
         fake.requests.clear()
         fake.fault = lambda number, body: error(401, "expired") if number > 8 else None
-        with pytest.raises(InputError, match="expired"):
-            flags = by(fake, "--api_concurrency", "2", "--overwrite")
-            run(augment, *flags, monkeypatch=monkeypatch)
+        flags = by(fake, "--api_concurrency", "2", "--overwrite")
+        refused("expired", run, augment, *flags)
         (part,) = (indexed / "data_aug/demo").glob(".*.journal.*")
         lines = map(json.loads, part.read_text().splitlines()[1:])
         done = [passage for line in lines for passage in line["results"]]
         assert len(done) >= 3  # of four passages that were answered, all but one are through
         fake.fault = lambda number, body: None
         fake.requests.clear()
-        run(augment, *by(fake), monkeypatch=monkeypatch)
+        run(augment, *by(fake))
     asked = " ".join(request["messages"][0]["content"] for request in fake.requests)
     assert not [passage for passage in done if passage in asked]
     assert tree(indexed / "data_aug") == whole
 
 
-def test_ctrl_c_does_not_wait_for_answers(indexed, monkeypatch):
+def test_ctrl_c_does_not_wait_for_answers(indexed):
     never, answered = threading.Event(), []
 
     def interrupt(number, body):
@@ -233,6 +222,6 @@ def test_ctrl_c_does_not_wait_for_answers(indexed, monkeypatch):
     with FakeOpenAI(lambda body: answered.append(body) or PAIRS) as fake:
         fake.fault = interrupt
         with pytest.raises(KeyboardInterrupt):
-            run(augment, *by(fake, "--api_concurrency", "1"), monkeypatch=monkeypatch)
+            run(augment, *by(fake, "--api_concurrency", "1"))
         assert not answered
         never.set()

@@ -6,11 +6,13 @@ import os
 import shutil
 
 import pytest
+import torch
 from adapter_runs import files_below, in_processes, save_tiny, tiny_bank
-from stage_runs import ADAPTERS, COMMON, DEV, RESULTS, TRAIN, answer, run, tree
+from conftest import edited
+from safetensors.torch import load_file
+from stage_runs import ADAPTERS, ALL, ENCODE, RESULTS, answer, run, tree
 
 import encode
-import inference
 from utils.files import writing_folder
 from utils.running import InputError
 from utils.store.base import open_base_adapter
@@ -18,7 +20,6 @@ from utils.store.folders import is_stored, read_training, save_adapter
 from utils.store.links import link_adapter
 
 TOTAL = ADAPTERS.replace("/dev", "/total")
-ALL = [*COMMON, "--dataset", "demo", *TRAIN]
 WEIGHTS = "adapter_model.safetensors"
 
 
@@ -28,10 +29,7 @@ def inodes(root) -> set[int]:
 
 @pytest.fixture
 def with_total(copy):
-    """The finished root with a second data type: the questions in reverse, one of them twice.
-
-    The passages of the second one are in another order.
-    """
+    """A second data type: the questions in reverse, one twice, its passages in another order."""
     records = json.loads((copy / "data_aug/demo/dev.json").read_text())
     entries = [{**e, "pid": pid} for pid, e in enumerate(records[0]["augment"][::-1])]
     again = {**records[0], "test_id": 4, "passages": records[0]["passages"][::-1]}
@@ -45,9 +43,9 @@ def distinct_passages(root) -> int:
     return len({entry["passage"] for record in records for entry in record["augment"]})
 
 
-def test_total_and_types_together_train_each_passage_once(with_total, monkeypatch, capsys):
+def test_total_and_types_together_train_each_passage_once(with_total, capsys):
     shutil.rmtree(with_total / "offline")
-    run(encode, *ALL, monkeypatch=monkeypatch)
+    run(encode, *ALL)
     distinct = distinct_passages(with_total)
     assert distinct < 15
     said = capsys.readouterr().out
@@ -63,19 +61,16 @@ def test_total_and_types_together_train_each_passage_once(with_total, monkeypatc
 
 def test_total_after_the_types_is_linked_without_a_model(with_total, monkeypatch, capsys):
     before = inodes(with_total / "offline")
-    with pytest.MonkeyPatch.context() as patch:
+    with monkeypatch.context() as patch:
         patch.setattr("utils.experiment.load_model", None)
-        run(encode, *ALL, monkeypatch=patch)
+        run(encode, *ALL)
     assert "0 adapters trained, 15 linked to an equal one (" in capsys.readouterr().out
     assert len(list((with_total / TOTAL).glob("*/*"))) == 15
     assert inodes(with_total / "offline") == before
-    answer("prag", monkeypatch=monkeypatch)
-    flags = [*ALL, "--data_type", "total", "--inference_method", "prag", "--max_new_tokens", "12"]
-    run(inference, *flags, monkeypatch=monkeypatch)
-    dev, total = (
-        json.loads((with_total / RESULTS / f"prag/{name}/predict.json").read_text())
-        for name in ("dev", "total")
-    )
+    answer("prag")
+    answer("prag", "--data_type", "total")
+    results = [with_total / RESULTS / f"prag/{name}/predict.json" for name in ("dev", "total")]
+    dev, total = (json.loads(result.read_text()) for result in results)
     assert [row["text"] for row in total][:4] == [row["text"] for row in dev][::-1]
 
 
@@ -86,7 +81,7 @@ def test_where_links_are_impossible_there_are_copies(with_total, monkeypatch, ca
 
     monkeypatch.setattr(os, "link", refuse)
     monkeypatch.setattr("utils.experiment.load_model", None)
-    run(encode, *ALL, monkeypatch=monkeypatch)
+    run(encode, *ALL)
     said = capsys.readouterr().out
     assert "0 linked to an equal one (0.0 MB saved), 15 copied, as links are" in said
     dev = tree(with_total / ADAPTERS)
@@ -96,12 +91,12 @@ def test_where_links_are_impossible_there_are_copies(with_total, monkeypatch, ca
             assert (with_total / TOTAL / there / WEIGHTS).read_bytes() == dev[here]
 
 
-def test_overwriting_changes_no_folder_that_shared_the_files(with_total, monkeypatch):
-    run(encode, *ALL, monkeypatch=monkeypatch)
+def test_overwriting_changes_no_folder_that_shared_the_files(with_total):
+    run(encode, *ALL)
     before = files_below(with_total / ADAPTERS)
     kept = inodes(with_total / ADAPTERS)
     flags = ["--data_type", "total", "--overwrite", "--save_dtype", "bfloat16"]
-    run(encode, *ALL, *flags, monkeypatch=monkeypatch)
+    run(encode, *ALL, *flags)
     assert files_below(with_total / ADAPTERS) == before
     assert inodes(with_total / ADAPTERS) == kept
     assert not kept & inodes(with_total / TOTAL)
@@ -109,25 +104,21 @@ def test_overwriting_changes_no_folder_that_shared_the_files(with_total, monkeyp
 
 
 @pytest.mark.parametrize("difference", ["save_dtype", "base", "record"])
-def test_what_is_not_equal_or_not_sound_is_trained(with_total, monkeypatch, capsys, difference):
-    flags = ["--data_type", "total"]
-    if difference == "save_dtype":
-        flags += ["--save_dtype", "float16"]
-    for folder in (with_total / ADAPTERS).glob("*/*") if difference != "save_dtype" else ():
-        path = folder / "training_config.json"
-        other = json.dumps({**json.loads(path.read_text()), "base": "another"})
-        path.write_text(other if difference == "base" else "{")
-    run(encode, *ALL, *flags, monkeypatch=monkeypatch)
+def test_what_is_not_equal_or_not_sound_is_trained(with_total, capsys, difference):
+    flags = ["--save_dtype", "float16"] if difference == "save_dtype" else []
+    for path in (with_total / ADAPTERS).glob("*/*/training_config.json") if not flags else ():
+        with edited(path) as record:
+            record["base"] = "another"
+        if difference == "record":
+            path.write_text("{")
+    run(encode, *ALL, "--data_type", "total", *flags)
     distinct = distinct_passages(with_total)
     assert f"{distinct} adapters trained, {15 - distinct} linked" in capsys.readouterr().out
 
 
-def test_a_smaller_dtype_has_the_float32_adapter_rounded(finished, copy, monkeypatch):
-    import torch
-    from safetensors.torch import load_file
-
+def test_a_smaller_dtype_has_the_float32_adapter_rounded(finished, copy):
     shutil.rmtree(copy / "offline")
-    run(encode, *COMMON, *DEV, *TRAIN, "--save_dtype", "bfloat16", monkeypatch=monkeypatch)
+    run(encode, *ENCODE, "--save_dtype", "bfloat16")
     name = "data_2/passage_1/" + WEIGHTS
     exact, rounded = load_file(finished / ADAPTERS / name), load_file(copy / ADAPTERS / name)
     for key, tensor in exact.items():

@@ -4,26 +4,11 @@ import json
 import shutil
 
 import peft
-import pytest
 import torch
-from adapter_runs import generated_by
-from conftest import REPOSITORY
+from adapter_runs import generated_by, stopped
+from conftest import REPOSITORY, put
 from safetensors.torch import load_file
-from stage_runs import (
-    ADAPTERS,
-    AUGMENT,
-    COMMON,
-    DEV,
-    MODEL,
-    RESULTS,
-    TRAIN,
-    answer,
-    put,
-    refused,
-    run,
-    stopped,
-    tree,
-)
+from stage_runs import ADAPTERS, ALL, AUGMENT, ENCODE, MODEL, RESULTS, answer, refused, run, tree
 from test_lora import train_with_peft
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -45,9 +30,8 @@ def test_the_stages_write_the_documented_files(finished):
         for pid, entry in enumerate(record["augment"]):
             assert entry["pid"] == pid and entry["passage"] == record["passages"][pid]
             assert entry["demo-model_rewrite"] and len(entry["demo-model_qa"]) == 3
-            assert all(
-                set(p) == {"question", "answer", "full_answer"} for p in entry["demo-model_qa"]
-            )
+            fields = {"question", "answer", "full_answer"}
+            assert all(set(pair) == fields for pair in entry["demo-model_qa"])
     folders = sorted(p.name for p in (finished / ADAPTERS).glob("data_*/passage_*"))
     assert folders == sorted(["passage_0", "passage_1", "passage_2"] * 4)
     for method in METHODS:
@@ -55,10 +39,8 @@ def test_the_stages_write_the_documented_files(finished):
         assert {p.name for p in leaf.iterdir()} == {"config.json", "predict.json", "result.txt"}
         predictions = json.loads((leaf / "predict.json").read_text())
         assert [p["question"] for p in predictions] == [r["question"] for r in records]
-        assert set(predictions[0]) == {
-            "test_id", "question", "answer", "text", "eval_predict", "em", "f1", "prec", "recall",
-            "answer_presence",
-        }  # fmt: skip
+        names = "test_id question answer text eval_predict em f1 prec recall answer_presence"
+        assert set(predictions[0]) == set(names.split())
         config = json.loads((leaf / "config.json").read_text())
         assert config["measured"]["questions"] == 4 and config["measured"]["seconds"] > 0
         assert {"date", "git_commit", "versions", "device"} <= set(config["provenance"])
@@ -67,8 +49,7 @@ def test_the_stages_write_the_documented_files(finished):
         mean = sum(p["f1"] for p in predictions) / 4
         assert f"f1\t{mean:.4f}" in head
         assert json.loads(settings)["max_new_tokens"] == 12
-    leftovers = [p for p in finished.rglob("*") if p.suffix == ".tmp" or ".journal" in p.name]
-    assert leftovers == []
+    assert not [p for p in finished.rglob("*") if p.suffix == ".tmp" or ".journal" in p.name]
 
 
 def test_every_saved_adapter_loads_in_peft_and_changes_the_logits(finished):
@@ -129,49 +110,50 @@ def test_prag_answers_from_all_passages_of_every_question(finished):
         model.add_weighted_adapter(["0", "1", "2"], [1.0] * 3, "all", combination_type="cat")
         model.set_adapter("all")
         user = prompts["direct"]["without_passages"].replace("{question}", prediction["question"])
-        text = tokenizer.apply_chat_template(
-            [{"role": "user", "content": user}], tokenize=False, add_generation_prompt=True
-        )
+        message = [{"role": "user", "content": user}]
+        text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
         prompt = tokenizer(text + "The answer is", add_special_tokens=False)["input_ids"]
         assert generated_by(model, tokenizer, prompt) == prediction["text"]
 
 
-@pytest.mark.parametrize("method", ["icl", "combine"])
-def test_batched_answers_equal_single_ones(finished, copy, monkeypatch, method):
-    answer(method, "--batch_size", "1", "--overwrite", monkeypatch=monkeypatch)
-    path = f"{RESULTS}/{method}/dev/predict.json"
-    assert (copy / path).read_bytes() == (finished / path).read_bytes()
+def test_batched_answers_equal_single_ones(finished, copy):
+    for method in ("icl", "combine"):
+        answer(method, "--batch_size", "1", "--overwrite")
+        path = f"{RESULTS}/{method}/dev/predict.json"
+        assert (copy / path).read_bytes() == (finished / path).read_bytes()
 
 
-def test_a_second_run_changes_nothing(copy, monkeypatch):
+def test_a_second_run_changes_nothing_and_a_sample_larger_than_the_data_is_said(copy, capsys):
     before = tree(copy)
-    run(augment, *AUGMENT, monkeypatch=monkeypatch)
-    run(encode, *COMMON, *DEV, *TRAIN, monkeypatch=monkeypatch)
-    answer("prag", monkeypatch=monkeypatch)
+    run(augment, *AUGMENT)
+    run(encode, *ENCODE)
+    answer("prag")
     assert tree(copy) == before
+    run(encode, *ENCODE, "--sample", "9")
+    assert "fewer questions than --sample 9: dev has 4\n" in capsys.readouterr().out
 
 
-def test_a_result_counts_with_its_settings_and_its_text_follows_from_it(copy, monkeypatch):
+def test_a_result_counts_with_its_settings_and_its_text_follows_from_it(copy):
     leaf = copy / RESULTS / "icl/dev"
     whole, rows = tree(leaf), (leaf / "predict.json").read_text()
     for text in (None, "", "em\t0.0000", whole["result.txt"].decode().replace("\n}", "")):
         put(leaf / "result.txt", text)
-        answer("icl", monkeypatch=monkeypatch)
+        answer("icl")
         assert tree(leaf) == whole
     put(leaf / "predict.json", rows.replace('"text": "', '"text": "x'))
     put(leaf / "config.json", None)  # nothing says how these were made
-    answer("icl", monkeypatch=monkeypatch)
+    answer("icl")
     assert tree(leaf) == whole
     for text in ("", "[]", '[{"em": 1}]', rows[:99], json.dumps(json.loads(rows)[1:]), None):
         put(leaf / "predict.json", text)
         refused(r"icl/dev/predict.json is missing, .* --overwrite$", answer, "icl")
 
 
-def test_overwriting_of_results_begins_with_the_first_new_answers(copy, monkeypatch):
+def test_overwriting_of_results_begins_with_the_first_new_answers(copy):
     """Of two data types; a run that goes on without the flag then makes both again."""
     shutil.copy(copy / "data_aug/demo/dev.json", copy / "data_aug/demo/two.json")
-    flags = [*COMMON, "--dataset", "demo", *TRAIN, "--inference_method", "icl", "--batch_size", "2"]
-    run(inference, *flags, "--overwrite", monkeypatch=monkeypatch)
+    flags = [*ALL, "--inference_method", "icl", "--batch_size", "2"]
+    run(inference, *flags, "--overwrite")
     old, new = tree(copy / "output"), [*flags, "--max_new_tokens", "9"]
     for stop, kept in ((1, True), (2, False)):
         stopped(answering, "generate", stop, inference, *new, "--overwrite")
@@ -181,19 +163,14 @@ def test_overwriting_of_results_begins_with_the_first_new_answers(copy, monkeypa
     with Journal(journal, {}):
         refused("another run is writing .*icl/two", run, inference, *new, "--overwrite")
     Journal(journal, {}).remove()
-    run(inference, *new, monkeypatch=monkeypatch)
+    run(inference, *new)
     ended = tree(copy / "output")
-    run(inference, *new, "--overwrite", monkeypatch=monkeypatch)
+    run(inference, *new, "--overwrite")
     assert tree(copy / "output") == ended and ended.keys() == old.keys()
 
 
-def test_a_sample_larger_than_the_data_is_said(copy, monkeypatch, capsys):
-    run(encode, *COMMON, *DEV, *TRAIN, "--sample", "9", monkeypatch=monkeypatch)
-    assert "fewer questions than --sample 9: dev has 4\n" in capsys.readouterr().out
-
-
-def test_stopped_overwriting_of_adapters_goes_on_without_the_flag(copy, monkeypatch, capsys):
-    flags = [*COMMON, *DEV, *TRAIN, "--adapters_per_batch", "3", "--save_dtype", "bfloat16"]
+def test_stopped_overwriting_of_adapters_goes_on_without_the_flag(copy, capsys):
+    flags = [*ENCODE, "--adapters_per_batch", "3", "--save_dtype", "bfloat16"]
     before = tree(copy / "offline")
     for stop in (1, 5):
         assert tree(copy / "offline") == before
@@ -201,8 +178,8 @@ def test_stopped_overwriting_of_adapters_goes_on_without_the_flag(copy, monkeypa
     kept = len(list((copy / ADAPTERS).glob("*/*")))
     assert kept >= 4
     capsys.readouterr()
-    run(encode, *flags, monkeypatch=monkeypatch)
+    run(encode, *flags)
     assert f"; {kept} adapters exist already\n" in capsys.readouterr().out
     resumed = tree(copy / "offline")
-    run(encode, *flags, "--overwrite", monkeypatch=monkeypatch)
+    run(encode, *flags, "--overwrite")
     assert tree(copy / "offline") == resumed

@@ -7,10 +7,11 @@ from pathlib import Path
 import peft
 import pytest
 import torch
-from conftest import REPOSITORY
+from adapter_runs import stopped
+from conftest import REPOSITORY, edited, put
 from hypothesis import given
 from hypothesis import strategies as st
-from stage_runs import MODEL, put, refused, run, stop_after, stopped, tree
+from stage_runs import MODEL, refused, run, stop_after, tree
 from test_lora import model_in, random_examples, train_with_peft
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -108,7 +109,7 @@ def reason(model, tokenizer, prompts, *more) -> list[str]:
 
 def test_both_kinds_of_data_are_made_and_a_stopped_run_ends_with_the_same_bytes(root, monkeypatch):
     monkeypatch.setattr(models, "generate", reason)
-    run(get_warmup_data, *MAKE, monkeypatch=monkeypatch)
+    run(get_warmup_data, *MAKE)
     direct = json.loads((root / "data_aug/warmup/direct.json").read_text())
     datasets = [record["dataset"] for record in direct]
     assert sorted(datasets) == ["complexwebquestions"] * 4 + ["popqa"] * 4 != datasets
@@ -116,7 +117,7 @@ def test_both_kinds_of_data_are_made_and_a_stopped_run_ends_with_the_same_bytes(
     assert all(set(r) == {*direct[0], "full_answer"} for r in cot) and len(cot) == 4
     assert all(r["full_answer"].endswith(f"So the answer is {r['answer']}") for r in cot)
     whole = tree(root)
-    run(get_warmup_data, *MAKE, monkeypatch=monkeypatch)
+    run(get_warmup_data, *MAKE)
     assert tree(root) == whole and not [name for name in whole if "journal" in name]
     refused("was made with records =", run, get_warmup_data, *MAKE, "--direct_records", "3")
     shutil.rmtree(root / "data_aug")
@@ -125,14 +126,14 @@ def test_both_kinds_of_data_are_made_and_a_stopped_run_ends_with_the_same_bytes(
     refused(r"unfinished work .* max_new_tokens = 128, but .* = 90", run, get_warmup_data, *other)
     with monkeypatch.context() as patch:
         patch.setattr(models, "generate", stop_after(4, reason))  # 3 of 5 batches are left
-        run(get_warmup_data, *MAKE, monkeypatch=patch)
+        run(get_warmup_data, *MAKE)
     for stop in (1, 3):
         assert tree(root) == whole
         stopped(models, "generate", stop, get_warmup_data, *MAKE, "--overwrite")
         remove_journal(root / "data_aug/warmup/demo-model/.cot.journal") if stop == 1 else None
-    run(get_warmup_data, *MAKE, monkeypatch=monkeypatch)  # goes on without the flag
+    run(get_warmup_data, *MAKE)  # goes on without the flag
     assert tree(root) == whole
-    run(warmup_lora, "--model_name", MODEL, "--with_cot", monkeypatch=monkeypatch)
+    run(warmup_lora, "--model_name", MODEL, "--with_cot")
     training = json.loads((root / WARM.replace("direct", "cot/training_config.json")).read_text())
     assert training["with_cot"] and training["datasets"] == ["2wikimultihopqa", "hotpotqa"]
 
@@ -204,14 +205,13 @@ def training(root: Path) -> list[str]:
     return [*flags, "--learning_rate", "2e-3"]
 
 
-def train(root: Path, *more: str, monkeypatch) -> Path:
-    """Such a training; the adapter's folder."""
-    run(warmup_lora, *training(root), *more, monkeypatch=monkeypatch)
+def train(root: Path, *more: str) -> Path:
+    run(warmup_lora, *training(root), *more)
     return root / WARM
 
 
-def test_the_adapter_is_a_peft_folder_and_other_settings_are_refused(root, monkeypatch):
-    folder = train(root, monkeypatch=monkeypatch)
+def test_the_adapter_is_a_peft_folder_and_other_settings_are_refused(root):
+    folder = train(root)
     model, ids = AutoModelForCausalLM.from_pretrained(MODEL), torch.arange(20, 30)[None]
     plain = model(ids).logits
     wrapped = peft.PeftModel.from_pretrained(model, folder)
@@ -229,27 +229,26 @@ def test_the_adapter_is_a_peft_folder_and_other_settings_are_refused(root, monke
     put(folder / "questions.json", whole[f"{WARM}/questions.json"].decode())
     with pytest.raises(InputError, match="trained on 1 of the questions"):
         warmup.refuse_trained_questions(folder, ["Why?", asked.lower().replace(" ", "  ")])
-    training = json.loads((folder / "training_config.json").read_text())
-    del training["num_train_epochs"]  # a setting that is absent has its default
-    write_json(folder / "training_config.json", training)
+    with edited(folder / "training_config.json") as training:
+        del training["num_train_epochs"]  # a setting that is absent has its default
     whole = tree(root)
-    train(root, monkeypatch=monkeypatch)
+    train(root)
     assert tree(root) == whole
     (root / "data.json").write_text((root / "data.json").read_text().replace("Who", "What"))
     refused("was made with data_file =", train, root)
 
 
-def test_an_unfinished_training_is_refused_if_it_cannot_go_on(root, monkeypatch):
+def test_an_unfinished_training_is_refused_if_it_cannot_go_on(root):
     stopped(objectives, "lm", 13, warmup_lora, *training(root))
     assert not (root / WARM).exists()
     refused(r"unfinished training .* learning_rate = 0.002", train, root, "--learning_rate", "1")
     (root / WARM).with_name(".warmup_direct.checkpoint.safetensors").write_bytes(b"cut off")
     refused(r"unfinished training .* cannot be read", train, root)
     refused(r"the loss of step .* is nan", train, root, "--learning_rate", "1e30", "--overwrite")
-    train(root, "--overwrite", monkeypatch=monkeypatch)
+    train(root, "--overwrite")
     whole = tree(root)
     for stop, kept in ((5, True), (13, False)):  # a checkpoint takes the old one's place
         stopped(objectives, "lm", stop, warmup_lora, *training(root), "--overwrite")
         assert (tree(root) == whole) == kept
-    train(root, monkeypatch=monkeypatch)
+    train(root)
     assert tree(root) == whole
