@@ -17,7 +17,7 @@ from utils.augmentation.sampling import Sampling, add_sampling_flags
 from utils.augmentation.server import Server, add_server_flags
 from utils.questions import ANSWERS
 from utils.recipe import Recipe, add_flags, parse_recipe
-from utils.retrieval import ENGINES, PassageIndex
+from utils.retrieval import PassageIndex, add_index_flags
 from utils.running import run_stage
 
 
@@ -34,15 +34,8 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namesp
     data.add_argument("--answers", choices=ANSWERS, default=ANSWERS[0], help=right)
     retrieval = parser.add_argument_group("retrieval")
     retrieval.add_argument("--topk", type=positive_integer, default=3, help="passages per question")
-    retrieval.add_argument(
-        "--engine",
-        choices=[*ENGINES, "golden"],
-        default="embedded",
-        help="search engine; golden takes the supporting passages that the data set names",
-    )
-    retrieval.add_argument("--index_name", default="wiki", help="index made by prep_elastic.py")
-    for engine in ENGINES.values():
-        engine.add_flags(parser, building=False)
+    golden = "; golden takes the supporting passages that the data set names"
+    add_index_flags(parser, retrieval, golden)
     writing = add_sampling_flags(parser)
     writing.add_argument(
         "--write_per_question",

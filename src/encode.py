@@ -17,6 +17,7 @@ import argparse
 
 from utils.arguments import add_shard_flag, new_parser, positive_integer
 from utils.recipe import SAVE_DTYPES, Recipe, add_flags, parse_recipe
+from utils.retrieval import add_index_flags
 from utils.running import run_stage
 
 
@@ -24,9 +25,12 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namesp
     """The command line."""
     parser = new_parser(__doc__)
     add_flags(parser, "model", "data", "adapter")
+    searching = parser.add_argument_group("search for neighbours (with --neighbours)")
+    add_index_flags(parser, searching)
     running = parser.add_argument_group("running")
     add = running.add_argument
-    side_by_side = "adapters trained side by side (not set: as many as fit)"
+    side_by_side = "adapters trained side by side (not set: as many as fit); with --neighbours the "
+    side_by_side += "most of a group, which trains as a whole (not set: 32)"
     add("--adapters_per_batch", type=positive_integer, help=side_by_side)
     add("--save_dtype", choices=SAVE_DTYPES, default="float32", help="dtype of the saved adapters")
     add_shard_flag(running)
@@ -40,6 +44,7 @@ def main() -> None:
     # torch takes seconds to import: not before the flags are known to be good
     from utils.experiment import Experiment
     from utils.files import relative, remove_folder
+    from utils.neighbours import make_plan
     from utils.processes import start_processes
     from utils.sources import SOURCES
     from utils.store import check
@@ -53,6 +58,8 @@ def main() -> None:
     experiment.check_start()
     experiment.bank()  # refuses a model that adapters would fit in part or not at all
     experiment.refuse_trained_questions()
+    if recipe.neighbours:
+        make_plan(experiment, options, processes)
     works = source.works(experiment)
     processes.say(experiment.encoder.shortened_words("--max_length"))
     settings = {**experiment.settings, "dtype": experiment.dtype, "save_dtype": options.save_dtype}

@@ -1,7 +1,7 @@
 """A recipe opened: its prompts, tokenizer, records, work list and folders; no model weights yet."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from transformers import PreTrainedModel
@@ -26,6 +26,7 @@ from utils.models import (
     model_identity,
     resolve_model,
 )
+from utils.neighbours import read_groups
 from utils.prompting import PromptEncoder, load_prompts
 from utils.recipe import Recipe
 from utils.store.base import check_init_adapter
@@ -34,11 +35,21 @@ from utils.warmup import refuse_trained_questions
 
 @dataclass
 class Work:
-    """One adapter to make: its examples, their hash, and every folder that it is for."""
+    """One adapter to make: its examples, their hash, and every folder that it is for; with
+    neighbours also the hash of its group, whom it is trained `beside`, and the passage's entry."""
 
     examples: list[Example]
     data: str
     folders: list[Path]
+    group: str | None = None
+    beside: list[list[str]] | None = None
+    entry: dict | None = None
+
+    @property
+    def record(self) -> dict:
+        """What its `training_config.json` says of its data."""
+        beside = {"beside": self.beside, "group": self.group} if self.group else {}
+        return {"data": self.data} | beside
 
 
 class Experiment:
@@ -93,15 +104,21 @@ class Experiment:
             self._made[key] = examples, hash_json([example.ids for example in examples])
         return self._made[key]
 
-    def works(self, passages: list[tuple[Path, dict]] | None = None) -> list[Work]:
-        """The adapters of `passages` (None: all), each distinct training data once, in order."""
+    def works(
+        self, passages: list[tuple[Path, dict]] | None = None, grouped: bool = True
+    ) -> list[Work]:
+        """The adapters of `passages` (None: all), each distinct training data once, in order. With
+        neighbours, if `grouped`, once for each group that `neighbours.json` has it in."""
         if passages is None:
             questions = [one for data_type in self.records for one in self.passages(data_type)]
             passages = [passage for question in questions for passage in question]
-        works: dict[str, Work] = {}
+        works: dict[tuple, Work] = {}
+        groups = cache(read_groups) if self.recipe.neighbours and grouped else lambda adapters: {}
         for folder, entry in passages:
             examples, data = self._examples(entry)
-            works.setdefault(data, Work(examples, data, [])).folders.append(folder)
+            group, beside = groups(folder.parents[1]).get(data, (None, None))
+            work = Work(examples, data, [], group, beside, entry)
+            works.setdefault((data, group), work).folders.append(folder)
         return list(works.values())
 
     def passages(self, data_type: str) -> list[list[tuple[Path, dict]]]:

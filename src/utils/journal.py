@@ -21,6 +21,8 @@ HINTS = {  # what another hash means
     "model": "another model, or its files have changed",
     "data": "the questions or the texts in data_aug/ have changed",
     "weights": "the adapters were trained again",
+    "beside": "another plan of neighbours, or their texts have changed",
+    "group": "another plan of neighbours, or their texts have changed",
 }
 
 

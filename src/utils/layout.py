@@ -73,6 +73,11 @@ def results_folder(recipe: "Recipe", data_type: str) -> Path:
     return experiment_folder("output", recipe) / recipe.method_label / folder_name(data_type)
 
 
+def neighbours_file(adapters: Path) -> Path:
+    """What says beside which passages a data type's adapters were trained (`--neighbours`)."""
+    return adapters / "neighbours.json"
+
+
 def packed_file(adapters: Path) -> Path:
     """The tar that `adapters.py pack` makes of a data type's folder of adapters."""
     return adapters.with_name(f"{adapters.name}.tar")

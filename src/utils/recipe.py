@@ -13,7 +13,13 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from utils.arguments import positive_integer, positive_number, sample_number, seed_number
+from utils.arguments import (
+    positive_integer,
+    positive_number,
+    sample_number,
+    seed_number,
+    whole_number,
+)
 from utils.layout import folder_name
 
 METHODS = ("closed_book", "icl", "da_icl", "prag", "combine")
@@ -144,6 +150,16 @@ class Recipe:
         "adapter", "trained", "where adapters come from",
         choices=names_in("sources/__init__.py", "SOURCES"), label=lambda name: f"_adapters={name}",
     )
+    neighbours: int = _setting(
+        "adapter", 0, "passages whose adapters each one meets while it is trained (0: the paper)",
+        type=whole_number, label=lambda count: f"_neighbours={count}",
+    )
+    schedule: str = _setting(
+        "adapter", "constant",
+        "learning rate over the passes (halving: each begins AdamW again at half the rate)",
+        choices=names_in("lora/training.py", "SCHEDULES"),
+        label=lambda name: f"_schedule={name}",
+    )
 
     merge_topk: int | None = _setting(
         "merging", None, "passages to merge (not set: all of them)", type=positive_integer,
@@ -232,7 +248,7 @@ class Recipe:
 _FIELDS = {f.name: f for f in fields(Recipe)}
 # the value of a setting that a file does not hold
 DEFAULTS = {name: f.default for name, f in _FIELDS.items() if f.metadata["recorded"]}
-DEFAULTS |= {"answers": "published"}  # of augment.py
+DEFAULTS |= {"answers": "published", "pairs": 3}  # of augment.py
 
 
 def add_flags(parser: argparse.ArgumentParser, *groups: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from utils.lora.bank import LoraBank, stack
+from utils.lora.bank import LoraBank, pad, stack
 from utils.lora.examples import Example
 from utils.lora.loss import elements
 from utils.running import InputError
@@ -34,7 +34,9 @@ def in_halves(
     return in_halves(work, items[:half], what, remedy) + in_halves(work, items[half:], what, remedy)
 
 
-def adapters_that_fit(bank: LoraBank, works: Sequence[Sequence[Example]], batch_size: int) -> int:
+def adapters_that_fit(
+    bank: LoraBank, works: Sequence[Sequence[Example]], batch_size: int, neighbours: int = 0
+) -> int:
     """How many adapters to train side by side: a function of the model, the work and the device.
 
     On a CPU, which gains little from wide batches, about 2000 tokens a step; on a GPU as many as
@@ -44,26 +46,33 @@ def adapters_that_fit(bank: LoraBank, works: Sequence[Sequence[Example]], batch_
     if device.type != "cuda":
         return max(1, min(32, 2000 // _longest_step(works, batch_size)))
     memory = 0.8 * torch.cuda.get_device_properties(device).total_memory
-    none, one = (training_bytes(bank, works, batch_size, count) for count in (0, 1))
+    none, one = (training_bytes(bank, works, batch_size, n, neighbours) for n in (0, 1))
     return max(1, min(MOST, int((memory - none) / (one - none))))
 
 
 def training_bytes(
-    bank: LoraBank, works: Sequence[Sequence[Example]], batch_size: int, adapters: int
+    bank: LoraBank,
+    works: Sequence[Sequence[Example]],
+    batch_size: int,
+    adapters: int,
+    neighbours: int = 0,
 ) -> int:
     """The memory that training `adapters` side by side takes, in bytes:
 
-        model + logits + adapters * (20 * parameters of an adapter
+        model + logits + adapters * ((20 + 8 * (neighbours + 1), if any) * parameters of an adapter
                                      + tokens of its longest step * bytes that a token keeps)
 
-    An adapter has five float32 tensors: weights, gradient, two moments, a temporary. The logits are
-    those of one turn of the loss.
+    An adapter has five float32 tensors: weights, gradient, two moments, a temporary. Beside K
+    neighbours it is a part of one of (K + 1) * rank, which is copied with its gradient. The logits
+    are those of one turn of the loss.
     """
     model = bank.model
     numbers = sum(A[0] * A[1] + B[0] * B[1] for A, B in bank.shapes(bank.rank).values())
     # in the model's dtype, in float32, and one of them once more
     logits = 12 * elements(model.get_output_embeddings().weight.device)
-    each = 20 * numbers + _longest_step(works, batch_size) * bytes_kept(bank)
+    copies = 8 * (neighbours + 1) if neighbours else 0
+    kept = bytes_kept(bank, (neighbours + 1) * bank.rank)
+    each = (20 + copies) * numbers + _longest_step(works, batch_size) * kept
     return model.get_memory_footprint(return_buffers=False) + logits + adapters * each
 
 
@@ -71,15 +80,16 @@ def _longest_step(works: Sequence[Sequence[Example]], batch_size: int) -> int:
     return batch_size * max((len(example.ids) for own in works for example in own), default=1)
 
 
-def bytes_kept(bank: LoraBank) -> int:
-    """The bytes that a token of a training step keeps for the backward pass, measured on 64."""
+def bytes_kept(bank: LoraBank, rank: int) -> int:
+    """The bytes that a token of a training step keeps for the backward pass, measured on 64 with an
+    adapter of `rank`."""
     model, tokens, kept = bank.model, 64, {}
 
     def count(tensor: torch.Tensor) -> torch.Tensor:
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    stacked = stack([bank.new_base_adapter(0)], bank.devices(), torch.float32)
+    stacked = stack([pad(bank.new_base_adapter(0), rank)], bank.devices(), torch.float32)
     bank.set({n: tuple(t.requires_grad_() for t in pair) for n, pair in stacked.items()})
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         ids = torch.zeros((1, tokens), dtype=torch.long, device=model.device)

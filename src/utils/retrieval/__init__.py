@@ -9,6 +9,7 @@
 What engines share is in `corpus.py` and, for an index in a folder, `folders.py`.
 """
 
+import argparse
 from importlib import import_module
 from types import ModuleType
 from typing import Protocol
@@ -18,6 +19,18 @@ ENGINES: dict[str, ModuleType] = {
     "dense": import_module("utils.retrieval.dense"),
     "elasticsearch": import_module("utils.retrieval.elasticsearch"),
 }
+
+
+def add_index_flags(
+    parser: argparse.ArgumentParser, group: argparse._ArgumentGroup, golden: str = ""
+) -> None:
+    """`--engine`, `--index_name` in `group`, and the flags of every engine that opens an index.
+    With `golden`, which says what it means, there is an engine of that name too."""
+    names, meaning = [*ENGINES] + ["golden"] * bool(golden), f"search engine{golden}"
+    group.add_argument("--engine", choices=names, default="embedded", help=meaning)
+    group.add_argument("--index_name", default="wiki", help="index made by prep_elastic.py")
+    for engine in ENGINES.values():
+        engine.add_flags(parser, building=False)
 
 
 class PassageIndex(Protocol):

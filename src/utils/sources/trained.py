@@ -1,10 +1,12 @@
 """Adapters that are trained on their passages (Additional Parameter Training, section 3.2.2)."""
 
 from utils.experiment import Experiment, Work
+from utils.layout import adapters_folder
 from utils.lora.examples import Steps
 from utils.lora.memory import adapters_that_fit
 from utils.lora.objectives import OBJECTIVES
-from utils.lora.training import group_by_cost, train_as_fits
+from utils.lora.training import SCHEDULES, group_by_cost, train_as_fits
+from utils.neighbours import met_by, read_plan
 from utils.processes import Processes
 from utils.store.check import open_base
 from utils.store.folders import fingerprint
@@ -23,8 +25,8 @@ def make(
     processes: Processes,
     adapters_per_batch: int | None,
 ) -> None:
-    """Train the adapters of `works` in groups (None: as many side by side as fit). The groups
-    depend on the whole list, so a resumed run trains the same ones."""
+    """Train the adapters of `works` in groups (None: as many side by side as fit), with neighbours
+    those of the plan. Groups depend on the whole list, so a resumed run trains the same ones."""
     recipe, batch_size = experiment.recipe, experiment.recipe.per_device_train_batch_size
     bank = experiment.bank(experiment.load_model())
     if processes.is_main:
@@ -32,12 +34,23 @@ def make(
     processes.wait()
     base = open_base(experiment, bank)
     examples = [work.examples for work in works]
-    size = adapters_per_batch or adapters_that_fit(bank, examples, batch_size)
-    groups = processes.share(group_by_cost(examples, processes.agree(size)))
+    size = adapters_per_batch or adapters_that_fit(bank, examples, batch_size, recipe.neighbours)
+    size, plan = processes.agree(size), None
+    if recipe.neighbours:
+        plan = read_plan(adapters_folder(recipe, next(iter(experiment.records))))
+        place = {work.data: number for number, work in enumerate(works)}
+        groups = [[place[data] for data in group] for group in plan["groups"]]
+    else:
+        groups = group_by_cost(examples, size)
+    groups = processes.share(groups)
     saver.begin([works[i] for group in groups for i in group], fingerprint(base))
+    more = {"schedule": SCHEDULES[recipe.schedule]}
     for group in groups:
         members = [works[i] for i in group]
         if any(map(saver.needs, members)):
             steps = [Steps(one.examples, batch_size, recipe.num_train_epochs) for one in members]
+            if plan:
+                more |= {"neighbours": met_by(members, plan, recipe.seed), "side_by_side": size}
             objective = OBJECTIVES[recipe.objective]
-            saver.save(members, train_as_fits(bank, base, steps, objective, recipe.learning_rate))
+            adapters = train_as_fits(bank, base, steps, objective, recipe.learning_rate, **more)
+            saver.save(members, adapters)

@@ -62,7 +62,7 @@ def check_adapters(
             read[files] = read_training(folder)
         return read[files]
 
-    def check(folder: Path, data: str) -> Checked:
+    def check(folder: Path, work: Work) -> Checked:
         if not is_stored(folder):
             return Checked(folder, MISSING, f"there is no adapter in {relative(folder)}")
         try:
@@ -70,7 +70,7 @@ def check_adapters(
         except (InputError, OSError) as error:
             return Checked(folder, DAMAGED, str(error))
         base = made_with.pop("base", None)
-        asked = {**settings, "data": data}
+        asked = {**settings, **work.record}
         for name in {"dtype", "save_dtype"} - asked.keys():  # of the adapter, not of answering
             made_with.pop(name, None)
         if not (name := first_difference(made_with, asked)):
@@ -78,7 +78,7 @@ def check_adapters(
         words = differing(name, made_with, asked)
         return Checked(folder, OTHER, f"the adapter {relative(folder)} {words}", base)
 
-    return [check(folder, work.data) for work in works for folder in work.folders]
+    return [check(folder, work) for work in works for folder in work.folders]
 
 
 def refuse_other_adapters(checked: list[Checked]) -> None:

@@ -88,18 +88,20 @@ class Saver:
 
     def share_existing(self, works: list[Work], base: str) -> None:
         """Fill missing folders with equal adapters of the experiment that are from `base`."""
-        lacking = {work.data: work for work in works if self.needs(work)}
+        lacking = {(work.data, work.group): work for work in works if self.needs(work)}
         data_types = sorted(self.experiment.folder.glob("[!.]*")) if lacking else []
         for source in (folder for adapters in data_types for folder in stored_adapters(adapters)):
             try:
                 made_with = read_training(source)
-                work = lacking.get(made_with.pop("data", None))
+                made_from = (made_with.pop("data", None), made_with.pop("group", None))
+                made_with.pop("beside", None)  # the group says it too
+                work = lacking.get(made_from)
                 if work is None or first_difference(made_with, {**self.settings, "base": base}):
                     continue
                 read_weights(source)
             except InputError:  # a damaged one is trained again
                 continue
-            for folder in self.needs(lacking.pop(work.data)):
+            for folder in self.needs(lacking.pop(made_from)):
                 self.saved.append(link_adapter(source, folder, self.replace))
                 self.missing.discard(folder)
                 source = folder  # it can be linked to, even if the first one was a copy
@@ -136,7 +138,7 @@ class Saver:
             if not (lacking := self.needs(work)):  # trained along, to keep the group as it was
                 continue
             alpha, base_model = self.experiment.recipe.lora_alpha, self.experiment.base_model
-            made_with = {**self.settings, "data": work.data}
+            made_with = {**self.settings, **work.record}
             dtype = getattr(torch, self.settings["save_dtype"])
             save_adapter(adapter, lacking[0], alpha, base_model, made_with, dtype, self.replace)
             self.trained += 1
