@@ -5,12 +5,12 @@ import torch
 import torch.nn.functional as F
 from conftest import tiny_model
 
-from utils.lora import loss, training
-from utils.lora.bank import LoraBank
+from utils.lora import loss
+from utils.lora.bank import LoraBank, stack
 from utils.lora.examples import Example, Steps
 from utils.lora.loss import LinearCrossEntropy
 from utils.lora.memory import bytes_kept, training_bytes
-from utils.lora.objectives import lm
+from utils.lora.objectives import OBJECTIVES, lm
 from utils.lora.training import train_adapters, train_as_fits
 from utils.running import InputError
 
@@ -31,7 +31,8 @@ def test_the_loss_in_parts_is_the_loss_with_its_gradient(monkeypatch, elements):
     owner = torch.tensor([0, 0, 1, 1, 1, 2, 2])
     tokens = F.cross_entropy(hidden @ weight.T, labels, reduction="none") * weights
     expected = torch.zeros(3, dtype=torch.float64).index_add(0, owner, tokens)
-    got = LinearCrossEntropy.apply(hidden, weight, labels, weights, owner, 3)
+    hard = labels[:, None], torch.ones(7, 1, dtype=torch.float64)
+    got = LinearCrossEntropy.apply(hidden, weight, *hard, weights, owner, 3)
     torch.testing.assert_close(got, expected)
     factors = torch.tensor([3.0, -1.0, 0.5], dtype=torch.float64)
     wanted, found = (
@@ -61,38 +62,62 @@ def test_a_model_that_changes_its_logits_is_trained_through_its_own_forward_pass
     assert (plain[0][name][1] - other[0][name][1]).abs().max() > 1e-4
 
 
-def test_adapters_that_do_not_fit_are_trained_in_halves_and_none_is_lost(monkeypatch, capsys):
+def test_what_does_not_fit_is_trained_in_halves_and_no_adapter_is_lost(monkeypatch, capsys):
     bank = LoraBank(tiny_model().double(), 2, 32)
     base = {n: (A.double(), B.double()) for n, (A, B) in bank.new_base_adapter(0).items()}
     whole = train_adapters(bank, base, STEPS, *SETTINGS)
     sizes = []
 
-    def small(bank, base, steps, *settings):
-        sizes.append(len(steps))
-        if len(steps) > room:
+    def small(bank, batches):
+        sizes.append(len(batches))
+        if len(batches) > room:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return train_adapters(bank, base, steps, *settings)
+        return lm(bank, batches)
 
-    monkeypatch.setattr(training, "train_adapters", small)
     room = 1
-    parts = train_as_fits(bank, base, STEPS, *SETTINGS)
-    assert sizes == [5, 2, 1, 1, 3, 1, 2, 1, 1]
+    parts = train_as_fits(bank, base, STEPS, small, SETTINGS[1])
+    assert sizes[:4] == [5, 2, 1, 1] and len(sizes) == 2 + sum(map(len, STEPS))
     assert "5 adapters do not fit into the GPU's memory: 2 at a time" in capsys.readouterr().out
     for one, other in zip(whole, parts, strict=True):
         for name in one:
             torch.testing.assert_close(one[name], other[name])
     room = 0
     with pytest.raises(InputError, match="does not hold one of the adapters; use a"):
-        train_as_fits(bank, base, STEPS, *SETTINGS)
+        train_as_fits(bank, base, STEPS, small, SETTINGS[1])
+
+
+def test_distillation_is_the_divergence_from_the_reading_model_with_its_dense_gradient():
+    bank = LoraBank(tiny_model().double(), 2, 32)
+    teacher = Example([1, 50, 51, 52, 7, 8, 9], 4)
+    batches = [[Example([3, 4, 5, 6])], [Example([3, 7, 8, 9], 1, teacher)]]
+    adapter = {n: (A.double(), 0.1 * torch.randn_like(B.double()))
+               for n, (A, B) in bank.new_base_adapter(0).items()}  # fmt: skip
+    leaves = {n: tuple(t.requires_grad_() for t in pair) for n, pair in
+              stack([adapter] * 2, bank.devices(), torch.float64).items()}  # fmt: skip
+    bank.set(leaves)
+    tensors = [tensor for pair in leaves.values() for tensor in pair]
+    losses = OBJECTIVES["distill"](bank, batches)
+    found = torch.autograd.grad(losses.sum(), tensors)
+    with bank.cleared(), torch.no_grad():
+        says = bank.model(torch.tensor([teacher.ids])).logits[0, 3:6].log_softmax(-1)
+    best, places = says.topk(64)
+    logits = bank.model(torch.tensor([batches[0][0].ids, batches[1][0].ids])).logits
+    kl = -(best.softmax(-1) * logits[1, :3].log_softmax(-1).gather(-1, places)).sum(-1)
+    plain = F.cross_entropy(logits[0, :3], torch.tensor([4, 5, 6]))
+    torch.testing.assert_close(losses, torch.stack([plain, kl.mean()]))
+    for one, other in zip(found, torch.autograd.grad(plain + kl.mean(), tensors), strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_the_memory_formula_counts_model_and_adapters():
     bank = LoraBank(tiny_model(), 2, 32)
     weights = sum(4 * p.numel() for p in bank.model.parameters())
     sizes = [training_bytes(bank, WORKS, 1, count) for count in (0, 1, 5)]
+    beside = training_bytes(bank, WORKS, 1, 1, neighbours=2)  # one of rank 6 with its gradient
     assert sizes[0] == weights + 12 * loss.elements(torch.device("cpu"))
     numbers = sum(A.numel() + B.numel() for A, B in bank.new_base_adapter(0).values())
-    assert sizes[1] - sizes[0] == 20 * numbers + 4 * bytes_kept(bank)  # 4: the longest prompt
+    assert sizes[1] - sizes[0] == 20 * numbers + 4 * bytes_kept(bank, 2)  # 4: the longest prompt
+    assert beside - sizes[0] == (20 + 8 * 3) * numbers + 4 * bytes_kept(bank, 6)
     assert sizes[2] - sizes[0] == 5 * (sizes[1] - sizes[0])
 
 
@@ -103,7 +128,7 @@ def test_the_memory_of_a_token_grows_with_the_layers_it_passes(monkeypatch):
         model = tiny_model()
         model.model.layers = model.model.layers[:layers]
         bank = LoraBank(model, 2, 32)
-        sizes.append(bytes_kept(bank))
+        sizes.append(bytes_kept(bank, 2))
         assert all(layer.A is None for layer in bank.layers.values())
     per_layer = sizes[1] - sizes[0]
     config = tiny_model().config

@@ -7,7 +7,7 @@ braces in a passage or in the JSON example of a prompt mean nothing.
 import datetime
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -245,8 +245,12 @@ class PromptEncoder:
         with_context = (len(pairs) + 1) // 2
         for index, pair in enumerate(pairs):
             answer = pair["full_answer" if self.with_cot else "answer"]
-            contexts = [[text] for text in texts] if index < with_context else [[]]
-            examples += [self.example(pair["question"], context, answer) for context in contexts]
+            if index < with_context:
+                examples += [self.example(pair["question"], [text], answer) for text in texts]
+            else:
+                teacher = self.example(pair["question"], [passage], answer)
+                alone = self.example(pair["question"], [], answer)
+                examples.append(replace(alone, teacher=teacher))
         return examples
 
     def _plain(self, text: str) -> list[int]:

@@ -90,6 +90,7 @@ class LoraBank:
             raise InputError("the model holds a LoraBank already; use that one, or load it afresh")
         model.requires_grad_(False)
         self.model, self.rank, self.alpha = model, rank, alpha
+        self.taught: dict = {}  # what the model without adapters says (see `objectives.taught`)
         self.layers = {n: BankLinear(one, alpha / rank) for n, one in feed_forward(model).items()}
         for name, layer in self.layers.items():
             model.set_submodule(name, layer)

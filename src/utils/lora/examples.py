@@ -10,11 +10,13 @@ class Example:
     """A training prompt: its token ids, and the place of the answer's first token in them.
 
     A text without a question is an answer as a whole: its `labels_from` is 1, as its first token
-    has nothing before it that could predict it.
+    has nothing before it that could predict it. `teacher` is the same question and answer with the
+    passage in the context, of a prompt that has none: what a reader of the passage would see.
     """
 
     ids: list[int]
     labels_from: int = 1
+    teacher: "Example | None" = None
 
 
 class Steps(Sequence):

@@ -23,13 +23,19 @@ class Batch:
 
     Attention is causal, so padding needs no mask. Of the T tokens with a label: `places [T]` in the
     flattened `ids`, `labels [T]`, `owner [T]` (the number of their adapter), `weights [T]`
-    (float64, 1 divided by the adapter's label tokens).
+    (float64, 1 divided by the adapter's label tokens), and what the loss aims at: `aims [T, M]`,
+    the label alone or a teacher's tokens, with their `shares [T, M]`, which sum to 1.
     """
 
     def __init__(
-        self, batches: Batches, device: torch.device, first: Callable[[Example], int] = lambda _: 1
+        self,
+        batches: Batches,
+        device: torch.device,
+        first: Callable[[Example], int] = lambda _: 1,
+        taught: Callable[[Example], tuple[torch.Tensor, torch.Tensor] | None] = lambda _: None,
     ):
-        """`first(example)` is the place of its first label; all tokens from there on have one."""
+        """`first(example)` is the place of its first label; all tokens from there on have one.
+        `taught(example)` may give the aims and shares, `[tokens, M]` each, of these."""
         rows = max(map(len, batches))
         length = max(len(example.ids) for own in batches for example in own)
         ids = torch.zeros((len(batches) * rows, length), dtype=torch.long)
@@ -45,6 +51,14 @@ class Batch:
         self.places = weights.flatten().nonzero().squeeze(-1)
         self.owner = self.places // (rows * length)
         self.labels, self.weights = (t.flatten()[self.places] for t in (labels, weights))
+        self.aims, self.shares = self.labels[:, None], torch.ones((len(self.labels), 1)).double()
+        end = 0
+        for example in (example for own in batches for example in own):
+            start, end = end, end + len(example.ids) - first(example)
+            if soft := taught(example):
+                wider = max(0, soft[0].shape[1] - self.aims.shape[1])
+                self.aims, self.shares = (F.pad(t, (0, wider)) for t in (self.aims, self.shares))
+                self.aims[start:end], self.shares[start:end] = soft
 
     def hidden(self, bank: LoraBank) -> torch.Tensor:
         """The last hidden states `[T, width]` of the tokens that predict a label."""
@@ -64,7 +78,7 @@ class Batch:
     def _labelled(self, bank: LoraBank, values: torch.Tensor) -> torch.Tensor:
         """The tokens with a label, on the GPU on which a model over several GPUs ends."""
         device = bank.model.get_output_embeddings().weight.device
-        for name in ("places", "owner", "labels", "weights"):
+        for name in ("places", "owner", "labels", "aims", "shares", "weights"):
             setattr(self, name, getattr(self, name).to(device))
         return values.to(device).flatten(0, 1)[self.places]
 
@@ -72,21 +86,26 @@ class Batch:
 def cross_entropy(bank: LoraBank, batch: Batch) -> torch.Tensor:
     """Each adapter's mean cross-entropy `[N]` over its label tokens."""
     if not bank.has_plain_head:
-        return batch.losses(F.cross_entropy(batch.logits(bank), batch.labels, reduction="none"))
+        likely = torch.log_softmax(batch.logits(bank), -1).gather(-1, batch.aims)
+        return batch.losses(-(likely * batch.shares.to(likely.dtype)).sum(-1))
     hidden, head = batch.hidden(bank), bank.model.get_output_embeddings().weight
-    weights = batch.weights.to(torch.promote_types(head.dtype, torch.float32))
-    return LinearCrossEntropy.apply(hidden, head, batch.labels, weights, batch.owner, batch.count)
+    wide = torch.promote_types(head.dtype, torch.float32)
+    soft = batch.aims, batch.shares.to(wide)
+    return LinearCrossEntropy.apply(
+        hidden, head, *soft, batch.weights.to(wide), batch.owner, batch.count
+    )
 
 
 class LinearCrossEntropy(torch.autograd.Function):
     """`weights[t] * cross_entropy(hidden[t] @ head.T, labels[t])`, summed for each adapter: `[N]`.
 
-    `hidden [T, width]`, which alone has a gradient, `head [vocabulary, width]`, `labels [T]`,
-    `weights [T]`, `owner [T]` (the adapter of each token), `count` N. Logits are float32 at least.
+    `hidden [T, width]`, which alone has a gradient, `head [vocabulary, width]`, `labels [T, M]`,
+    each counting by its share in `shares [T, M]`, `weights [T]`, `owner [T]` (the adapter of each
+    token), `count` N. Logits are float32 at least.
     """
 
     @staticmethod
-    def forward(ctx, hidden, head, labels, weights, owner, count):
+    def forward(ctx, hidden, head, labels, shares, weights, owner, count):
         """The losses; the gradient is computed here too and kept for `backward`."""
         gradient = torch.empty_like(hidden)
         wide = torch.promote_types(hidden.dtype, torch.float32)
@@ -96,11 +115,11 @@ class LinearCrossEntropy(torch.autograd.Function):
             part = slice(start, start + size)
             logits = hidden[part] @ head.T  # [size, vocabulary]
             softmax = torch.softmax(logits, -1, dtype=wide)
-            label = labels[part, None]
-            chance = softmax.gather(-1, label).clamp_min(torch.finfo(wide).tiny)
-            losses.index_add_(0, owner[part], -chance.log().squeeze(-1) * weights[part])
-            # the gradient by the logits: softmax minus one at the label, times the token's weight
-            softmax.scatter_add_(-1, label, -torch.ones_like(label, dtype=wide))
+            chance = softmax.gather(-1, labels[part]).clamp_min(torch.finfo(wide).tiny)
+            surprise = -(chance.log() * shares[part]).sum(-1)
+            losses.index_add_(0, owner[part], surprise * weights[part])
+            # the gradient by the logits: softmax minus the label's share, times the token's weight
+            softmax.scatter_add_(-1, labels[part], -shares[part])
             gradient[part] = (softmax.to(hidden.dtype) @ head) * weights[part, None]
         ctx.save_for_backward(gradient, owner)
         return losses
@@ -109,4 +128,4 @@ class LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx, output_gradient):
         """The gradient by `hidden` alone."""
         gradient, owner = ctx.saved_tensors
-        return gradient * output_gradient.to(gradient.dtype)[owner, None], *[None] * 5
+        return gradient * output_gradient.to(gradient.dtype)[owner, None], *[None] * 6
