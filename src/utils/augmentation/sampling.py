@@ -15,6 +15,7 @@ class Sampling:
     top_k_sampling: int
     max_attempts: int
     seed: int
+    pairs: int
 
     @classmethod
     def of(cls, options: argparse.Namespace) -> "Sampling":
@@ -30,6 +31,14 @@ def temperature(text: str) -> float:
     return value
 
 
+def pairs_number(text: str) -> int:
+    """How many question-answer pairs, for argparse: three (the paper) or more."""
+    value = positive_integer(text)
+    if value < 3:
+        raise argparse.ArgumentTypeError(f"{text} is below 3, which is one list")
+    return value
+
+
 def add_sampling_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     """A flag for each field of `Sampling`; gives argparse's group for more."""
     group = parser.add_argument_group("writing")
@@ -39,6 +48,7 @@ def add_sampling_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGro
         ("top_k_sampling", positive_integer, 50, "sample from the K best tokens"),
         ("max_attempts", positive_integer, 5, "tries at a valid list before a passage is dropped"),
         ("seed", seed_number, 0, "seed of the sampling"),
+        ("pairs", pairs_number, 3, "question-answer pairs of a passage, from lists of three"),
     ):
         group.add_argument(f"--{name}", type=kind, default=default, help=meaning)
     return group

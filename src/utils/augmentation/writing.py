@@ -23,7 +23,7 @@ import torch
 from tqdm import tqdm
 from transformers import LogitsProcessor
 
-from utils.augmentation.records import parse_pairs
+from utils.augmentation.records import PAIRS, parse_pairs
 from utils.augmentation.sampling import Sampling
 from utils.files import hash_json, relative
 from utils.journal import Journal
@@ -182,9 +182,11 @@ def write_chunk(chunk: dict[str, str], author: Author) -> dict:
     """The texts about the passages of `chunk` (key -> passage): `{"results": {key: result}}`.
 
     Question lists come first, for all; those that are not valid are tried again side by side; a
-    passage that has one gets a rewrite.
+    passage that has one gets a rewrite. More than three pairs are those of further lists, the new
+    questions alone; a passage that gets fewer in all attempts keeps them.
     """
     sampling = author.sampling
+    lists = -(-sampling.pairs // PAIRS)
     results = {key: {"rewrite": None, "qa": None, "attempts": 0} for key in chunk}
 
     def ask(kind: str, keys: list[str], salt: str) -> Iterator[tuple[dict, str]]:
@@ -194,14 +196,24 @@ def write_chunk(chunk: dict[str, str], author: Author) -> dict:
         return zip([results[key] for key in keys], map(without_thoughts, texts), strict=True)
 
     # greedy decoding would only repeat itself
-    for attempt in range(sampling.max_attempts if sampling.temperature else 1):
-        missing = [key for key in chunk if results[key]["qa"] is None]
+    for attempt in range(lists * sampling.max_attempts if sampling.temperature else 1):
+        missing = [key for key in chunk if len(results[key]["qa"] or []) < sampling.pairs]
         for result, text in ask("question_answer_pairs", missing, f"qa {attempt}"):
-            result.update(qa=parse_pairs(text), attempts=attempt + 1)
+            pairs = joined(result["qa"], parse_pairs(text), sampling.pairs)
+            result.update(qa=pairs, attempts=attempt + 1)
     for result, text in ask("rewrite", [k for k in chunk if results[k]["qa"]], "rewrite"):
         # without a rewrite it is dropped too
         result.update(rewrite=text, qa=result["qa"] if text else None)
     return {"results": results}
+
+
+def joined(pairs: list[dict] | None, more: list[dict] | None, most: int) -> list[dict] | None:
+    """The first `most` of `pairs` and of those of `more` that ask something else."""
+    if not pairs or not more:
+        return pairs or (more and more[:most])
+    asked = {pair["question"].casefold() for pair in pairs}
+    new = [pair for pair in more if pair["question"].casefold() not in asked]
+    return (pairs + new)[:most]
 
 
 def write_in_waves(
