@@ -14,6 +14,7 @@ their means over the seeds that a condition has; it is tested against the same s
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
@@ -62,7 +63,9 @@ def main() -> None:
             num_train_epochs=epochs,
             init_adapter="warmup",
         ),
+        "long": Recipe(learning_rate=options.learning_rate, num_train_epochs=3, schedule="halving"),
     }
+    recipes["beside"] = replace(recipes["long"], neighbours=2)
     trainings = {name: recipe.training_label for name, recipe in recipes.items()}
     questions = summing.questions_of(options.data_type)
     folders = summing.seed_folders(options.root)

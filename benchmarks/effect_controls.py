@@ -1,14 +1,17 @@
-"""Two controls of the demo that no stage makes: adapters of other passages, and untrained ones.
+"""Controls of the demo that no stage makes: other passages, none with the answer, no training.
 
     python benchmarks/effect_controls.py --control others --from_root effect/seed=0 --data_type test
+    python benchmarks/effect_controls.py --control without_gold --from_root effect/seed=0
     python benchmarks/effect_controls.py --control untrained --from_root effect/seed=0 \
         --data_type test --learning_rate 4e-3 --num_train_epochs 1
 
 `others` writes an augmented file in which every question has the passages, rewrites and pairs of
 another question that shares no passage with it; the stages then run on it as on any other, under
-the environment variable PRAG_ROOT. `untrained` answers with the base adapters that every
-passage starts from, once per passage: its B is zero, so the answers must be those of closed_book.
-Both write below PRAG_ROOT, as the stages do.
+the environment variable PRAG_ROOT. `without_gold` writes one without the passages that hold the
+answers, and links the adapters of the others, as they are. `untrained` answers with the base
+adapters that every passage starts from, once per passage: its B is zero, so the answers must be
+those of closed_book.
+All write below PRAG_ROOT, as the stages do.
 """
 
 import argparse
@@ -17,6 +20,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
+from utils import layout
 from utils.arguments import new_parser, positive_integer, positive_number
 from utils.files import read_json, relative, write_json
 from utils.layout import augmented_file, experiment_folder
@@ -28,9 +32,14 @@ def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = new_parser(__doc__)
     parser.add_argument(
-        "--control", choices=["others", "untrained"], required=True, help="what to make"
+        "--control",
+        choices=["others", "without_gold", "untrained"],
+        required=True,
+        help="what to make",
     )
-    parser.add_argument("--from_root", type=Path, help="others only: PRAG_ROOT of the plain run")
+    parser.add_argument(
+        "--from_root", type=Path, help="PRAG_ROOT of the plain run (only for others, without_gold)"
+    )
     parser.add_argument("--model_name", default="data/demo/demo-model", help="model folder")
     parser.add_argument("--data_type", default="test", help="split of the demo's questions")
     parser.add_argument(
@@ -69,6 +78,15 @@ def with_passages_of_others(records: list[dict], seed: int) -> list[dict]:
     )
 
 
+def without_gold(records: list[dict]) -> list[dict]:
+    """The records without the passages that support their answers."""
+    left = []
+    for record in records:
+        kept = [e for e in record["augment"] if e["passage"] not in record["golden_passages"]]
+        left.append({**record, "passages": [e["passage"] for e in kept], "augment": kept})
+    return left
+
+
 def answer_untrained(recipe: Recipe) -> None:
     """Answer all questions with three base adapters each, and save as a result of `prag`."""
     # torch takes seconds to import: not before the flags are known to be good
@@ -105,12 +123,19 @@ def main() -> None:
         answer_untrained(Recipe.of(options))
         return
     if options.from_root is None:
-        raise InputError("--control others needs --from_root, the PRAG_ROOT of the plain run")
+        raise InputError("this control needs --from_root, the PRAG_ROOT of the plain run")
     target = augmented_file("demo", options.data_type)
     source = options.from_root / "data_aug" / "demo" / target.name
     records = read_json(source, "the augmented file of the plain run")
-    write_json(target, with_passages_of_others(records, options.seed))
-    print(f"{len(records)} questions with others' passages in {relative(target)}")
+    if options.control == "others":
+        records = with_passages_of_others(records, options.seed)
+    else:
+        records = without_gold(records)
+        adapters = layout.ROOT_DIR / "offline"
+        if not adapters.is_symlink():
+            adapters.symlink_to((options.from_root / "offline").resolve())
+    write_json(target, records)
+    print(f"{len(records)} questions, control {options.control}, in {relative(target)}")
 
 
 if __name__ == "__main__":

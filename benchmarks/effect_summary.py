@@ -15,6 +15,7 @@ QUESTIONS = Path(__file__).parents[1] / "data/demo/questions.json"
 REFERENCES = {"icl": "†", "prag": "‡"}
 # if the passages are others, a condition is tested against what answers from the same ones
 OTHER_PASSAGES = ("eight passages", "one retrieved passage", "gold passages")
+BESIDE = "neighbours"  # adapters that were trained beside two neighbours
 # condition -> (folder below that of the seed, training, method's folder)
 CONDITIONS = {
     "closed_book": ("", "plain", "closed_book"),
@@ -33,6 +34,17 @@ CONDITIONS = {
     "combine, the paper's rate and epochs": ("", "paper", "combine"),
     "prag, untrained adapters": ("", "plain", "prag_untrained"),
     "prag, adapters of other passages": ("others", "plain", "prag"),
+    "prag, three passes": ("", "long", "prag"),
+    "combine, three passes": ("", "long", "combine"),
+    f"prag, {BESIDE}": ("", "beside", "prag"),
+    f"combine, {BESIDE}": ("", "beside", "combine"),
+    f"prag, {BESIDE}, first passage's adapter": ("", "beside", "prag_topk=1"),
+    f"combine, {BESIDE}, first passage's adapter": ("", "beside", "combine_topk=1"),
+    f"prag, {BESIDE}, adapters of other passages": ("others", "beside", "prag"),
+    f"prag, {BESIDE}, without the right passage": ("without_gold", "beside", "prag"),
+    f"prag, {BESIDE}, only gold passages": ("golden", "beside", "prag"),
+    f"combine, {BESIDE}, eight passages": ("topk=8", "beside", "combine"),
+    f"combine, {BESIDE}, eight passages, first three": ("topk=8", "beside", "combine_topk=3"),
     "icl, eight passages": ("topk=8", "plain", "icl"),
     "combine, eight passages, adapters of the first three": ("topk=8", "plain", "combine_topk=3"),
     "combine, eight passages, first passage's adapter": ("topk=8", "plain", "combine_topk=1"),

@@ -14,7 +14,9 @@ epochs=1                # as in the paper for most data sets
 root="${PRAG_ROOT:-.}"
 
 data="--dataset demo --data_type $split --sample $sample"
-train="--lora_rank $rank --lora_alpha $alpha --learning_rate $learning_rate --num_train_epochs $epochs"
+adapter="--lora_rank $rank --lora_alpha $alpha --learning_rate $learning_rate"
+train="$adapter --num_train_epochs $epochs"
+beside="$adapter --num_train_epochs 3 --schedule halving --neighbours 2"  # chosen on dev, too
 
 if [ ! -d "$root/index/demo" ]; then
     python prep_elastic.py --data_path data/demo/corpus.tsv --index_name demo --engine embedded
@@ -24,6 +26,12 @@ python src/augment.py --model_name $model --prompts demo $data --data_path data/
 python src/encode.py --model_name $model --prompts demo $data $train
 for method in closed_book icl prag combine; do
     python src/inference.py --model_name $model --prompts demo $data $train \
+        --inference_method $method --max_new_tokens 12
+done
+# The same passages, each trained beside two neighbours (docs/neighbours.md)
+python src/encode.py --model_name $model --prompts demo $data $beside --index_name demo
+for method in prag combine; do
+    python src/inference.py --model_name $model --prompts demo $data $beside \
         --inference_method $method --max_new_tokens 12
 done
 python src/report.py

@@ -9,7 +9,7 @@ split=${SPLIT:-test}
 sample=${SAMPLE:--1}
 seeds=${SEEDS:-0 1 2}   # of the augmentation's sampling and of the adapter that every passage starts from
 control_seeds=${CONTROL_SEEDS-$seeds}
-controls=${CONTROLS-paper others untrained golden warmup merging topk8 topk1}
+controls=${CONTROLS-paper others untrained golden warmup merging topk8 topk1 longer neighbours}
 learning_rate=4e-3      # chosen on dev, as are the epochs: see the sweep
 epochs=1
 warmup_rate=1e-3        # chosen on dev, of 1e-4, 3e-4 and 1e-3
@@ -20,6 +20,7 @@ root="${PRAG_ROOT:-.}/effect"
 common="--model_name $model --prompts demo --dataset demo"
 data="$common --data_type $split --sample $sample"
 plain="--learning_rate $learning_rate --num_train_epochs $epochs"
+long="--learning_rate $learning_rate --num_train_epochs 3 --schedule halving"  # chosen on dev
 
 augment() {
     python src/augment.py --data_path data/demo/questions.json --index_name demo \
@@ -109,6 +110,26 @@ topk8() {  # more passages than the model was trained to read, the adapters of t
     for adapters in 3 1; do
         answer combine $data $plain --seed $seed --merge_topk $adapters
     done
+}
+longer() {  # three passes, each at half the rate: adapters alone
+    python src/encode.py $data $long --seed $seed
+    answer "prag combine" $data $long --seed $seed
+}
+neighbours() {  # the same passes beside two neighbours, and the controls of that
+    local beside="$long --neighbours 2 --seed $seed"
+    python src/encode.py $data $beside --index_name demo
+    answer "prag combine" $data $beside
+    answer "prag combine" $data $beside --merge_topk 1
+    in_folder "$own/without_gold"
+    python benchmarks/effect_controls.py --control without_gold --from_root "$own" --data_type $split
+    answer prag $data $beside
+    for folder in others golden topk=8; do
+        in_folder "$own/$folder"
+        python src/encode.py $data $beside --index_name demo
+        answer prag $data $beside
+    done
+    answer combine $data $beside
+    answer combine $data $beside --merge_topk 3
 }
 for control in $controls; do
     for seed in $control_seeds; do

@@ -154,15 +154,18 @@ def test_the_stages_of_the_demo_hand_on_the_same_settings(tmp_path):
     commands = recorded_commands(REPOSITORY / "configs" / "demo.sh", tmp_path)
     scripts = "prep_elastic.py src/augment.py src/encode.py src/inference.py src/report.py"
     assert " ".join(dict.fromkeys(words[0] for words in commands)) == scripts
-    index, augment, encode, *answers, _ = [parse(script, words) for script, *words in commands]
-    assert augment.index_name == index.index_name
-    methods = [options.inference_method for options in answers]
-    assert methods == ["closed_book", "icl", "prag", "combine"]
-    for options in (augment, *answers):
-        shared = vars(options).keys() & vars(encode).keys() - {"seed", "overwrite", "batch_size"}
-        assert len(shared) >= 7
-        for name in shared:
-            assert getattr(options, name) == getattr(encode, name), name
+    parsed = [parse(script, words) for script, *words in commands]
+    index, augment, encode, *answers, beside, prag, combine, _ = parsed
+    assert augment.index_name == beside.index_name == index.index_name
+    methods = [options.inference_method for options in (*answers, prag, combine)]
+    assert methods == ["closed_book", "icl", "prag", "combine", "prag", "combine"]
+    own = {"seed", "overwrite", "batch_size", "index_name"}
+    for trained, others in ((encode, (augment, *answers)), (beside, (prag, combine))):
+        for options in others:
+            shared = vars(options).keys() & vars(trained).keys() - own
+            assert len(shared) >= 7
+            for name in shared:
+                assert getattr(options, name) == getattr(trained, name), name
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -1,0 +1,100 @@
+"""What of the neighbours does it: `encode.py --neighbours` with one thing changed.
+
+    python benchmarks/effect_neighbours.py --variant random --model_name data/demo/demo-model \
+        --prompts demo --dataset demo --data_type dev --learning_rate 4e-3 --num_train_epochs 3 \
+        --schedule halving --neighbours 2 --index_name demo
+
+`random`: other passages of the run at random in place of the retrieved ones. `frozen`: neighbours
+as an earlier training alone left them, not as they are now. `half`: no neighbours at half of the
+steps. `plain`: nothing changed. The flags are those of `encode.py`; `inference.py` then answers. As
+the settings do not tell the variants apart, give each a PRAG_ROOT of its own.
+"""
+
+import argparse
+import random
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
+import encode
+from utils.arguments import new_parser
+from utils.recipe import add_flags
+from utils.retrieval import add_index_flags
+from utils.running import run_stage
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line: the variant, and the flags of `encode.py`."""
+    parser = new_parser(__doc__)
+    variants = ["plain", "random", "frozen", "half"]
+    parser.add_argument("--variant", choices=variants, required=True, help="what is changed")
+    add_flags(parser, "model", "data", "adapter")
+    add_index_flags(parser, parser.add_argument_group("search for neighbours"))
+    return parser.parse_args(arguments)
+
+
+def randomly(lists: Callable) -> Callable:
+    """Lists as long as those of `lists`, of other works at random."""
+
+    def drawn(works: list, index: Any, count: int) -> dict[str, list[list[str]]]:
+        chosen = {}
+        for data, own in lists(works, index, count).items():
+            others = [work.data for work in works if work.data != data]
+            rng = random.Random(data)
+            chosen[data] = [rng.sample(others, len(one)) for one in own]
+        return chosen
+
+    return drawn
+
+
+def half_of(drawn: Callable) -> Callable:
+    """No neighbours at every second step."""
+
+    def sometimes(lists: list, keys: list[str]) -> Callable[[int, int], list[int]]:
+        met = drawn(lists, keys)
+        return lambda adapter, step: met(adapter, step) if step % 2 else []
+
+    return sometimes
+
+
+def frozen(training: Any) -> Callable:
+    """`train_as_fits` in two rounds: alone, then beside the adapters of the first round."""
+    from utils.lora.bank import stack
+
+    train, join = training.train_as_fits, training.beside
+
+    def twice(bank: Any, base: dict, steps: list, objective: Any, rate: float, **more: Any) -> list:
+        met = more.pop("neighbours")
+        first = train(bank, base, steps, objective, rate, **more)
+        # `train_adapters` numbers its adapters by their steps, the most first
+        order = sorted(range(len(steps)), key=lambda i: -len(steps[i]))
+        kept = stack([first[i] for i in order], bank.devices(), next(iter(base.values()))[0].dtype)
+        with patch.object(training, "beside", lambda own, _, places: join(own, kept, places)):
+            return train(bank, base, steps, objective, rate, neighbours=met, **more)
+
+    return twice
+
+
+def main() -> None:
+    """Change one thing and encode."""
+    variant, at = parse_arguments().variant, sys.argv.index("--variant")
+    flags = [*sys.argv[:at], *sys.argv[at + 2 :]]
+    from utils import neighbours
+    from utils.lora import training
+    from utils.sources import trained
+
+    changes = {
+        "plain": (neighbours, "drawn", neighbours.drawn),
+        "random": (neighbours, "neighbour_lists", randomly(neighbours.neighbour_lists)),
+        "half": (neighbours, "drawn", half_of(neighbours.drawn)),
+        "frozen": (trained, "train_as_fits", frozen(training)),
+    }
+    with patch.object(*changes[variant]), patch.object(sys, "argv", flags):
+        encode.main()
+
+
+if __name__ == "__main__":
+    run_stage(main)
