@@ -39,7 +39,8 @@ def main() -> None:
 
     types, rows = questions_of(options.data_type)["type"], []
     for folder in sorted(options.root.glob("*/output")):
-        for run in read_runs(folder, dataset="demo")[0]:
+        runs = read_runs(folder, dataset="demo")[0]
+        for run in (run for run in runs if run.data_type == options.data_type):
             f1 = run.scores.set_index("identity")["f1"]
             kinds = {"all": f1, **dict(iter(f1.groupby(types.reindex(f1.index))))}
             scores = {kind: describe(own) for kind, own in kinds.items()}
