@@ -6,8 +6,10 @@
 
 `random`: other passages of the run at random in place of the retrieved ones. `frozen`: neighbours
 as an earlier training alone left them, not as they are now. `half`: no neighbours at half of the
-steps. `plain`: nothing changed. The flags are those of `encode.py`; `inference.py` then answers. As
-the settings do not tell the variants apart, give each a PRAG_ROOT of its own.
+steps. `grown`: passages that have an adapter under `--from_root`, trained with a smaller --sample,
+keep it, and the new ones are trained beside them. `plain`: nothing changed. The flags are those of
+`encode.py`; `inference.py` then answers. As the settings do not tell the variants apart, give each
+a PRAG_ROOT of its own.
 """
 
 import argparse
@@ -21,6 +23,7 @@ from unittest.mock import patch
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 import encode
 from utils.arguments import new_parser
+from utils.files import hash_json
 from utils.recipe import add_flags
 from utils.retrieval import add_index_flags
 from utils.running import run_stage
@@ -29,8 +32,9 @@ from utils.running import run_stage
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line: the variant, and the flags of `encode.py`."""
     parser = new_parser(__doc__)
-    variants = ["plain", "random", "frozen", "half"]
+    variants = ["plain", "random", "frozen", "half", "grown"]
     parser.add_argument("--variant", choices=variants, required=True, help="what is changed")
+    parser.add_argument("--from_root", type=Path, help="PRAG_ROOT of the old adapters (only grown)")
     add_flags(parser, "model", "data", "adapter")
     add_index_flags(parser, parser.add_argument_group("search for neighbours"))
     return parser.parse_args(arguments)
@@ -78,10 +82,41 @@ def frozen(training: Any) -> Callable:
     return twice
 
 
+def grown(training: Any, old: Path | None) -> Callable:
+    """`train_as_fits` of which the members with an adapter under `old` have it and take no step."""
+    from utils.store.folders import load_adapter, read_training
+
+    train = training.train_as_fits
+    folders = old.glob("offline/*/*/demo/*/*/*/data_*/passage_*") if old else ()
+    by_data = {read_training(folder)["data"]: folder for folder in folders}
+
+    def some(bank: Any, base: dict, steps: list, objective: Any, rate: float, **more: Any) -> list:
+        hashes = [hash_json([example.ids for example in own.examples]) for own in steps]
+        known = [by_data.get(data) for data in hashes]
+        left = [[] if folder else own for own, folder in zip(steps, known, strict=True)]
+        # `train_adapters` numbers its adapters by their steps, the most first
+        order = sorted(range(len(left)), key=lambda i: -len(left[i]))
+
+        def resume(state: Any) -> None:
+            for row, folder in enumerate(known[i] for i in order):
+                if folder:
+                    adapter = load_adapter(folder, bank.shapes(bank.rank))
+                    tensors = [tensor for name in base for tensor in adapter[name]]
+                    for parameter, tensor in zip(state.parameters, tensors, strict=True):
+                        parameter[row] = tensor
+
+        print(f"{sum(map(bool, known))} of {len(known)} adapters of this group are old")
+        return train(bank, base, left, objective, rate, resume=resume, **more)
+
+    return some
+
+
 def main() -> None:
     """Change one thing and encode."""
-    variant, at = parse_arguments().variant, sys.argv.index("--variant")
-    flags = [*sys.argv[:at], *sys.argv[at + 2 :]]
+    options, flags = parse_arguments(), list(sys.argv)
+    for own in ("--variant", "--from_root"):
+        if own in flags:
+            del flags[flags.index(own) : flags.index(own) + 2]
     from utils import neighbours
     from utils.lora import training
     from utils.sources import trained
@@ -91,8 +126,9 @@ def main() -> None:
         "random": (neighbours, "neighbour_lists", randomly(neighbours.neighbour_lists)),
         "half": (neighbours, "drawn", half_of(neighbours.drawn)),
         "frozen": (trained, "train_as_fits", frozen(training)),
+        "grown": (trained, "train_as_fits", grown(training, options.from_root)),
     }
-    with patch.object(*changes[variant]), patch.object(sys, "argv", flags):
+    with patch.object(*changes[options.variant]), patch.object(sys, "argv", flags):
         encode.main()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from types import SimpleNamespace
 
 import peft
@@ -99,7 +100,9 @@ def test_neighbours_are_the_first_other_passages_that_this_run_encodes():
         neighbour_lists([work("T", "Q1")], Index(), 2)
 
 
-def test_a_stopped_run_ends_with_the_same_bytes_and_its_plan_is_checked(copy, capsys):
+def test_a_stopped_run_and_a_split_one_end_with_the_same_bytes_and_its_plan_is_checked(
+    copy, capsys
+):
     train = [*COMMON, *DEV, *FEW, *BESIDE]
     run(encode, *train)
     assert "passages in 2 groups" in capsys.readouterr().out
@@ -112,6 +115,11 @@ def test_a_stopped_run_ends_with_the_same_bytes_and_its_plan_is_checked(copy, ca
         file.unlink()
     stopped(os, "rename", 2, encode, *train)
     run(encode, *train)
+    assert tree(plan.parent) == whole
+    for folder in plan.parent.glob("data_*"):
+        shutil.rmtree(folder)
+    for part in ("1/2", "0/2"):
+        run(encode, *train, "--shard", part)
     assert tree(plan.parent) == whole
     asked = ("prag", "--num_train_epochs", "1", *FEW, *BESIDE[:2])
     answer(*asked)
