@@ -36,6 +36,13 @@ SHOWN = {
     "icl, eight passages": "icl, eight passages",
     "combine, eight passages, first passage's adapter": "combine, eight, first adapter",
     "combine, eight passages, adapters of the first three": "combine, eight, three adapters",
+    "gap 5": None,
+    "prag, three passes": "prag, three passes alone",
+    "prag, neighbours": "prag, neighbours",
+    "combine, neighbours": "combine, neighbours",
+    "combine, neighbours, first passage's adapter": "combine, neighbours, first adapter",
+    "prag, neighbours, without the right passage": "prag, neighbours, not the right one",
+    "combine, neighbours, eight passages, first three": "combine, neighbours, eight, three",
 }
 
 
