@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The demo: the three stages on the bundled world and model, four ways of answering, one table.
-# Needs nothing but the repository; about 5 minutes on 2 CPU cores.  `make demo` runs it.
+# Needs nothing but the repository; under 4 minutes on 2 CPU cores.  `make demo` runs it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
