@@ -118,6 +118,7 @@ def test_a_stopped_run_and_a_split_one_end_with_the_same_bytes_and_its_plan_is_c
     assert tree(plan.parent) == whole
     for folder in plan.parent.glob("data_*"):
         shutil.rmtree(folder)
+    plan.unlink()
     for part in ("1/2", "0/2"):
         run(encode, *train, "--shard", part)
     assert tree(plan.parent) == whole

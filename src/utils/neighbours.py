@@ -48,7 +48,8 @@ def make_plan(experiment: "Experiment", options: argparse.Namespace, processes: 
     plan = {"index": index.identity, "group_size": size, "groups": groups, "lists": kept}
     for data_type in experiment.records if processes.is_main or processes.is_shard else ():
         adapters = adapters_folder(experiment.recipe, data_type)
-        if not options.overwrite and any(adapters.glob("data_*")) and read_plan(adapters) != plan:
+        present = neighbours_file(adapters).is_file() and any(adapters.glob("data_*"))
+        if present and not options.overwrite and read_plan(adapters) != plan:
             raise InputError(
                 f"{relative(adapters)} was trained with other neighbours: the index, the texts, "
                 "--sample, --data_type or --adapters_per_batch was another one; use the same, or "
