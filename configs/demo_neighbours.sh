@@ -7,14 +7,14 @@ cd "$(dirname "$0")/.."
 root="${PRAG_ROOT:-.}/effect/neighbours"
 data="--model_name data/demo/demo-model --prompts demo --dataset demo --data_type dev"
 variants=${VARIANTS-alone passes1 passes2 passes3 passes4 alone3 k1 k4 rate3e-3 rate6e-3 groups8 groups100 \
-    distill distill_alone rank4 random frozen half}
+    distill distill_alone rank4 pairs6 pairs6_alone pairs12 pairs12_alone random frozen half}
 
 train() {  # RATE EPOCHS NEIGHBOURS MORE...
     flags="--learning_rate $1 --num_train_epochs $2 --schedule halving --neighbours $3 ${*:4}"
 }
 for variant in $variants; do
     export PRAG_ROOT="$root/$variant"
-    more="" script="src/encode.py"
+    more="" pairs=3 script="src/encode.py"
     case $variant in
         alone) train 4e-3 1 0 ;;
         alone3) train 4e-3 3 0 ;;
@@ -24,6 +24,8 @@ for variant in $variants; do
         groups*) train 4e-3 3 2; more="--adapters_per_batch ${variant#groups}" ;;
         distill) train 4e-3 3 2 --objective distill ;;
         distill_alone) train 4e-3 1 0 --objective distill ;;
+        pairs*_alone) train 4e-3 1 0; pairs=${variant//[!0-9]/} ;;
+        pairs*) train 4e-3 3 2; pairs=${variant#pairs} ;;
         rank4) train 4e-3 3 2 --lora_rank 4 --lora_alpha 64 ;;
         *) train 4e-3 3 2; script="benchmarks/effect_neighbours.py --variant $variant" ;;
     esac
@@ -31,7 +33,7 @@ for variant in $variants; do
         python prep_elastic.py --data_path data/demo/corpus.tsv --index_name demo
     fi
     python src/augment.py $data --data_path data/demo/questions.json --index_name demo \
-        --max_new_tokens 200 --temperature 0.3 --batch_size 64
+        --max_new_tokens 200 --temperature 0.3 --batch_size 64 --pairs $pairs
     python $script $data $flags $more --index_name demo
     for method in prag combine; do
         python src/inference.py $data $flags --inference_method $method --max_new_tokens 12
