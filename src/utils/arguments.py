@@ -9,6 +9,8 @@ from typing import Any
 
 from utils.running import InputError
 
+LAUNCH_REMEDY = "start with torchrun or accelerate launch, or unset WORLD_SIZE"
+
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Shows defaults where there are any, and a stage's docstring with its line breaks."""
@@ -78,8 +80,8 @@ def launcher_says(name: str, default: str = "") -> int:
     text = os.environ.get(name, default)
     if not re.fullmatch(r"[0-9]{1,6}", text):
         raise InputError(
-            f"the variable {name} is {text!r} and not a number as a launcher sets it; start with "
-            "torchrun or accelerate launch, or unset WORLD_SIZE"
+            f"the variable {name} is {text!r} and not a number as a launcher sets it; "
+            + LAUNCH_REMEDY
         )
     return int(text)
 

@@ -18,6 +18,7 @@ from utils.layout import (
 )
 from utils.lora.bank import LoraBank
 from utils.lora.examples import Example
+from utils.lora.objectives import OBJECTIVES
 from utils.models import (
     dtype_name,
     load_model,
@@ -99,7 +100,11 @@ class Experiment:
         key = (entry["passage"], entry["rewrite"], hash_json(entry["qa"]))
         if key not in self._made:
             examples = self.encoder.passage_examples(
-                entry["passage"], entry["rewrite"], entry["qa"], self.recipe.augment_parts
+                entry["passage"],
+                entry["rewrite"],
+                entry["qa"],
+                self.recipe.augment_parts,
+                getattr(OBJECTIVES[self.recipe.objective], "reads_teachers", False),
             )
             self._made[key] = examples, hash_json([example.ids for example in examples])
         return self._made[key]

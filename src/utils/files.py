@@ -104,11 +104,16 @@ def scratch_folder(path: Path) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        for _ in range(100):  # a library's threads may still write for a moment
-            shutil.rmtree(folder, ignore_errors=True)
-            if not folder.exists():
-                break
-            time.sleep(0.02)
+        remove_busy(folder)
+
+
+def remove_busy(folder: Path) -> None:
+    """Remove a folder of temporary files, into which a library's threads may write for a moment."""
+    for _ in range(100):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            break
+        time.sleep(0.02)
 
 
 @contextmanager

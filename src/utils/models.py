@@ -71,18 +71,20 @@ def model_identity(name: str) -> str:
 
 def _file_hash(file: Path) -> str:
     """The hash of every byte of a file; that of a large one is kept under `offline/`."""
-    kept, found = layout.ROOT_DIR / "offline" / ".model_hashes.json", {}
     stat, where = file.stat(), str(file.resolve())
     state = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
-    with suppress(InputError):  # there is none yet, or it is damaged
-        found = read_object(kept, "the hashes")
-    if stat.st_size < LARGE or found.get(where, [])[1:] != state:
-        with file.open("rb") as content:
-            found[where] = [hashlib.file_digest(content, "sha256").hexdigest(), *state]
-        if stat.st_size >= LARGE:
-            with suppress(InputError):  # a disk that takes no file: hashed again next time
-                write_json(kept, found)
-    return found[where][0]
+    kept, found = layout.ROOT_DIR / "offline" / ".model_hashes.json", {}
+    if stat.st_size >= LARGE:
+        with suppress(InputError):  # there is none yet, or it is damaged
+            found = read_object(kept, "the hashes")
+    if found.get(where, [])[1:] == state:
+        return found[where][0]
+    with file.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    if stat.st_size >= LARGE:
+        with suppress(InputError):  # a disk that takes no file: hashed again next time
+            write_json(kept, found | {where: [digest, *state]})
+    return digest
 
 
 def pick_device() -> torch.device:

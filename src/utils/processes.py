@@ -14,7 +14,7 @@ import torch
 import torch.distributed as distributed
 from tqdm import tqdm
 
-from utils.arguments import launcher_says
+from utils.arguments import LAUNCH_REMEDY, launcher_says
 from utils.running import InputError
 
 Item = TypeVar("Item")
@@ -86,16 +86,16 @@ def start_processes(shard: tuple[int, int] | None, device_map: str | None) -> Pr
         return Processes(*shard)
     if count == 1:
         return Processes()
-    remedy = "start with torchrun or accelerate launch, or unset WORLD_SIZE"
     if (rank := launcher_says("RANK")) >= count:
-        raise InputError(f"RANK is {rank}, but WORLD_SIZE {count}; {remedy}")
+        raise InputError(f"RANK is {rank}, but WORLD_SIZE {count}; {LAUNCH_REMEDY}")
     if torch.cuda.is_available():
         torch.cuda.set_device(launcher_says("LOCAL_RANK", "0") % torch.cuda.device_count())
     try:
         distributed.init_process_group("gloo")  # a few words over the network, whatever the device
     except (ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise InputError(f"the processes do not find each other ({reason}); {remedy}") from None
+        problem = f"the processes do not find each other ({reason})"
+        raise InputError(f"{problem}; {LAUNCH_REMEDY}") from None
     atexit.register(distributed.destroy_process_group)
     group = distributed.new_group(timeout=PATIENCE)
     return Processes(distributed.get_rank(), distributed.get_world_size(), True, group)

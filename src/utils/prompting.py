@@ -230,13 +230,14 @@ class PromptEncoder:
         return Example(ids, max(1, same))
 
     def passage_examples(
-        self, passage: str, rewrite: str, pairs: list[dict], parts: str
+        self, passage: str, rewrite: str, pairs: list[dict], parts: str, teachers: bool = False
     ) -> list[Example]:
         """All training prompts of one passage (paper, section 3.2.2), in their fixed order.
 
         Each of the first half of the pairs (rounded up) is asked with the passage as context and
         then with the rewrite, each of the others without context. `parts` (`--augment_parts`, the
-        paper's figure 3) may leave out the rewrite; without "qa" the texts alone are prompts.
+        paper's figure 3) may leave out the rewrite; without "qa" the texts alone are prompts. With
+        `teachers` an example without context has the one with the passage as its teacher.
         """
         texts = [passage, rewrite] if "rewrite" in parts else [passage]
         if "qa" not in parts:
@@ -247,10 +248,10 @@ class PromptEncoder:
             answer = pair["full_answer" if self.with_cot else "answer"]
             if index < with_context:
                 examples += [self.example(pair["question"], [text], answer) for text in texts]
-            else:
-                teacher = self.example(pair["question"], [passage], answer)
-                alone = self.example(pair["question"], [], answer)
-                examples.append(replace(alone, teacher=teacher))
+                continue
+            teacher = self.example(pair["question"], [passage], answer) if teachers else None
+            alone = self.example(pair["question"], [], answer)
+            examples.append(replace(alone, teacher=teacher))
         return examples
 
     def _plain(self, text: str) -> list[int]:

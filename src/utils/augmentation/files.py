@@ -9,14 +9,12 @@ between loses nothing, and the same command goes on.
 from contextlib import suppress
 from pathlib import Path
 
-from utils.augmentation.records import HIT_FIELDS, model_keys, read_augmented_file
+from utils.augmentation.records import HIT_FIELDS, UNFINISHED, model_keys, read_augmented_file
 from utils.augmentation.writing import Candidates, chosen, results_in, work_key
 from utils.files import read_object, relative, write_json
 from utils.journal import Journal, journal_parts, refuse_difference
 from utils.layout import augmented_file, folder_name
 from utils.running import InputError
-
-UNFINISHED = "unfinished"  # in the settings of texts that do not count any more
 
 
 class AugmentedFiles:

@@ -15,6 +15,7 @@ from utils.recipe import DEFAULTS
 from utils.running import InputError
 
 HIT_FIELDS = ("id", "title", "score")  # of an entry whose passage an engine found
+UNFINISHED = "unfinished"  # in the settings of texts that do not count any more
 PAIR_FIELDS = ("question", "answer", "full_answer")
 PAIRS = 3
 # json_repair takes quadratic time on some nonsense, most of all on many quotes or brackets
@@ -53,7 +54,7 @@ def answers_rules(dataset: str, data_type: str) -> dict[str, str]:
     folder, name = augmented_file(dataset, data_type).parent, folder_name(data_type)
     files = {file.name: file for file in sorted(folder.glob(f".{name}.*.settings"))}
     read = {name: read_object(file, "the settings file") for name, file in files.items()}
-    return {n: (DEFAULTS | made)["answers"] for n, made in read.items() if "unfinished" not in made}
+    return {n: (DEFAULTS | made)["answers"] for n, made in read.items() if UNFINISHED not in made}
 
 
 def refuse_other_answers(dataset: str, questions: dict, model: str, answers: str) -> None:

@@ -43,6 +43,9 @@ def distill(bank: LoraBank, batches: Batches) -> torch.Tensor:
     return cross_entropy(bank, batch)
 
 
+distill.reads_teachers = True  # of the examples: they are made for it alone
+
+
 def taught(bank: LoraBank, examples: list[Example]) -> Taught:
     """What the teachers of `examples` say of their answers' tokens: the best tokens and their
     shares, `[tokens, 64]` each, by the ids of the teacher's prompt; kept for the next pass."""

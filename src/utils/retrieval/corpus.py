@@ -113,11 +113,16 @@ def _holds_rows(row: list[str]) -> bool:
     return len(own) == 3 and held == later != [] and alike
 
 
+def hashed_line(row: tuple[str, str, str]) -> bytes:
+    """What a hash of a corpus takes of a row."""
+    return ("\t".join(row) + "\n").encode()
+
+
 def content_of(corpus: Path) -> str:
     """A hash of the rows of `corpus`, whichever way the file quotes or packs them."""
     content = hashlib.sha256()
     for row in read_corpus(corpus, "comparing"):
-        content.update(("\t".join(row) + "\n").encode())
+        content.update(hashed_line(row))
     return content.hexdigest()[:16]
 
 

@@ -13,8 +13,8 @@ from utils.files import relative, writing_folder
 from utils.layout import folder_name, index_folder
 from utils.retrieval.corpus import (
     SCORE_TOLERANCE,
-    content_of,
     different_texts,
+    hashed_line,
     read_corpus,
     settle_ties,
 )
@@ -39,18 +39,20 @@ def build(corpus: Path, options: argparse.Namespace) -> tuple[int, str]:
     encoder, made_of = _load(options.dense_model)
     if exists_already(folder, options.overwrite, corpus, made_of, _flags(options)):
         return 0, relative(folder)
-    made_of |= {"source": corpus.name, "content": content_of(corpus)}
-    rows, ends = read_corpus(corpus), array("Q", [0])
+    rows, ends, content = read_corpus(corpus), array("Q", [0]), hashlib.sha256()
     with writing_folder(folder) as temporary:
         with open(temporary / VECTORS, "wb") as vectors, open(temporary / PASSAGES, "wb") as lines:
             while batch := list(islice(rows, BATCH)):
                 texts = [f"{title}\n{text}" if title else text for _, text, title in batch]
                 vectors.write(_unit_vectors(encoder.encode_document, texts).tobytes())
-                for passage_id, text, title in batch:
+                for row in batch:
+                    content.update(hashed_line(row))
+                    passage_id, text, title = row
                     hit = {"id": passage_id, "title": title, "text": text}
                     lines.write(json.dumps(hit).encode() + b"\n")
                     ends.append(lines.tell())
         (temporary / ENDS).write_bytes(ends.tobytes())
+        made_of |= {"source": corpus.name, "content": content.hexdigest()[:16]}
         write_manifest(temporary, made_of | {"rows": len(ends) - 1})
     return len(ends) - 1, relative(folder)
 

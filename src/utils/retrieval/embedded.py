@@ -19,9 +19,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils.files import relative, writing_folder
+from utils.files import relative, remove_busy, writing_folder
 from utils.layout import index_folder
-from utils.retrieval.corpus import different_texts, read_corpus, settle_ties, tied, worked_on
+from utils.retrieval.corpus import (
+    different_texts,
+    hashed_line,
+    read_corpus,
+    settle_ties,
+    tied,
+    worked_on,
+)
 from utils.retrieval.folders import exists_already, read_manifest, refusal, write_manifest
 
 if TYPE_CHECKING:
@@ -121,11 +128,14 @@ def _open(folder: Path) -> "Searcher":
     may be on a read-only disk. Once opened, the files are mapped and the links not needed."""
     from tantivy import Index
 
-    with tempfile.TemporaryDirectory() as links:
+    links = Path(tempfile.mkdtemp())
+    try:
         for file in folder.iterdir():
             if file.suffix != ".lock":
-                (Path(links) / file.name).symlink_to(file.resolve())
-        return Index.open(links).searcher()
+                (links / file.name).symlink_to(file.resolve())
+        return Index.open(str(links)).searcher()
+    finally:
+        remove_busy(links)
 
 
 def build_index(corpus: Path, folder: Path, overwrite: bool = False) -> int:
@@ -153,8 +163,9 @@ def _write_index(corpus: Path, folder: Path) -> dict:
     try:
         # Leaving the block waits for tantivy's threads: none writes into a moved folder.
         with Index(_schema(), path=str(folder)).writer(heap_size=WRITER_BYTES) as writer:
-            for (passage_id, text, title), terms in _analysed(corpus):
-                content.update(f"{passage_id}\t{text}\t{title}\n".encode())  # as `content_of`
+            for row, terms in _analysed(corpus):
+                passage_id, text, title = row
+                content.update(hashed_line(row))
                 for field, joined in terms.items():
                     passages_with[field] += joined != ""
                     tokens[field] += len(joined.split())
