@@ -19,13 +19,12 @@ from utils.layout import (
 from utils.lora.bank import LoraBank
 from utils.lora.examples import Example
 from utils.lora.objectives import OBJECTIVES
+from utils.model_files import model_identity, resolve_model
 from utils.models import (
     dtype_name,
     load_model,
     load_skeleton,
     load_tokenizer,
-    model_identity,
-    resolve_model,
 )
 from utils.neighbours import read_groups
 from utils.prompting import PromptEncoder, load_prompts
