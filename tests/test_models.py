@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from conftest import REPOSITORY, edited, tiny_model
+from conftest import FAMILIES, REPOSITORY, WINDOW, edited, tiny_model
 from safetensors.torch import load_file, save_file
 from stage_runs import refused
 from transformers import AutoTokenizer, GenerationConfig
@@ -62,11 +62,13 @@ def greedy(model, prompt, count):
     return " ".join(str(i) for i in ids[len(prompt) :] if i not in (0, 2))
 
 
-def test_batched_greedy_answers_are_those_of_one_prompt_at_a_time(model):
-    expected = [greedy(model, prompt, 12) for prompt in PROMPTS]
-    assert len(set(expected)) == 3
-    assert generate(model, Numbers(), PROMPTS, 12) == expected
-    assert [generate(model, Numbers(), [prompt], 12)[0] for prompt in PROMPTS] == expected
+@pytest.mark.parametrize("family", FAMILIES)
+def test_batched_greedy_answers_are_those_of_one_prompt_at_a_time(family):
+    model, prompts = tiny_model(family), [*PROMPTS, list(range(3, 3 + 3 * WINDOW))]
+    expected = [greedy(model, prompt, 12) for prompt in prompts]
+    assert len(set(expected)) == 4
+    assert generate(model, Numbers(), prompts, 12) == expected
+    assert [generate(model, Numbers(), [prompt], 12)[0] for prompt in prompts] == expected
 
 
 def test_a_sample_depends_on_its_seed_and_not_on_its_neighbours(model):
@@ -237,10 +239,11 @@ def test_the_identity_of_a_hub_model_has_its_commit(monkeypatch):
 
 
 def test_the_longest_prompt_is_read_from_the_models_configuration(saved):
-    assert models.context_length(str(saved)) == 128
-    nested = transformers.Gemma3Config(text_config={"max_position_embeddings": 77})
-    nested.save_pretrained(saved.parent / "nested")
-    assert models.context_length(str(saved.parent / "nested")) == 77
+    assert models.context_length(str(saved)) == 1024
+    # beside a model for images; longrope's other positions would reach the rest of a batch
+    for family, length in (("gemma3", 1024), ("phi3", 512)):
+        tiny_model(family).config.save_pretrained(saved.parent / family)
+        assert models.context_length(str(saved.parent / family)) == length
     (saved / "config.json").write_text("nothing")
     refused("cannot be loaded", models.context_length, str(saved))
 

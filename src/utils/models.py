@@ -52,8 +52,13 @@ def load_tokenizer(name: str, trust_remote_code: bool = False) -> PreTrainedToke
 
 
 def context_length(name: str, trust_remote_code: bool = False) -> int:
-    """The most tokens that the model of `--model_name` takes, prompt and answer together."""
+    """The most tokens that the model of `--model_name` takes, prompt and answer together. With
+    longrope (Phi-3.5, Phi-4-mini) as many as it learnt first: one longer row would rotate its whole
+    batch by other angles, and an answer would depend on its neighbours."""
     config = _text_config(name, trust_remote_code)
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "longrope":
+        return int(rope["original_max_position_embeddings"])
     return int(getattr(config, "max_position_embeddings", None) or 1 << 20)
 
 
