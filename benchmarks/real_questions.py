@@ -37,7 +37,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def kind_of(record: dict, hits: list[dict]) -> str:
     """Whether the retrieved passages hold a right answer; of yes and no nobody can say."""
-    if record["answer"] in CLOSED_ANSWERS:
+    if record["answer"] in [*CLOSED_ANSWERS]:
         return "yes or no"
     found = any(answer_presence(hit["text"], record["answer"]) for hit in hits)
     return "answer retrieved" if found else "answer not retrieved"
