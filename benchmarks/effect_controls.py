@@ -1,21 +1,17 @@
-"""Controls of the demo that no stage makes: other passages, none with the answer, no training.
+"""Controls of the demo that no stage makes: no passage with the answer, no training.
 
-    python benchmarks/effect_controls.py --control others --from_root effect/seed=0 --data_type test
     python benchmarks/effect_controls.py --control without_gold --from_root effect/seed=0
     python benchmarks/effect_controls.py --control untrained --from_root effect/seed=0 \
         --data_type test --learning_rate 4e-3 --num_train_epochs 1
 
-`others` writes an augmented file in which every question has the passages, rewrites and pairs of
-another question that shares no passage with it; the stages then run on it as on any other, under
-the environment variable PRAG_ROOT. `without_gold` writes one without the passages that hold the
-answers, and links the adapters of the others, as they are. `untrained` answers with the base
-adapters that every passage starts from, once per passage: its B is zero, so the answers must be
-those of closed_book.
+`without_gold` writes an augmented file without the passages that hold the answers, and links the
+adapters of the others, as they are; `inference.py` then runs on it under the environment variable
+PRAG_ROOT. `untrained` answers with the base adapters that every passage starts from, once per
+passage: its B is zero, so the answers must be those of closed_book.
 All write below PRAG_ROOT, as the stages do.
 """
 
 import argparse
-import random
 import sys
 from pathlib import Path
 
@@ -33,12 +29,12 @@ def parse_arguments() -> argparse.Namespace:
     parser = new_parser(__doc__)
     parser.add_argument(
         "--control",
-        choices=["others", "without_gold", "untrained"],
+        choices=["without_gold", "untrained"],
         required=True,
         help="what to make",
     )
     parser.add_argument(
-        "--from_root", type=Path, help="PRAG_ROOT of the plain run (only for others, without_gold)"
+        "--from_root", type=Path, help="PRAG_ROOT of the plain run (only for without_gold)"
     )
     parser.add_argument("--model_name", default="data/demo/demo-model", help="model folder")
     parser.add_argument("--data_type", default="test", help="split of the demo's questions")
@@ -48,34 +44,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--num_train_epochs", type=positive_integer, default=1, help="names a folder"
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of who gets whose passages")
     parser.set_defaults(prompts="demo", dataset="demo", inference_method="prag", max_new_tokens=12)
     return parser.parse_args()
-
-
-def with_passages_of_others(records: list[dict], seed: int) -> list[dict]:
-    """The records, each with the passages and augmentation of another that shares none with it.
-
-    Raises `InputError` if no such exchange is found.
-    """
-    rng = random.Random(seed)
-    own = [{entry["passage"] for entry in record["augment"]} for record in records]
-    givers = list(range(len(records)))
-    rng.shuffle(givers)
-    for _ in range(100):
-        clashes = [i for i, giver in enumerate(givers) if own[i] & own[giver]]
-        if not clashes:
-            return [
-                {**record, **{name: records[giver][name] for name in ("passages", "augment")}}
-                for record, giver in zip(records, givers, strict=True)
-            ]
-        for i in clashes:
-            j = rng.randrange(len(givers))
-            givers[i], givers[j] = givers[j], givers[i]
-    raise InputError(
-        f"no exchange of passages among {len(records)} questions leaves each without its own; "
-        "take more questions"
-    )
 
 
 def without_gold(records: list[dict]) -> list[dict]:
@@ -127,14 +97,10 @@ def main() -> None:
     target = augmented_file("demo", options.data_type)
     source = options.from_root / "data_aug" / "demo" / target.name
     records = read_json(source, "the augmented file of the plain run")
-    if options.control == "others":
-        records = with_passages_of_others(records, options.seed)
-    else:
-        records = without_gold(records)
-        adapters = layout.ROOT_DIR / "offline"
-        if not adapters.is_symlink():
-            adapters.symlink_to((options.from_root / "offline").resolve())
-    write_json(target, records)
+    adapters = layout.ROOT_DIR / "offline"
+    if not adapters.is_symlink():
+        adapters.symlink_to((options.from_root / "offline").resolve())
+    write_json(target, without_gold(records))
     print(f"{len(records)} questions, control {options.control}, in {relative(target)}")
 
 

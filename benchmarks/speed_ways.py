@@ -22,13 +22,13 @@ from utils.lora.examples import Example, Steps
 from utils.lora.memory import adapters_that_fit, prompts_that_fit, training_bytes
 from utils.lora.objectives import OBJECTIVES
 from utils.lora.training import group_by_cost, train_as_fits
+from utils.model_files import resolve_model
 from utils.models import (
     generate,
     load_model,
     load_tokenizer,
     pick_device,
     pick_dtype,
-    resolve_model,
 )
 from utils.prompting import PromptEncoder, load_prompts
 from utils.recipe import Recipe

@@ -68,10 +68,8 @@ paper() {  # the paper's rate and epochs, for models of 1 to 8 billion parameter
     answer "prag combine" $data $train
 }
 others() {  # adapters of passages that are not the question's
-    in_folder "$own/others"
-    python benchmarks/effect_controls.py --control others --from_root "$own" --data_type $split --seed $seed
-    python src/encode.py $data $plain --seed $seed
-    answer prag $data $plain --seed $seed
+    python src/encode.py $data $plain --seed $seed --adapters others
+    answer prag $data $plain --seed $seed --adapters others
 }
 untrained() {  # adapters as they are before training
     python benchmarks/effect_controls.py --control untrained --model_name $model --data_type $split $plain
@@ -120,10 +118,12 @@ neighbours() {  # the same passes beside two neighbours, and the controls of tha
     python src/encode.py $data $beside --index_name demo
     answer "prag combine" $data $beside
     answer "prag combine" $data $beside --merge_topk 1
+    python src/encode.py $data $beside --index_name demo --adapters others
+    answer prag $data $beside --adapters others
     in_folder "$own/without_gold"
     python benchmarks/effect_controls.py --control without_gold --from_root "$own" --data_type $split
     answer prag $data $beside
-    for folder in others golden topk=8; do
+    for folder in golden topk=8; do
         in_folder "$own/$folder"
         python src/encode.py $data $beside --index_name demo
         answer prag $data $beside

@@ -70,7 +70,8 @@ def settings_of(
     server: Server | None,
 ) -> dict:
     """What the texts are made with, as it is kept beside them; `prompts` is their fingerprint."""
-    from utils.models import dtype_name, model_identity
+    from utils.model_files import model_identity
+    from utils.models import dtype_name
 
     name = options.model_name
     return {

@@ -61,7 +61,7 @@ def main() -> None:
     if recipe.neighbours:
         make_plan(experiment, options, processes)
     works = source.works(experiment)
-    processes.say(experiment.encoder.shortened_words("--max_length"))
+    processes.say(experiment.encoder.shortened_words("--max_length or the model"))
     settings = {**experiment.settings, "dtype": experiment.dtype, "save_dtype": options.save_dtype}
     found = []
     if not options.overwrite:

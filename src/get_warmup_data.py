@@ -81,7 +81,8 @@ def open_sources(options: argparse.Namespace) -> list[warmup.Source]:
 
 def settings_of(options: argparse.Namespace, kind: str, collected: dict, prompts: dict) -> dict:
     """What data of this `kind` are made with; `prompts` are those of each data set for CoT."""
-    from utils.models import dtype_name, model_identity
+    from utils.model_files import model_identity
+    from utils.models import dtype_name
 
     settings = {
         "datasets": sorted(collected),

@@ -48,7 +48,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def prepare(options: argparse.Namespace, records: list[dict], tokenizer: Any) -> tuple:
     """The records as examples, and what the adapter is made with (`training_config.json`)."""
-    from utils.models import dtype_name, model_identity
+    from utils.model_files import model_identity
+    from utils.models import dtype_name
 
     with_cot = options.with_cot
     names = sorted({record["dataset"] if with_cot else "" for record in records})
@@ -100,7 +101,8 @@ def main() -> None:
     from utils.lora.examples import Steps
     from utils.lora.objectives import lm
     from utils.lora.training import train_adapters
-    from utils.models import load_model, load_tokenizer, resolve_model
+    from utils.model_files import resolve_model
+    from utils.models import load_model, load_tokenizer
     from utils.processes import refuse_launcher
     from utils.store.base import open_base_adapter
     from utils.store.checkpoint import Checkpoint

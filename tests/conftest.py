@@ -8,42 +8,60 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    Phi3Config,
-    Phi3ForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-)
+from transformers import AutoConfig, AutoModelForCausalLM
 
 REPOSITORY = Path(__file__).parents[1]
 sys.path.insert(0, str(Path(__file__).parent))
 torch.set_num_threads(1)
 
 
-def tiny_model(architecture: str = "llama", tied: bool = True, seed: int = 0):
-    """A random model of two layers with grouped-query attention and a vocabulary of 97."""
-    config_class, model_class = {
-        "llama": (LlamaConfig, LlamaForCausalLM),
-        "qwen2": (Qwen2Config, Qwen2ForCausalLM),
-        "phi3": (Phi3Config, Phi3ForCausalLM),  # gate_proj and up_proj in one
-    }[architecture]
+WINDOW = 8  # tokens that a layer with a sliding window sees
+GEMMA = {
+    "head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": WINDOW,
+    "layer_types": ["sliding_attention", "full_attention"],
+}  # fmt: skip
+LONGROPE = {
+    "rope_type": "longrope", "short_factor": [1.0, 1.1, 1.2], "long_factor": [2.0, 3.0, 4.0],
+}  # fmt: skip
+FAMILIES = {  # model type -> what its real models add to the common sizes
+    "llama": {},
+    "qwen2": {},
+    "qwen3": {"head_dim": 16},
+    "mistral": {"head_dim": 16, "sliding_window": WINDOW},
+    "gemma3_text": GEMMA,
+    "gemma3": {  # the text model beside one for images
+        "mm_tokens_per_image": 4,
+        "vision_config": {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "image_size": 16, "patch_size": 8},
+    },
+    "phi3": {  # gate_proj and up_proj in one; Phi-4-mini rotates a part of each head
+        "partial_rotary_factor": 0.75,
+        "original_max_position_embeddings": 512,
+        "rope_scaling": LONGROPE,
+    },
+}  # fmt: skip
+
+
+def tiny_model(family: str = "llama", tied: bool = True, seed: int = 0, vocabulary: int = 97):
+    """A random model of two layers with grouped-query attention."""
     torch.manual_seed(seed)
-    config = config_class(
-        vocab_size=97,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-        tie_word_embeddings=tied,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    model = model_class(config).eval()
+    sizes = {
+        "vocab_size": vocabulary,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 1024,
+        "tie_word_embeddings": tied,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    if family == "gemma3":
+        sizes = {"text_config": sizes | GEMMA, "tie_word_embeddings": tied}
+    config = AutoConfig.for_model(family, **sizes, **FAMILIES[family])
+    model = AutoModelForCausalLM.from_config(config).eval()
     with torch.no_grad():  # the library's initial weights are so small that nothing would show
         for parameter in model.parameters():
             if parameter.dim() == 2:

@@ -13,11 +13,9 @@ from transformers import AutoModelForCausalLM
 
 from utils.files import write_json
 from utils.lora.bank import LoraBank
-from utils.running import InputError
 from utils.store.folders import load_adapter, save_adapter
 
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
-import effect_controls
 import effect_plots
 import effect_summary as effect
 import scaling
@@ -131,18 +129,6 @@ def record(number: int, passages: list[str], answer: str = "red") -> dict:
     pairs = [{"answer": answer} for answer in ("blue", "red", "green")]
     augment = [{"passage": passage, "m_qa": pairs} for passage in passages]
     return {"question": f"{number}?", "answer": answer, "passages": passages, "augment": augment}
-
-
-def test_no_question_gets_its_own_passages():
-    records = [record(n, [f"article {n // 2}", f"passage {n}"]) for n in range(20)]
-    exchanged = effect_controls.with_passages_of_others(records, seed=0)
-    for own, other in zip(records, exchanged, strict=True):
-        assert own["question"] == other["question"] and own["answer"] == other["answer"]
-        assert not set(own["passages"]) & set(other["passages"])
-        assert [entry["passage"] for entry in other["augment"]] == other["passages"]
-    assert sorted(r["passages"] for r in exchanged) == sorted(r["passages"] for r in records)
-    with pytest.raises(InputError, match="take more questions"):
-        effect_controls.with_passages_of_others([record(n, ["same"]) for n in range(4)], seed=0)
 
 
 def made_up() -> tuple[dict, pd.DataFrame]:

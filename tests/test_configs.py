@@ -16,7 +16,7 @@ from conftest import REPOSITORY
 
 SCRIPTS = sorted(
     str(path.relative_to(REPOSITORY))
-    for place in ("src/*.py", "*.py", "benchmarks/effect*.py")
+    for place in ("src/*.py", "*.py", "benchmarks/effect*.py", "benchmarks/real*.py")
     for path in REPOSITORY.glob(place)
     if "parse_arguments" in path.read_text(encoding="utf-8")
 )

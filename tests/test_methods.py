@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from adapter_runs import demo_bank
-from conftest import REPOSITORY, edited
+from conftest import REPOSITORY, edited, put
 from stage_runs import ADAPTERS, ENCODE, MODEL, RESULTS, answer, refused, run, watched
 
 import encode
@@ -195,6 +195,39 @@ def test_answers_of_a_model_that_is_not_finite_are_refused(copy, scale):
     words = r"output with the merged adapters of question \d .* a smaller --merge_scale"
     refused(words, answer, "prag", "--merge_scale", scale)
     assert not list((copy / RESULTS / f"prag_scale={scale}").rglob("*.json"))
+
+
+def test_the_adapters_of_others_are_those_of_a_question_that_shares_no_passage(copy, capsys):
+    flags = [*ENCODE, "--adapters", "others"]
+    with edited(copy / "data_aug/demo/dev.json") as records:  # in the demo all share some
+        for did, record in enumerate(records):
+            for entry in record["augment"]:
+                entry["passage"] += f" {did}"
+            record["passages"] = [entry["passage"] for entry in record["augment"]]
+        del records[3]["augment"][2], records[3]["passages"][2]
+    run(encode, *ENCODE, "--overwrite")
+    run(encode, *flags)
+    folder = copy / ADAPTERS.replace("epoch=2", "epoch=2_adapters=others")
+    trained = {
+        stored_fingerprint(copy / ADAPTERS / f"data_{did}/passage_{pid}"): did
+        for did, record in enumerate(records)
+        for pid in range(len(record["augment"]))
+    }
+    givers = [
+        {trained[stored_fingerprint(path)] for path in (folder / f"data_{did}").iterdir()}
+        for did in range(4)
+    ]
+    assert sorted(map(list, givers)) == [[0], [1], [2], [3]]  # each gives once
+    assert all({did} != giver for did, giver in enumerate(givers))
+    answer("prag", "--adapters", "others")
+    capsys.readouterr()
+    run(encode, *flags)
+    assert "11 adapters exist already" in capsys.readouterr().out
+    with edited(copy / "data_aug/demo/dev.json") as records:
+        records[0]["augment"][0]["passage"] = records[1]["augment"][0]["passage"]
+    del records[2:]
+    put(copy / "data_aug/demo/dev.json", json.dumps(records))
+    refused("no exchange among 2 questions", run, encode, *flags)
 
 
 def test_the_average_adapter_is_one_for_all_passages_of_a_data_type(copy, capsys):

@@ -6,14 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from conftest import REPOSITORY, edited, tiny_model
+from conftest import FAMILIES, REPOSITORY, WINDOW, edited, tiny_model
 from safetensors.torch import load_file, save_file
 from stage_runs import refused
 from transformers import AutoTokenizer, GenerationConfig
 
-from utils import models
+from utils import model_files, models
 from utils.journal import first_difference
-from utils.models import SeededSampling, generate, load_model, load_tokenizer, resolve_model
+from utils.model_files import resolve_model
+from utils.models import SeededSampling, generate, load_model, load_tokenizer
 from utils.prompting import PromptEncoder, load_prompts
 from utils.running import InputError
 
@@ -61,11 +62,13 @@ def greedy(model, prompt, count):
     return " ".join(str(i) for i in ids[len(prompt) :] if i not in (0, 2))
 
 
-def test_batched_greedy_answers_are_those_of_one_prompt_at_a_time(model):
-    expected = [greedy(model, prompt, 12) for prompt in PROMPTS]
-    assert len(set(expected)) == 3
-    assert generate(model, Numbers(), PROMPTS, 12) == expected
-    assert [generate(model, Numbers(), [prompt], 12)[0] for prompt in PROMPTS] == expected
+@pytest.mark.parametrize("family", FAMILIES)
+def test_batched_greedy_answers_are_those_of_one_prompt_at_a_time(family):
+    model, prompts = tiny_model(family), [*PROMPTS, list(range(3, 3 + 3 * WINDOW))]
+    expected = [greedy(model, prompt, 12) for prompt in prompts]
+    assert len(set(expected)) == 4
+    assert generate(model, Numbers(), prompts, 12) == expected
+    assert [generate(model, Numbers(), [prompt], 12)[0] for prompt in prompts] == expected
 
 
 def test_a_sample_depends_on_its_seed_and_not_on_its_neighbours(model):
@@ -194,22 +197,24 @@ def test_a_model_is_named_by_short_name_folder_or_hub_id(root, monkeypatch):
     assert resolve_model("Qwen/Qwen2.5-1.5B-Instruct") == "Qwen/Qwen2.5-1.5B-Instruct"
 
 
-@pytest.mark.parametrize("name", ["lama3-8b", "./owner/name", "/no/folder", "~/models/m", "a/b/c"])
+@pytest.mark.parametrize(
+    "name", ["lama3-8b", "./owner/name", "/no/folder", "~/m", "a/b/c", "a/b.gguf"]
+)
 def test_a_folder_that_is_missing_is_refused_with_the_known_names(name):
-    refused(r"there is no such folder, .*llama3\.2-1b-instruct", resolve_model, name)
+    refused(r"there is no such file or folder, .*llama3\.2-1b-instruct", resolve_model, name)
 
 
 def test_the_identity_of_a_model_changes_with_every_byte_that_decides_numbers(root, monkeypatch):
     folder = Path(with_json(root / "model"))
-    identities = [models.model_identity(str(folder))]
-    assert identities == [models.model_identity(f"{folder}/")]
+    identities = [model_files.model_identity(str(folder))]
+    assert identities == [model_files.model_identity(f"{folder}/")]
     for name in ("model.safetensors", "tokenizer.json", "chat_template.jinja", "config.json"):
         content = bytearray((folder / name).read_bytes())
         content[len(content) // 2] ^= 1
         (folder / name).write_bytes(content)
-        identities.append(models.model_identity(str(folder)))
+        identities.append(model_files.model_identity(str(folder)))
     (folder / "README.md").write_text("decides nothing")
-    assert models.model_identity(str(folder)) == identities[-1]
+    assert model_files.model_identity(str(folder)) == identities[-1]
     assert len(set(identities)) == 5
     # an older record has the first part alone; a change there is seen, another one cannot be
     old = {"model": identities[0].partition("+")[0]}
@@ -217,27 +222,28 @@ def test_the_identity_of_a_model_changes_with_every_byte_that_decides_numbers(ro
     assert first_difference({"model": identities[0]}, {"model": identities[1]}) == "model"
     assert first_difference(old, {"model": identities[4]}) == "model"
     # of a large file the hash is kept until its size, time or inode changes
-    monkeypatch.setattr(models, "LARGE", 1_000_000)
-    assert models.model_identity(str(folder)) == identities[-1]
+    monkeypatch.setattr(model_files, "LARGE", 1_000_000)
+    assert model_files.model_identity(str(folder)) == identities[-1]
     with monkeypatch.context() as patch:
-        patch.setattr(models.hashlib, "file_digest", lambda *_: pytest.fail("hashed again"))
-        assert models._file_hash(folder / "model.safetensors")
+        patch.setattr(model_files.hashlib, "file_digest", lambda *_: pytest.fail("hashed again"))
+        assert model_files._file_hash(folder / "model.safetensors")
     shutil.copy(DEMO / "model.safetensors", folder)
-    assert models.model_identity(str(folder)) not in identities
+    assert model_files.model_identity(str(folder)) not in identities
 
 
 def test_the_identity_of_a_hub_model_has_its_commit(monkeypatch):
     path = f"/hub/models--a--b/snapshots/{'5' * 40}/config.json"
-    monkeypatch.setattr(models, "cached_file", lambda *_: path)
-    assert models.model_identity("a/b") == f"a/b+{'5' * 40}"
+    monkeypatch.setattr(model_files, "cached_file", lambda *_: path)
+    assert model_files.model_identity("a/b") == f"a/b+{'5' * 40}"
     assert first_difference({"model": "a/b"}, {"model": f"a/b+{'5' * 40}"}) is None
 
 
 def test_the_longest_prompt_is_read_from_the_models_configuration(saved):
-    assert models.context_length(str(saved)) == 128
-    nested = transformers.Gemma3Config(text_config={"max_position_embeddings": 77})
-    nested.save_pretrained(saved.parent / "nested")
-    assert models.context_length(str(saved.parent / "nested")) == 77
+    assert models.context_length(str(saved)) == 1024
+    # beside a model for images; longrope's other positions would reach the rest of a batch
+    for family, length in (("gemma3", 1024), ("phi3", 512)):
+        tiny_model(family).config.save_pretrained(saved.parent / family)
+        assert models.context_length(str(saved.parent / family)) == length
     (saved / "config.json").write_text("nothing")
     refused("cannot be loaded", models.context_length, str(saved))
 

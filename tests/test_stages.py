@@ -6,7 +6,7 @@ import shutil
 import peft
 import torch
 from adapter_runs import generated_by, stopped
-from conftest import REPOSITORY, put
+from conftest import REPOSITORY, edited, put
 from safetensors.torch import load_file
 from stage_runs import ADAPTERS, ALL, AUGMENT, ENCODE, MODEL, RESULTS, answer, refused, run, tree
 from test_lora import train_with_peft
@@ -121,6 +121,16 @@ def test_batched_answers_equal_single_ones(finished, copy):
         answer(method, "--batch_size", "1", "--overwrite")
         path = f"{RESULTS}/{method}/dev/predict.json"
         assert (copy / path).read_bytes() == (finished / path).read_bytes()
+
+
+def test_a_training_prompt_is_never_longer_than_the_model_takes(finished, root, capsys):
+    shutil.copytree(finished / "data_aug", root / "data_aug")
+    shutil.copytree(MODEL, root / "short")
+    with edited(root / "short/config.json") as config:
+        config["max_position_embeddings"] = 64
+    flags = ["--model_name", str(root / "short"), "--augment_model", MODEL, "--sample", "1"]
+    run(encode, *ENCODE, *flags)
+    assert "did not fit into --max_length or the model: pass" in capsys.readouterr().out
 
 
 def test_a_second_run_changes_nothing_and_a_sample_larger_than_the_data_is_said(copy, capsys):

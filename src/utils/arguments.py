@@ -25,7 +25,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> None:
         """Print usage and `message`, and end with exit code 2."""
-        if "are required" in message and "COMMAND" not in message:
+        if "required" in message and "COMMAND" not in message:
             words = [word.partition("=")[0] for word in sys.argv[1:]]
             unknown = [w for w in words if w[:2] == "--" and w not in self._option_string_actions]
             message += f"; there is no {', '.join(unknown)}" if unknown else ""

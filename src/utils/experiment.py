@@ -19,13 +19,13 @@ from utils.layout import (
 from utils.lora.bank import LoraBank
 from utils.lora.examples import Example
 from utils.lora.objectives import OBJECTIVES
+from utils.model_files import model_identity, resolve_model
 from utils.models import (
+    context_length,
     dtype_name,
     load_model,
     load_skeleton,
     load_tokenizer,
-    model_identity,
-    resolve_model,
 )
 from utils.neighbours import read_groups
 from utils.prompting import PromptEncoder, load_prompts
@@ -66,7 +66,8 @@ class Experiment:
         self.prompts = load_prompts(recipe.prompts, recipe.dataset, recipe.with_cot)
         self.records = read_sample(recipe.dataset, recipe.data_type, recipe.writer, recipe.sample)
         self.tokenizer = load_tokenizer(recipe.model_name, recipe.trust_remote_code)
-        self.encoder = self.encoder_for(recipe.max_length)
+        longest = context_length(recipe.model_name, recipe.trust_remote_code)
+        self.encoder = self.encoder_for(min(recipe.max_length, longest))
         self._made: dict[tuple, tuple[list[Example], str]] = {}  # a passage is found many times
 
     @cached_property

@@ -46,6 +46,11 @@ def index_folder(index_name: str) -> Path:
     return ROOT_DIR / "index" / index_name
 
 
+def contexts_corpus(index: Path) -> Path:
+    """`index/{index_name}.tsv`, the corpus that `prep_elastic.py --from_contexts` makes."""
+    return index.with_name(f"{index.name}.tsv")
+
+
 def augmented_file(dataset: str, data_type: str) -> Path:
     """`data_aug/{dataset}/{data_type}.json`, the product of `augment.py`."""
     return ROOT_DIR / "data_aug" / dataset_folder(dataset) / f"{folder_name(data_type)}.json"

@@ -1,90 +1,18 @@
 """Load a model and its tokenizer; batched generation, greedy or sampled."""
 
-import hashlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from textwrap import shorten
+from collections.abc import Callable, Sequence
 
 import torch
 import transformers
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
-from transformers.utils.hub import cached_file, extract_commit_hash
 
-from utils import layout
-from utils.files import read_json, read_object, write_json
+from utils.model_files import failures_named, resolve_model
 from utils.running import InputError
 
-SHORT_NAMES = Path(__file__).parents[2] / "configs" / "models.json"
-# what decides the numbers of a model in a folder
-MODEL_FILES = ("config.json", "generation_config.json", "*.safetensors", "*.py", "*.jinja")
-MODEL_FILES += ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template*")
-MODEL_FILES += ("vocab*", "merges.txt", "*.model", "*.tiktoken")
-PICKLES = ("*.bin", "*.pt", "*.pth")
-LARGE = 1 << 26  # bytes; smaller files are hashed in no time
 WEIGHT_FAULTS = {"missing_keys": "missing", "mismatched_keys": "of another shape"}
 WEIGHT_FAULTS |= {"unexpected_keys": "unexpected"}
-
-
-def resolve_model(name: str) -> str:
-    """What `from_pretrained` takes for `--model_name`, a short name, a folder or a hub id."""
-    known = read_json(SHORT_NAMES, "the list of models")
-    if name in known:
-        return known[name]
-    for folder in (Path(name), layout.ROOT_DIR / name):
-        if (folder / "config.json").is_file():
-            return str(folder)
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise InputError(
-            f"--model_name {name}: there is no such folder, or no config.json in it; give a folder,"
-            f" a hub id such as owner/name, or one of {', '.join(known)}"
-        )
-    return name
-
-
-def model_identity(name: str) -> str:
-    """What tells one model from another: `{name}@{short hash}+{hash}` for a folder, for a hub id
-    the id and its commit.
-
-    The hash is of every byte that decides numbers: weights, configuration, tokenizer and template.
-    The short one, of the configuration and both ends of the weights, is all that commit ee391bc and
-    before recorded (see `journal.agree`).
-    """
-    path = Path(resolve_model(name))
-    if not path.is_dir():
-        with _failures_named("model", name, str(path)):
-            commit = extract_commit_hash(cached_file(str(path), "config.json"), None)
-        return f"{path}+{commit}" if commit else str(path)
-    digest = hashlib.sha256((path / "config.json").read_bytes())
-    for file in sorted(path.glob("*.safetensors")):
-        with file.open("rb") as weights:
-            size = file.stat().st_size
-            digest.update(f"{file.name} {size}".encode() + weights.read(1 << 20))
-            weights.seek(max(0, size - (1 << 20)))
-            digest.update(weights.read())
-    files = sorted({file for pattern in MODEL_FILES for file in path.glob(pattern)})
-    whole = hashlib.sha256("".join(f"{f.name} {_file_hash(f)} " for f in files).encode())
-    return f"{path.resolve().name}@{digest.hexdigest()[:16]}+{whole.hexdigest()[:16]}"
-
-
-def _file_hash(file: Path) -> str:
-    """The hash of every byte of a file; that of a large one is kept under `offline/`."""
-    stat, where = file.stat(), str(file.resolve())
-    state = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
-    kept, found = layout.ROOT_DIR / "offline" / ".model_hashes.json", {}
-    if stat.st_size >= LARGE:
-        with suppress(InputError):  # there is none yet, or it is damaged
-            found = read_object(kept, "the hashes")
-    if found.get(where, [])[1:] == state:
-        return found[where][0]
-    with file.open("rb") as content:
-        digest = hashlib.file_digest(content, "sha256").hexdigest()
-    if stat.st_size >= LARGE:
-        with suppress(InputError):  # a disk that takes no file: hashed again next time
-            write_json(kept, found | {where: [digest, *state]})
-    return digest
 
 
 def pick_device() -> torch.device:
@@ -108,7 +36,7 @@ def dtype_name(name: str) -> str:
 def load_tokenizer(name: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer of `--model_name`, with a padding token that the model knows."""
     path = resolve_model(name)
-    with _failures_named("tokenizer", name, path):
+    with failures_named("tokenizer", name, path):
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
     known = getattr(_text_config(name, trust_remote_code), "vocab_size", None) or len(tokenizer)
     end, padding = tokenizer.eos_token_id, tokenizer.pad_token_id
@@ -125,8 +53,13 @@ def load_tokenizer(name: str, trust_remote_code: bool = False) -> PreTrainedToke
 
 
 def context_length(name: str, trust_remote_code: bool = False) -> int:
-    """The most tokens that the model of `--model_name` takes, prompt and answer together."""
+    """The most tokens that the model of `--model_name` takes, prompt and answer together. With
+    longrope (Phi-3.5, Phi-4-mini) as many as it learnt first: one longer row would rotate its whole
+    batch by other angles, and an answer would depend on its neighbours."""
     config = _text_config(name, trust_remote_code)
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "longrope":
+        return int(rope["original_max_position_embeddings"])
     return int(getattr(config, "max_position_embeddings", None) or 1 << 20)
 
 
@@ -138,13 +71,13 @@ def _text_config(name: str, trust_remote_code: bool) -> transformers.PreTrainedC
 def load_skeleton(name: str, trust_remote_code: bool = False) -> transformers.PreTrainedModel:
     """The model of `--model_name` without weights: its layers and their shapes, in no memory."""
     config = _config(name, trust_remote_code)
-    with _failures_named("model", name, resolve_model(name)), torch.device("meta"):
+    with failures_named("model", name, resolve_model(name)), torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
 
 
 def _config(name: str, trust_remote_code: bool) -> transformers.PreTrainedConfig:
     path = resolve_model(name)
-    with _failures_named("model", name, path):
+    with failures_named("model", name, path):
         return transformers.AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
 
 
@@ -164,7 +97,7 @@ def load_model(
     device = pick_device()
     transformers.utils.logging.disable_progress_bar()  # a stage has one bar, its own
     logging.getLogger("transformers.modeling_utils").addFilter(_is_no_table)
-    with _failures_named("model", name, path):
+    with failures_named("model", name, path):
         model, found = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=pick_dtype(dtype, device),
@@ -216,28 +149,6 @@ def _refuse_other_weights(name: str, path: str, found: dict[str, set]) -> None:
             f"config.json describes ({'; '.join(words)}); fetch them again, or save the model "
             "itself and not what wraps it"
         )
-
-
-@contextmanager
-def _failures_named(what: str, name: str, path: str) -> Iterator[None]:
-    """Make an `InputError` of whatever transformers raises on a model that it cannot load."""
-    try:
-        yield
-    except Exception as error:  # it documents none, and a bad configuration makes it raise many
-        if isinstance(error, MemoryError | RuntimeError) and "memory" in f"{error!r}".lower():
-            raise
-        words = shorten(str(error), 400) or type(error).__name__
-        remedy = "check the name, the network and your access, or download it and give its folder"
-        if Path(path).is_dir():
-            remedy = "check its files (config.json, tokenizer, safetensors), or fetch them again"
-            pickles = [file.name for kind in PICKLES for file in sorted(Path(path).glob(kind))]
-            if what == "model" and pickles and not any(Path(path).glob("*.safetensors")):
-                words = f"its weights ({pickles[0]}) are a pickle, which can run code"
-                remedy = "convert them, such as with save_pretrained of transformers: safetensors"
-        raise InputError(
-            f"the {what} of --model_name {name} ({path}) cannot be loaded: "
-            f"{words.rstrip(' .:')}; {remedy}"
-        ) from None
 
 
 class SeededSampling(transformers.LogitsProcessor):

@@ -60,7 +60,8 @@ class Processes:
         """A progress bar of this process's share, `left` of `total` to do; one for a launch."""
         number = f" {self.index + 1}/{self.count}" if self.count > 1 else ""
         silent = not (self.is_main or self.is_shard)
-        return tqdm(None, title + number, total, unit=unit, initial=total - left, disable=silent)
+        how = {"unit": unit, "initial": total - left, "disable": silent}
+        return tqdm(None, title + number, total, miniters=0, **how)  # a step counts as news
 
     def say_part_is_done(self) -> None:
         """What a job of an array ends with."""

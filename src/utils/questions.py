@@ -11,11 +11,12 @@ import csv
 import io
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.files import parse_json, read_json, read_text, relative
+from utils.files import missing, parse_json, read_json, read_text, relative
 from utils.layout import dataset_folder, folder_name
 from utils.running import InputError
 
@@ -34,7 +35,8 @@ class DataSet:
     together ("total"). With `evidence` a record also has "evidence": a list of the texts that
     support its answer, of which the warm-up makes data with reasoning; and "lost" if the raw
     record lacks some. "all_answers" are those of `--answers all`, if they are more than "answer".
-    Records without an answer are left out.
+    Records without an answer are left out. `contexts` gives title and text of each paragraph that
+    the questions' file shows beside its questions, if it shows any.
     """
 
     source: str  # the URL to download it from
@@ -42,6 +44,7 @@ class DataSet:
     load: Callable[..., list[dict]]
     types: tuple[str, ...] = ()
     evidence: bool = False
+    contexts: Callable[[Path], Iterator[tuple[str, str]]] | None = None
 
 
 def _load_multihop(questions: Path, aliases: Path | None = None) -> list[dict]:
@@ -81,9 +84,26 @@ def _support(raw: dict, place: str) -> Iterator[tuple[str, str]]:
         wanted.setdefault(title, []).append(number)
     for title, places in wanted.items():
         sentences = paragraphs.get(title, [])
-        whole = " ".join(sentence.strip() for sentence in _texts(sentences))
         chosen = [s.strip() for i, s in enumerate(sentences) if i in places and s.strip()]
-        yield whole, f"{title}: {' '.join(chosen)}" if chosen else ""
+        yield _paragraph(sentences), f"{title}: {' '.join(chosen)}" if chosen else ""
+
+
+def _paragraph(sentences: list) -> str:
+    """The sentences as one text: a golden passage is the same wherever it comes from."""
+    return " ".join(sentence.strip() for sentence in _texts(sentences))
+
+
+def _multihop_contexts(questions: Path) -> Iterator[tuple[str, str]]:
+    """Title and text of each paragraph of each record; one without any text is left out."""
+    for index, raw in enumerate(read_records(questions)):
+        place = f"record {index} of {relative(questions)}"
+        if not (paragraphs := _titled(raw.get("context"), place)):
+            raise InputError(f"{place} has no context")
+        for title, sentences in paragraphs:
+            if not isinstance(title, str):
+                raise TypeError(title)
+            if text := _paragraph(sentences):
+                yield title, text
 
 
 def _titled(value: Any, place: str) -> list:
@@ -141,6 +161,7 @@ DATASETS = {
         _load_multihop,
         types=("comparison", "bridge_comparison", "inference", "compositional"),
         evidence=True,
+        contexts=_multihop_contexts,
     ),
     "hotpotqa": DataSet(
         "http://curtis.ml.cmu.edu/datasets/hotpot/hotpot_dev_distractor_v1.json",
@@ -148,6 +169,7 @@ DATASETS = {
         _load_multihop,
         types=("bridge", "comparison"),
         evidence=True,
+        contexts=_multihop_contexts,
     ),
     "popqa": DataSet(
         "https://raw.githubusercontent.com/AlexTMallen/adaptive-retrieval/main/data/popQA.tsv",
@@ -196,6 +218,28 @@ def load_supporting_sentences(dataset: str, data_path: str | Path) -> list[list[
     return [record["evidence"] for record in _load_published(dataset, Path(data_path))[0]]
 
 
+def load_contexts(folder: Path) -> tuple[str, list[tuple[str, str]]]:
+    """The data set whose files are in `folder`, and title and text of the different paragraphs that
+    its records show beside their questions, in the order of their first occurrence.
+
+    Raises `InputError` unless the folder holds exactly one data set with such contexts, if a file
+    of it is damaged, and if a record has no context.
+    """
+    known = {name: data for name, data in DATASETS.items() if data.contexts}
+    held = [n for n, data in DATASETS.items() if all((folder / f).is_file() for f in data.files)]
+    chosen = [name for name in held if name in known]
+    if len(chosen) != 1:
+        holds = f"holds {' and '.join(held) or 'no data set'}"
+        files = [f"{' and '.join(data.files)} ({name})" for name, data in known.items()]
+        raise InputError(
+            f"--from_contexts {relative(folder)} {holds if folder.exists() else missing(folder)}; "
+            f"give a folder that holds one data set with contexts: {', or '.join(files)}"
+        )
+    data = known[chosen[0]]
+    with _raw_faults_named(data, folder, "--from_contexts"):
+        return chosen[0], list(dict.fromkeys(data.contexts(folder / data.files[0])))
+
+
 def load_sample(
     dataset: str,
     data_path: str | Path,
@@ -220,20 +264,12 @@ def _load_published(dataset: str, folder: Path) -> tuple[list[dict], list[str]]:
     """The checked records of a data set in `DATASETS`, in its own order, and what was left out."""
     data = DATASETS[dataset]
     paths = [folder / name for name in data.files]
-    try:
-        try:
-            read = data.load(*paths)
-        except (AttributeError, KeyError, TypeError, ValueError, csv.Error, RecursionError):
-            raise InputError(f"a file in {relative(folder)} is damaged or another one") from None
+    with _raw_faults_named(data, folder, "--data_path"):
+        read = data.load(*paths)
         answered = {i: r for i, r in enumerate(read) if not _is_blank(r.get("answer"))}
         if not answered:
             raise InputError(f"{relative(paths[0])} holds no question with an answer")
         raise_problems(paths[0], _question_problems(answered.items()))
-    except InputError as error:
-        raise InputError(
-            f"{error}; --data_path must be the folder with {' and '.join(data.files)}: download "
-            f"it again from {data.source}"
-        ) from None
     records = list(answered.values())
     lost = sum(record.pop("lost", False) for record in records)
     remarks = {
@@ -243,6 +279,21 @@ def _load_published(dataset: str, folder: Path) -> tuple[list[dict], list[str]]:
     }
     place = relative(paths[0])
     return records, [f"{place}: {number} {what}" for what, number in remarks.items() if number]
+
+
+@contextmanager
+def _raw_faults_named(data: DataSet, folder: Path, flag: str) -> Iterator[None]:
+    """Make an `InputError` with the remedy of what reading a data set's raw files raises."""
+    try:
+        try:
+            yield
+        except (AttributeError, KeyError, TypeError, ValueError, csv.Error, RecursionError):
+            raise InputError(f"a file in {relative(folder)} is damaged or another one") from None
+    except InputError as error:
+        raise InputError(
+            f"{error}; {flag} must be the folder with {' and '.join(data.files)}: download it "
+            f"again from {data.source}"
+        ) from None
 
 
 def _is_blank(answer: Any) -> bool:

@@ -84,7 +84,7 @@ class Recipe:
 
     # fmt: off
     model_name: str = _setting(
-        "model", None, "short name of configs/models.json, a model folder, or a hub id",
+        "model", None, "short name of configs/models.json, a folder, a .gguf file, or a hub id",
         required=True, recorded=False,
     )
     dtype: str = _setting(

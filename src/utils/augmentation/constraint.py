@@ -22,7 +22,7 @@ from transformers import LogitsProcessor, PreTrainedTokenizerBase
 from utils.augmentation.records import MOST_CHARACTERS, PAIRS
 from utils.models import SeededSampling
 
-MOST_WORDS = {"question": 30, "answer": 10, "full_answer": 40}
+MOST_WORDS = {"question": 24, "answer": 8, "full_answer": 30}
 WORD = r'[^\s\x00-\x1f\x7f"\\]+'
 PIECES = re.compile(r"\w(?:\S*\w)?|\s+|[^\w\s]+")  # words without marks around them, spaces, marks
 

@@ -19,7 +19,7 @@ HIT_FIELDS = ("id", "title", "score")  # of an entry whose passage an engine fou
 UNFINISHED = "unfinished"  # in the settings of texts that do not count any more
 PAIR_FIELDS = ("question", "answer", "full_answer")
 PAIRS = 3
-MOST_CHARACTERS = {"question": 200, "answer": 80, "full_answer": 280}  # in a constrained list
+MOST_CHARACTERS = {"question": 180, "answer": 80, "full_answer": 220}  # in a constrained list
 # json_repair takes quadratic time on some nonsense, most of all on many quotes or brackets
 REPAIRED_CHARACTERS = 10_000
 REPAIRED_MARKS = 300

@@ -55,6 +55,14 @@ def read_corpus(corpus: Path, doing: str = "indexing") -> Iterator[tuple[str, st
         raise InputError(f"the corpus {name} has no passage below its header")
 
 
+def write_corpus(corpus: Path, passages: Iterable[tuple[str, str]]) -> None:
+    """Write `(title, text)` of each passage as a corpus; the ids are 0, 1, 2, …"""
+    with open(corpus, "w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file, delimiter="\t")
+        rows.writerow(COLUMNS)
+        rows.writerows([number, text, title] for number, (title, text) in enumerate(passages))
+
+
 def _read_rows(stream: BinaryIO, name: str) -> Iterator[tuple[str, str, str]]:
     # strict: a quote that is not closed or not doubled would swallow what follows
     reader = csv.reader(codecs.iterdecode(stream, "utf-8-sig"), delimiter="\t", strict=True)

@@ -5,9 +5,10 @@ make(experiment, works, saver, processes, adapters_per_batch) -> None
     makes those that `saver.needs`: `saver.begin(works, base)` once, then `saver.save(...)`
 """
 
-from utils.sources import average, trained
+from utils.sources import average, others, trained
 
 SOURCES = {
     "trained": trained,
     "average": average,
+    "others": others,
 }

@@ -1,11 +1,15 @@
 """Adapters that are trained on their passages (Additional Parameter Training, section 3.2.2)."""
 
+from functools import partial
+
+import torch
+
 from utils.experiment import Experiment, Work
 from utils.layout import adapters_folder
 from utils.lora.examples import Steps
 from utils.lora.memory import adapters_that_fit
 from utils.lora.objectives import OBJECTIVES
-from utils.lora.training import SCHEDULES, group_by_cost, train_as_fits
+from utils.lora.training import SCHEDULES, State, group_by_cost, train_as_fits
 from utils.neighbours import met_by, read_plan
 from utils.processes import Processes
 from utils.store.check import open_base
@@ -45,12 +49,17 @@ def make(
     groups = processes.share(groups)
     saver.begin([works[i] for group in groups for i in group], fingerprint(base))
     more = {"schedule": SCHEDULES[recipe.schedule]}
-    for group in groups:
+    for number, group in enumerate(groups, 1):
         members = [works[i] for i in group]
         if any(map(saver.needs, members)):
             steps = [Steps(one.examples, batch_size, recipe.num_train_epochs) for one in members]
+            more["after_step"] = partial(_tell, saver, f"group {number}/{len(groups)}", steps)
             if plan:
                 more |= {"neighbours": met_by(members, plan, recipe.seed), "side_by_side": size}
             objective = OBJECTIVES[recipe.objective]
             adapters = train_as_fits(bank, base, steps, objective, recipe.learning_rate, **more)
             saver.save(members, adapters)
+
+
+def _tell(saver: Saver, group: str, steps: list[Steps], state: State, losses: torch.Tensor) -> None:
+    saver.tell(f"{group}, step {state.steps}/{max(map(len, steps))}")

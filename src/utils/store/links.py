@@ -128,6 +128,11 @@ class Saver:
         self.bar = self.processes.bar("encode", "passage", len(mine), len(mine & self.missing))
         self.old = mine & self.missing if self.replace else set()
 
+    def tell(self, news: str) -> None:
+        """Show `news` beside the bar, which moves only when a group is finished."""
+        self.bar.set_postfix_str(news, refresh=False)
+        self.bar.update(0)
+
     def save(self, works: list[Work], adapters: list[Adapter]) -> None:
         """Write the adapters of `works`, in this order."""
         self.writing.result()

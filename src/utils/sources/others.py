@@ -1,0 +1,77 @@
+"""The adapters of another question's passages, in the place of a question's own.
+
+The control "the right knowledge, or any": format and style of the data set are in these adapters
+too, the answer is not. Each question takes those of another one that shares no passage with it.
+"""
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+from utils.experiment import Experiment, Work
+from utils.files import hash_json
+from utils.processes import Processes
+from utils.running import InputError
+from utils.store.check import require_adapters
+from utils.store.folders import load_adapter
+from utils.store.links import Saver
+
+Passages = list[tuple[Path, dict]]  # of a question: an adapter's folder and the passage's entry
+
+
+def works(experiment: Experiment) -> list[Work]:
+    """One adapter for each different one that is taken; its data are those of the taken one."""
+    return [work for work, _ in _taken(experiment, experiment)]
+
+
+def make(
+    experiment: Experiment,
+    works: list[Work],
+    saver: Saver,
+    processes: Processes,
+    adapters_per_batch: int | None,
+) -> None:
+    """Take what `encode.py` has trained; `InputError` if one of them is missing."""
+    trained = Experiment(replace(experiment.recipe, adapters="trained"))
+    base = require_adapters(trained, trained.works(), trained.settings)
+    shapes = trained.bank().shapes(trained.recipe.lora_rank)
+    own = processes.share(_taken(experiment, trained))
+    saver.begin([work for work, _ in own], base)
+    for work, folder in own:
+        if saver.needs(work):
+            saver.save([work], [load_adapter(folder, shapes)])
+
+
+def _taken(experiment: Experiment, trained: Experiment) -> list[tuple[Work, Path]]:
+    """The adapters to make, and the folder of the trained one that each of them is."""
+    taken: dict[str, tuple[Work, Path]] = {}
+    for data_type in experiment.records:
+        questions = experiment.passages(data_type)
+        of_trained = trained.passages(data_type)
+        for own, giver in zip(questions, exchanged(questions, trained.recipe.seed), strict=True):
+            for place, (folder, _) in enumerate(own):
+                source = of_trained[giver][place % len(of_trained[giver])]
+                [work] = trained.works([source], grouped=False)
+                key = hash_json([work.data, data_type])
+                made, _ = taken.setdefault(key, (Work([], key, []), source[0]))
+                made.folders.append(folder)
+    return list(taken.values())
+
+
+def exchanged(questions: list[Passages], seed: int) -> list[int]:
+    """For each question the number of the one whose adapters it takes: each gives once, and no two
+    share a passage. Raises `InputError` if no such exchange is found."""
+    held = [{entry["passage"] for _, entry in passages} for passages in questions]
+    givers, rng = list(range(len(questions))), random.Random(seed)
+    rng.shuffle(givers)
+    for _ in range(100):
+        clashes = [i for i, giver in enumerate(givers) if held[i] & held[giver]]
+        if not clashes:
+            return givers
+        for i in clashes:
+            j = rng.randrange(len(givers))
+            givers[i], givers[j] = givers[j], givers[i]
+    raise InputError(
+        f"--adapters others: no exchange among {len(questions)} questions gives each the passages "
+        "of one that shares none with it; take more questions"
+    )

@@ -1,0 +1,90 @@
+"""A model in one `.gguf` file: a tiny one."""
+
+import gguf
+import pytest
+import torch
+from conftest import tiny_model
+from stage_runs import refused
+from transformers import AutoModelForCausalLM
+
+from utils.model_files import model_identity, resolve_model
+from utils.models import context_length, load_model, load_tokenizer
+
+NAMES = {
+    "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down", "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm", "embed_tokens": "token_embd", "norm": "output_norm",
+}  # fmt: skip
+
+
+def write_gguf(model, file) -> None:
+    """The tiny Llama `model` as llama.cpp keeps one, in float32."""
+    config, writer = model.config, gguf.GGUFWriter(file, "llama")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list([chr(33 + number) for number in range(94)] + ["ab", "bc", "cd"])
+    writer.add_token_merges(["a b", "b c", "c d"])
+    writer.add_eos_token_id(2)
+    writer.add_chat_template("{{ messages[0]['content'] }}")
+    for name, tensor in model.state_dict().items():
+        if name == "lm_head.weight":  # tied
+            continue
+        module = name.removeprefix("model.").removesuffix(".weight").removeprefix("layers.")
+        number, _, inner = module.partition(".")
+        place, module = (f"blk.{number}.", NAMES[inner]) if inner else ("", NAMES[module])
+        if module in ("attn_q", "attn_k"):  # llama.cpp interleaves the halves of a head
+            heads = getattr(
+                config, f"num_{'attention' if module[-1] == 'q' else 'key_value'}_heads"
+            )
+            halves = tensor.view(heads, 2, -1, tensor.shape[1])
+            tensor = halves.transpose(1, 2).reshape(tensor.shape)
+        writer.add_tensor(f"{place}{module}.weight", tensor.numpy().copy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+@pytest.fixture
+def file(root):
+    write_gguf(tiny_model(seed=3), root / "tiny.gguf")
+    return root / "tiny.gguf"
+
+
+def test_a_gguf_file_is_dequantised_once_into_a_model_folder(root, file, capsys):
+    name, source = str(file), tiny_model(seed=3)
+    folder = resolve_model(name)
+    assert "tiny.gguf: dequantised into" in capsys.readouterr().err
+    assert resolve_model("tiny.gguf") == folder and not capsys.readouterr().err
+    assert folder.startswith(str(root / "offline/.gguf/tiny.gguf@"))
+    assert model_identity(name) == folder.rpartition("/")[2]
+    tokenizer = load_tokenizer(name)
+    assert tokenizer.eos_token_id == 2 and tokenizer.chat_template and context_length(name) == 128
+    ids = torch.tensor([[1, 5, 9, 30]])
+    for model in (
+        load_model(name, "float32", tokenizer),
+        AutoModelForCausalLM.from_pretrained(folder),  # what peft loads an adapter's model with
+    ):
+        assert torch.equal(model(ids).logits, source(ids).logits)
+    write_gguf(tiny_model(seed=4), file)  # another model under the same name
+    assert model_identity(name) != folder.rpartition("/")[2]
+
+
+def test_a_gguf_file_that_is_missing_or_damaged_is_one_sentence(root, file):
+    refused("there is no such file or folder", resolve_model, "models/none.gguf")
+    content = file.read_bytes()
+    for damaged in (content[:2000], content[:-5000], b"GGUF", b"{}" * 99):
+        file.write_bytes(damaged)
+        refused(
+            r"tiny\.gguf\) cannot be loaded: .*; fetch the file again", resolve_model, str(file)
+        )
+    assert not list((root / "offline/.gguf").glob("*"))
