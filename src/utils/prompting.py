@@ -144,6 +144,12 @@ def _check_texts(texts: object, path: Path) -> None:
                 f"the prompt set {relative(path)} needs a text {place!r} with "
                 f"{names or 'no placeholder'}; add it, or correct its placeholders"
             )
+    openings = texts.get("question_openings", [])
+    if not (isinstance(openings, list) and all(isinstance(one, str) and one for one in openings)):
+        raise InputError(
+            f"question_openings in the prompt set {relative(path)} must be a list of words with "
+            "which a question may begin; correct or remove it"
+        )
 
 
 def _load_examples(dataset: str) -> list[dict]:

@@ -16,7 +16,7 @@ that is `absent` from the passage or a question that was `repeated`.
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice, pairwise
 from typing import Protocol
@@ -149,13 +149,19 @@ class LocalModel:
         self.model = load_model(name, recipe.dtype, self.tokenizer, trusted, recipe.device_map)
         self.form = None
         if sampling.constrained:
-            self.form = self._list_form(prompts.pair_order or PAIR_FIELDS, say)
+            self.form = self._list_form(prompts, say)
 
-    def _list_form(self, order: Sequence[str], say: Callable[[str], None]) -> ListForm | None:
+    def _list_form(self, prompts: PromptSet, say: Callable[[str], None]) -> ListForm | None:
         """What holds question lists to their form; None, which is said, if that cannot be done."""
         stops = self.model.generation_config.eos_token_id
         try:
-            return ListForm(self.tokenizer, stops, order, self.sampling.check_answers)
+            return ListForm(
+                self.tokenizer,
+                stops,
+                prompts.pair_order or PAIR_FIELDS,
+                prompts.texts.get("question_openings", []),
+                self.sampling.check_answers,
+            )
         except ValueError as error:
             say(f"question lists are not constrained: no grammar for this tokenizer ({error})")
             return None
