@@ -63,7 +63,11 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namesp
 
 
 def settings_of(
-    options: argparse.Namespace, prompts: str, index: PassageIndex | None, server: Server | None
+    options: argparse.Namespace,
+    sampling: Sampling,
+    prompts: str,
+    index: PassageIndex | None,
+    server: Server | None,
 ) -> dict:
     """What the texts are made with, as it is kept beside them; `prompts` is their fingerprint."""
     from utils.model_files import model_identity
@@ -78,7 +82,7 @@ def settings_of(
         "engine": options.engine,
         "index": {"name": options.index_name, **index.identity} if index else None,
         "topk": options.topk,
-        **vars(Sampling.of(options)),
+        **sampling.recorded,
         "batch_size": None if server else options.batch_size,
         **({"write_per_question": True} if options.write_per_question else {}),
         **({"answers": options.answers} if options.answers != ANSWERS[0] else {}),
@@ -104,9 +108,10 @@ def main() -> None:
     questions = load_sample(*where, recipe.data_type, recipe.sample, options.answers)
     records.refuse_other_answers(recipe.dataset, questions, recipe.model_name, options.answers)
     prompts = load_prompts(recipe.prompts, recipe.dataset, with_cot=False)
-    index, sampling = finding.open_engine(options, questions, processes.say), Sampling.of(options)
+    index = finding.open_engine(options, questions, processes.say)
+    sampling = Sampling.of(options, prompts)
     server = Server(options, prompts, sampling, processes.say) if options.api_base else None
-    settings = settings_of(options, prompts.fingerprint, index, server)
+    settings = settings_of(options, sampling, prompts.fingerprint, index, server)
     made_by = recipe.dataset, recipe.model_name
     files = AugmentedFiles(*made_by, questions, settings, options.overwrite)
     if not files.waiting:
@@ -116,7 +121,9 @@ def main() -> None:
         return
 
     # 2. Load, and retrieve: one process for all of a launch
-    author = server or writing.LocalModel(recipe, prompts, sampling, options.batch_size)
+    author = server or writing.LocalModel(
+        recipe, prompts, sampling, options.batch_size, processes.say
+    )
     waiting, found = {name: questions[name] for name in files.waiting}, None
     if processes.is_main or processes.is_shard:
         found = finding.find_candidates(waiting, index, options.topk, options.write_per_question)

@@ -41,7 +41,8 @@ def by(fake: FakeOpenAI, *more: str) -> list[str]:
 def open_server(*flags: str, say=print) -> server.Server:
     """The server that `augment.py` opens with these flags."""
     options, _ = augment.parse_arguments([*AUGMENT, *flags])
-    return server.Server(options, load_prompts("demo", "", False), Sampling.of(options), say)
+    prompts = load_prompts("demo", "", False)
+    return server.Server(options, prompts, Sampling.of(options, prompts), say)
 
 
 def test_the_server_gives_the_records_of_the_local_path(indexed, monkeypatch, capsys):

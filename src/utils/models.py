@@ -1,6 +1,7 @@
 """Load a model and its tokenizer; batched generation, greedy or sampled."""
 
 import logging
+from collections.abc import Callable, Sequence
 
 import torch
 import transformers
@@ -163,9 +164,13 @@ class SeededSampling(transformers.LogitsProcessor):
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """`scores [rows, vocabulary]` of the next token -> noisy scores of the same shape."""
+        return self.noisy(scores, range(len(self.generators)))
+
+    def noisy(self, scores: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
+        """The same for these rows of the batch alone, whose `scores` are given."""
         top_k = min(self.top_k, scores.shape[-1])
         best, places = torch.topk(scores.float() / self.temperature, top_k)  # [rows, top_k]
-        uniform = torch.stack([torch.rand(top_k, generator=one) for one in self.generators])
+        uniform = torch.stack([torch.rand(top_k, generator=self.generators[row]) for row in rows])
         noise = -torch.log(-torch.log(uniform.clamp_min(torch.finfo(torch.float32).tiny)))
         result = torch.full_like(scores, -torch.inf, dtype=torch.float32)
         return result.scatter(-1, places, best + noise.to(scores.device))
@@ -181,13 +186,16 @@ def generate(
     temperature: float = 0.0,
     top_k: int = 50,
     watch: transformers.LogitsProcessor | None = None,
+    held: Callable[[SeededSampling | None], transformers.LogitsProcessor] | None = None,
 ) -> list[str]:
     """The continuation of each prompt (token ids) as text, without special tokens, as one batch.
-    Greedy at temperature 0; above it sampled, with one seed per prompt. `watch` sees each step."""
+    Greedy at temperature 0; above it sampled, with one seed per prompt. `watch` sees each step;
+    `held` puts around the sampling what holds the texts to a form."""
     rows = [torch.tensor(prompt, dtype=torch.long) for prompt in prompts]
     ids = pad_sequence(rows, True, tokenizer.pad_token_id, "left")
     mask = pad_sequence([torch.ones_like(row) for row in rows], True, 0, "left")
-    sampling = [SeededSampling(seeds, temperature, top_k)] if temperature else []
+    sampling = SeededSampling(seeds, temperature, top_k) if temperature else None
+    chooser = held(sampling) if held else sampling
     output = model.generate(
         input_ids=ids.to(model.device),
         attention_mask=mask.to(model.device),
@@ -196,6 +204,6 @@ def generate(
         # a cache that grows is copied for every token, and breaks up the memory
         cache_implementation="static",
         disable_compile=True,
-        logits_processor=transformers.LogitsProcessorList([watch] * bool(watch) + sampling),
+        logits_processor=transformers.LogitsProcessorList(filter(None, (watch, chooser))),
     )
     return tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)

@@ -79,6 +79,14 @@ class PromptSet:
         """A hash of every text and example, to tell whether work was made with other prompts."""
         return hash_json([self.texts, self.examples])
 
+    @property
+    def pair_order(self) -> list[str]:
+        """The fields of a question-answer pair in the order in which the request for a list shows
+        them in quotation marks; [] if it does not show all three."""
+        shown = re.findall(r'"(question|answer|full_answer)"', self.texts["question_answer_pairs"])
+        order = list(dict.fromkeys(shown))
+        return order if len(order) == 3 else []
+
     def request(self, kind: str, passage: str) -> str:
         """The user message that asks for a text about `passage` (section 3.2.1 of the paper).
         `kind` is "rewrite" or "question_answer_pairs", of which three are asked for."""
@@ -136,6 +144,12 @@ def _check_texts(texts: object, path: Path) -> None:
                 f"the prompt set {relative(path)} needs a text {place!r} with "
                 f"{names or 'no placeholder'}; add it, or correct its placeholders"
             )
+    openings = texts.get("question_openings", [])
+    if not (isinstance(openings, list) and all(isinstance(one, str) and one for one in openings)):
+        raise InputError(
+            f"question_openings in the prompt set {relative(path)} must be a list of words with "
+            "which a question may begin; correct or remove it"
+        )
 
 
 def _load_examples(dataset: str) -> list[dict]:

@@ -249,6 +249,7 @@ _FIELDS = {f.name: f for f in fields(Recipe)}
 # the value of a setting that a file does not hold
 DEFAULTS = {name: f.default for name, f in _FIELDS.items() if f.metadata["recorded"]}
 DEFAULTS |= {"answers": "published", "pairs": 3}  # of augment.py
+DEFAULTS |= {"constrained": False, "check_answers": False}
 
 
 def add_flags(parser: argparse.ArgumentParser, *groups: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import json_repair
 
 from utils.files import hash_json, read_object, relative
 from utils.layout import augmented_file, folder_name
+from utils.metrics import answer_presence, normalize
 from utils.questions import is_text, problems_in, raise_problems, read_records, take_sample
 from utils.recipe import DEFAULTS
 from utils.running import InputError
@@ -18,6 +19,7 @@ HIT_FIELDS = ("id", "title", "score")  # of an entry whose passage an engine fou
 UNFINISHED = "unfinished"  # in the settings of texts that do not count any more
 PAIR_FIELDS = ("question", "answer", "full_answer")
 PAIRS = 3
+MOST_CHARACTERS = {"question": 180, "answer": 80, "full_answer": 220}  # in a constrained list
 # json_repair takes quadratic time on some nonsense, most of all on many quotes or brackets
 REPAIRED_CHARACTERS = 10_000
 REPAIRED_MARKS = 300
@@ -206,8 +208,34 @@ def _answers_to_text(pair: Any) -> None:
             pair[field] = str(value)
 
 
+def list_schema(order: Sequence[str]) -> dict[str, Any]:
+    """The JSON schema of a list of three pairs with their fields in this order, for servers."""
+    texts = {
+        field: {"type": "string", "minLength": 1, "maxLength": MOST_CHARACTERS[field]}
+        for field in order
+    }
+    pair = {"type": "object", "properties": texts, "required": list(order)}
+    pair["additionalProperties"] = False
+    return {"type": "array", "items": pair, "minItems": PAIRS, "maxItems": PAIRS}
+
+
+def in_passage(answer: str, passage: str) -> bool:
+    """Whether `answer` occurs in `passage`, both normalised as the metrics do: as whole words, or
+    if it is not ASCII anywhere, as many languages put no spaces between words."""
+    if answer_presence(passage, answer):
+        return True
+    words = normalize(answer)
+    return not words.isascii() and words in normalize(passage)
+
+
 def parse_pairs(text: str) -> list[dict[str, str]] | None:
-    """The first three valid pairs of the question-answer list in a model's answer, else None.
+    """The first three valid pairs of the question-answer list in a model's answer, else None."""
+    pairs = read_pairs(text)
+    return pairs if len(pairs) == PAIRS else None
+
+
+def read_pairs(text: str) -> list[dict[str, str]]:
+    """The valid pairs of the question-answer list in a model's answer, three at most.
 
     The list may be among other text, be wrapped in an object, cut off or slightly broken
     (json_repair mends it); invalid elements are passed over. A pair has exactly "question",
@@ -216,8 +244,8 @@ def parse_pairs(text: str) -> list[dict[str, str]] | None:
     try:
         value = json_repair.loads(_list_text(text))
     except Exception:  # json_repair documents no errors; nonsense makes it raise several
-        return None
-    pairs = []
+        return []
+    pairs: list[dict[str, str]] = []
     waiting = [value]
     while waiting and len(pairs) < PAIRS:
         value = waiting.pop()
@@ -226,7 +254,7 @@ def parse_pairs(text: str) -> list[dict[str, str]] | None:
         elif isinstance(value, dict | list):
             inner = value.values() if isinstance(value, dict) else value
             waiting += reversed(list(inner))  # so that the first is popped first
-    return pairs if len(pairs) == PAIRS else None
+    return pairs[:PAIRS]
 
 
 def _list_text(text: str) -> str:

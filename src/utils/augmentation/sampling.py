@@ -2,13 +2,18 @@
 
 import argparse
 from dataclasses import dataclass, fields
+from typing import Any
 
 from utils.arguments import positive_integer, seed_number
+from utils.prompting import PromptSet
+
+SWITCHES = {"on": True, "off": False}
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """The settings of the sampling, each named as its flag."""
+    """The settings of the sampling, each named as its flag. `constrained`: question lists are held
+    to their form; `check_answers`: a pair counts only if its answer occurs in the passage."""
 
     max_new_tokens: int
     temperature: float
@@ -16,11 +21,21 @@ class Sampling:
     max_attempts: int
     seed: int
     pairs: int
+    constrained: bool
+    check_answers: bool
 
     @classmethod
-    def of(cls, options: argparse.Namespace) -> "Sampling":
-        """Those among the parsed flags."""
-        return cls(**{field.name: getattr(options, field.name) for field in fields(cls)})
+    def of(cls, options: argparse.Namespace, prompts: PromptSet) -> "Sampling":
+        """Those among the parsed flags. "auto" constrains lists whose form the prompts show."""
+        chosen = {field.name: getattr(options, field.name) for field in fields(cls)}
+        constrained = SWITCHES.get(options.constrained, bool(prompts.pair_order))
+        checked = SWITCHES.get(options.check_answers, constrained)
+        return cls(**chosen | {"constrained": constrained, "check_answers": checked})
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """What is kept beside the texts; `False` is what a record without the setting means."""
+        return {name: value for name, value in vars(self).items() if value is not False}
 
 
 def temperature(text: str) -> float:
@@ -51,4 +66,17 @@ def add_sampling_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGro
         ("pairs", pairs_number, 3, "question-answer pairs of a passage, from lists of three"),
     ):
         group.add_argument(f"--{name}", type=kind, default=default, help=meaning)
+    for name, meaning in (
+        (
+            "constrained",
+            "hold question lists to their form, token by token, or by a server's response_format; "
+            "auto: if the prompt set shows the form",
+        ),
+        (
+            "check_answers",
+            "a pair counts only if its answer occurs in the passage (a constrained model here "
+            "can write no other) and its question is new; auto: if lists are constrained",
+        ),
+    ):
+        group.add_argument(f"--{name}", choices=("auto", *SWITCHES), default="auto", help=meaning)
     return group

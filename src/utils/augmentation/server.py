@@ -18,11 +18,13 @@ from multiprocessing.pool import ThreadPool
 from typing import Any
 
 from utils.arguments import positive_integer, positive_number
+from utils.augmentation.records import PAIR_FIELDS, list_schema
 from utils.augmentation.sampling import Sampling
 from utils.prompting import TEMPLATE_OPTIONS, PromptSet
 from utils.running import InputError
 
 MAX_RETRIES = 8
+FORM = "response_format"  # of question lists
 KEY = "refuses the key ({}); give the right one in the variable OPENAI_API_KEY"
 REFUSALS = {  # HTTP status -> what is wrong and what to do; {} are the server's words
     401: KEY,
@@ -107,6 +109,10 @@ class Server:
         if sampling.temperature == 0:
             del self.extras["top_k"]
         self.extras["chat_template_kwargs"] = TEMPLATE_OPTIONS
+        if sampling.constrained:
+            schema = list_schema(prompts.pair_order or PAIR_FIELDS)
+            form = {"name": "question_answer_pairs", "strict": True, "schema": schema}
+            self.extras[FORM] = {"type": "json_schema", "json_schema": form}
         self.lock = threading.Lock()
         self.model = options.api_model or self._only_model() or options.model_name
 
@@ -147,17 +153,21 @@ class Server:
 
         try:
             return [
-                self._text(self.prompts.request(kind, passage), seed)
+                self._text(kind, passage, seed)
                 for passage, seed in zip(passages, seeds, strict=True)
             ]
         except openai.APIError as error:
             raise self._refusal(error) from None
 
-    def _text(self, message: str, seed: int) -> str:
+    def _text(self, kind: str, passage: str, seed: int) -> str:
         """The text of one answer; settings that the server refuses are left out from then on."""
         import openai
 
-        taken = dict(self.extras)
+        message = self.prompts.request(kind, passage)
+        sent = dict(self.extras)
+        if kind == "rewrite":
+            sent.pop(FORM, None)
+        taken = dict(sent)
         while True:
             try:
                 text = self._complete(message, seed, taken)
@@ -165,14 +175,19 @@ class Server:
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
                 if not taken:  # the extras were not the reason
                     raise
-                named = {name for name in taken if name in str(error)} or taken.keys()
+                named = {name for name in taken if name in str(error)}
+                # what is wrong with a schema is said in many ways
+                named = named or {FORM} & taken.keys() or taken.keys()
                 taken = {name: taken[name] for name in taken.keys() - named}
         with self.lock:
-            if refused := self.extras.keys() - taken.keys():
-                self.say(
-                    f"the server at {self.url} takes no {' or '.join(sorted(refused))}: what the "
-                    "model's own settings or chat template say of it has an effect"
-                )
+            if refused := self.extras.keys() & (sent.keys() - taken.keys()):
+                if FORM in refused:
+                    self.say(f"the server at {self.url} takes no {FORM}: lists are not constrained")
+                if names := " or ".join(sorted(refused - {FORM})):
+                    self.say(
+                        f"the server at {self.url} takes no {names}: what the model's own settings "
+                        "or chat template say of it has an effect"
+                    )
                 self.extras = {name: self.extras[name] for name in self.extras.keys() - refused}
         return text
 

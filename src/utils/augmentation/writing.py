@@ -8,7 +8,9 @@ seed and the key alone, never on what ran before or beside it.
 
 The candidates of a question are hits by key, best first: a hit has "text" and, from an engine,
 "id", "title" and "score". A result is `{"rewrite", "qa", "attempts"}`: `qa` is None if the passage
-is dropped, `rewrite` too if no question list was valid, `attempts` counts the tries at a list.
+is dropped, `rewrite` too if no question list was valid, `attempts` counts the tries at a list. With
+`--check_answers` it also has how many pairs were `written`, and of these how many had an answer
+that is `absent` from the passage or a question that was `repeated`.
 """
 
 import json
@@ -23,7 +25,8 @@ import torch
 from tqdm import tqdm
 from transformers import LogitsProcessor
 
-from utils.augmentation.records import PAIRS, parse_pairs
+from utils.augmentation.constraint import ListForm
+from utils.augmentation.records import PAIR_FIELDS, PAIRS, in_passage, parse_pairs, read_pairs
 from utils.augmentation.sampling import Sampling
 from utils.files import hash_json, relative
 from utils.journal import Journal
@@ -39,6 +42,8 @@ from utils.thoughts import without_thoughts
 # side by side. Fewer: a stop loses less, and many processes are busy to the end.
 BATCHES_IN_CHUNK = 4
 CHUNKS = 16  # at least, before a chunk grows beyond one batch
+
+COUNTS = ("written", "absent", "repeated")  # of pairs, with --check_answers
 
 Candidates = dict[str, dict]  # work key -> hit
 
@@ -127,7 +132,14 @@ class LocalModel:
     """Writes with the recipe's model in this process, `batch_size` texts side by side. Raises
     `InputError` if the model cannot be loaded."""
 
-    def __init__(self, recipe: Recipe, prompts: PromptSet, sampling: Sampling, batch_size: int):
+    def __init__(
+        self,
+        recipe: Recipe,
+        prompts: PromptSet,
+        sampling: Sampling,
+        batch_size: int,
+        say: Callable[[str], None],
+    ):
         name, trusted = recipe.model_name, recipe.trust_remote_code
         self.sampling, self.batch_size = sampling, batch_size
         self.progress = lambda texts, tokens: None
@@ -135,6 +147,24 @@ class LocalModel:
         room = room_for_prompt(context_length(name, trusted), sampling.max_new_tokens)
         self.encoder = PromptEncoder(self.tokenizer, prompts, False, room)
         self.model = load_model(name, recipe.dtype, self.tokenizer, trusted, recipe.device_map)
+        self.form = None
+        if sampling.constrained:
+            self.form = self._list_form(prompts, say)
+
+    def _list_form(self, prompts: PromptSet, say: Callable[[str], None]) -> ListForm | None:
+        """What holds question lists to their form; None, which is said, if that cannot be done."""
+        stops = self.model.generation_config.eos_token_id
+        try:
+            return ListForm(
+                self.tokenizer,
+                stops,
+                prompts.pair_order or PAIR_FIELDS,
+                prompts.texts.get("question_openings", []),
+                self.sampling.check_answers,
+            )
+        except ValueError as error:
+            say(f"question lists are not constrained: no grammar for this tokenizer ({error})")
+            return None
 
     def cut(self, wave: dict[str, str]) -> list[dict[str, str]]:
         """See `Author`: of about whole batches, as even as can be, the longest passages first."""
@@ -154,6 +184,7 @@ class LocalModel:
         prompts = [self.encoder.request(kind, passage) for passage in passages]
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         answers = [""] * len(prompts)
+        form = self.form if kind == "question_answer_pairs" else None
 
         def write(batch: list[int]) -> list[str]:
             watch = Watch(len(batch), self.tokenizer.pad_token_id, self.progress)
@@ -166,6 +197,7 @@ class LocalModel:
                 temperature=self.sampling.temperature,
                 top_k=self.sampling.top_k_sampling,
                 watch=watch,
+                held=form and form.held([passages[i] for i in batch]),
             )
             self.progress(len(watch.open), 0)  # those that end with the last token
             return texts
@@ -183,11 +215,13 @@ def write_chunk(chunk: dict[str, str], author: Author) -> dict:
 
     Question lists come first, for all; those that are not valid are tried again side by side; a
     passage that has one gets a rewrite. More than three pairs are those of further lists, the new
-    questions alone; a passage that gets fewer in all attempts keeps them.
+    questions alone; a passage that gets fewer in all attempts keeps them. With `--check_answers`
+    the good pairs of a list are kept, and the next attempt adds to them.
     """
     sampling = author.sampling
     lists = -(-sampling.pairs // PAIRS)
-    results = {key: {"rewrite": None, "qa": None, "attempts": 0} for key in chunk}
+    counts = dict.fromkeys(("attempts", *(COUNTS if sampling.check_answers else ())), 0)
+    results = {key: {"rewrite": None, "qa": None, **counts} for key in chunk}
 
     def ask(kind: str, keys: list[str], salt: str) -> Iterator[tuple[dict, str]]:
         # a sample depends on the seed and on what it is for, never on its neighbours
@@ -198,13 +232,36 @@ def write_chunk(chunk: dict[str, str], author: Author) -> dict:
     # greedy decoding would only repeat itself
     for attempt in range(lists * sampling.max_attempts if sampling.temperature else 1):
         missing = [key for key in chunk if len(results[key]["qa"] or []) < sampling.pairs]
-        for result, text in ask("question_answer_pairs", missing, f"qa {attempt}"):
-            pairs = joined(result["qa"], parse_pairs(text), sampling.pairs)
+        answers = ask("question_answer_pairs", missing, f"qa {attempt}")
+        for key, (result, text) in zip(missing, answers, strict=True):
+            new = checked(result, text, chunk[key]) if sampling.check_answers else parse_pairs(text)
+            pairs = joined(result["qa"], new, sampling.pairs)
             result.update(qa=pairs, attempts=attempt + 1)
+    for result in results.values():
+        if len(result["qa"] or []) < PAIRS:
+            result["qa"] = None
     for result, text in ask("rewrite", [k for k in chunk if results[k]["qa"]], "rewrite"):
         # without a rewrite it is dropped too
         result.update(rewrite=text, qa=result["qa"] if text else None)
     return {"results": results}
+
+
+def checked(result: dict, text: str, passage: str) -> list[dict]:
+    """The pairs in `text` whose answer occurs in `passage` and whose question is not among those of
+    `result`, which counts the others."""
+    pairs = read_pairs(text)
+    asked, good = {pair["question"].casefold() for pair in result["qa"] or []}, []
+    for pair in pairs:
+        question = pair["question"].casefold()
+        if not in_passage(pair["answer"], passage):
+            result["absent"] += 1
+        elif question in asked:
+            result["repeated"] += 1
+        else:
+            asked.add(question)
+            good.append(pair)
+    result["written"] += len(pairs)
+    return good
 
 
 def joined(pairs: list[dict] | None, more: list[dict] | None, most: int) -> list[dict] | None:
@@ -288,8 +345,13 @@ def summary(
     different = len(set(wanted))
     written = [result for key, result in results.items() if key not in before]
     taken = sum(result["qa"] is not None for result in written)
+    pairs, absent, repeated = (sum(r.get(name, 0) for r in written) for name in COUNTS)
+    checks = (
+        f"\nof {pairs} pairs {absent / max(pairs, 1):.1%} had an answer that is not in the passage"
+    )
+    checks += f", {repeated / max(pairs, 1):.1%} a question that was there already"
     return (
         f"passages: {len(wanted)} wanted, {different} different, {len(wanted) - different} saved "
         f"by sharing\nwritten: {taken} taken, {len(written) - taken} dropped for every method, "
         f"{sum(result['attempts'] for result in written)} attempts at question lists"
-    )
+    ) + (checks if pairs else "")
