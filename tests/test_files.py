@@ -10,6 +10,7 @@ import pytest
 from stage_runs import refused
 
 from utils import files, layout
+from utils.journal import Journal
 from utils.running import InputError
 
 
@@ -17,8 +18,8 @@ from utils.running import InputError
 def test_a_name_of_which_nothing_usable_is_left_or_that_hides_is_refused(name):
     refused("cannot be used as a folder name", layout.folder_name, name)
     for dataset in ("warmup", "x/warmup_cot", "base_weight"):  # folders of other things
-        with pytest.raises(InputError, match=r"a data set cannot be called .* another --dataset"):
-            layout.augmented_file(dataset, "dev")
+        words = "a data set cannot be called .* another --dataset"
+        refused(words, layout.augmented_file, dataset, "dev")
 
 
 @pytest.mark.parametrize("name, folder", [
@@ -69,10 +70,44 @@ def test_a_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path):
     assert os.listdir(path) == ["third"]
 
 
+def test_a_folder_that_takes_no_file_is_named(tmp_path):
+    (tmp_path / "data_aug").write_text("a file where a folder should be")
+    file = tmp_path / "data_aug/demo/dev.json"
+    refused(r"data_aug/demo/dev.json cannot be written \(Not a dir", files.write_json, file, [])
+    refused("cannot be written", Journal, file.with_name(".dev.journal"), {})
+
+
+def test_leftovers_of_a_killed_run_are_removed_and_those_of_a_living_one_stay(tmp_path):
+    me, machine = os.getpid(), files._machine()
+    dead = 2**22 + 1  # above the largest process id
+    names = {  # and whether it stays
+        f".a.json.{machine}-{dead}-0123abcd-xyz.tmp": False,
+        f"..b.{machine}-{dead}-0123abcd-x.tmp.{machine}-{dead}-0123abcd-xyz.tmp": False,
+        f".a.json.{machine}-{me}-0123abcd-xyz.tmp": False,  # an earlier process with our id
+        f".a.json.{machine}-{me}-{files.RUN}-xyz.tmp": True,
+        f".a.json.{machine}-{os.getppid()}-0123abcd-xyz.tmp": True,
+        f".a.json.00000000-{dead}-0123abcd-xyz.tmp": True,  # another machine, just now
+        f".old.00000000-{dead}-0123abcd-xyz.tmp": False,  # another machine, days ago
+        ".mine.tmp": True,  # not ours
+        f"a.json.{machine}-{dead}-0123abcd-xyz.tmp": True,
+    }
+    for name in names:
+        place = tmp_path / name / ".tmpAb1" if "..b" in name else tmp_path / name
+        place.parent.mkdir(exist_ok=True)
+        place.write_text("half")
+    os.utime(tmp_path / f".old.00000000-{dead}-0123abcd-xyz.tmp", (1, 1))
+    with files.writing_file(tmp_path / "a.json") as temporary:
+        left = {name for name in names if (tmp_path / name).exists()}
+        assert left == {name for name, stays in names.items() if stays}
+        with files.writing_folder(tmp_path / "folder") as other:
+            assert temporary.exists() and other.exists()
+    assert (tmp_path / "a.json").exists() and (tmp_path / "folder").is_dir()
+
+
 @pytest.mark.parametrize("content, message", [
     (None, "the list .*a.json does not exist"),
-    (b'{"a": 1,\n "b": ', "the list .*a.json is not valid JSON .*line 2 column"),
-    (b'{"a": "\xff"}', r"is not UTF-8 \(byte 7\)"),
+    (b'{"a": 1,\n "b": ', "the list .*a.json is not valid JSON .*line 2 column .*mend it"),
+    (b'{"a": "\xff"}', r"is not UTF-8 \(byte 7\); convert"),
     ("a.json", "the list .*a.json (is a link to nothing|cannot be read: .* symbolic links)"),
     (b"1" * 5000, r"not valid JSON \(Exceeds the limit .*5000 digits\); mend it"),
     (b'{"a": 1}\n{"a": 2}', r"may be JSON lines: put all values into one list \["),

@@ -7,7 +7,8 @@ import subprocess
 import sys
 
 import pytest
-from conftest import REPOSITORY, edited
+import torch
+from conftest import REPOSITORY, edited, put
 from stage_runs import ADAPTERS, AUGMENT, COMMON, ENCODE, MODEL, RESULTS, answer, refused, run
 
 import augment
@@ -17,14 +18,9 @@ from utils import layout, running
 from utils.augmentation.records import data_types_of, read_augmented
 
 RECORD = {"question": "Who?", "answer": "Orr"}
-HEADER = "id\ttext\ttitle\n"
-ROW = "1\tcats sat\tCats\n"
 WRITE = [*COMMON, "--dataset", "own", "--data_path", "{file}", "--index_name", "demo"]
 DIRECT = ["--dataset", "own", "--data_path", "{file}", "--sample", "0"]
 TRAINING = [*COMMON, "--data", "{file}"]
-INDEX = ["--index_name", "new", "--data_path", "{file}"]
-
-
 PAIR = {"question": "Q?", "answer": "a", "full_answer": "It is a."}
 ENTRY = {"pid": 0, "passage": 3, "demo-model_rewrite": "r", "demo-model_qa": [PAIR] * 3}
 TEXTLESS = [{"test_id": 0, **RECORD, "passages": ["p"], "augment": [ENTRY]}]
@@ -40,12 +36,7 @@ def answering(words: str, message: str) -> tuple:
 
 # script, flags, content of the file {file} (None: there is none; a value: as JSON), what is said
 BAD = {
-    "an index that exists": ("prep_elastic", ["--index_name", "demo", "--data_path", "{file}"],
-        HEADER + ROW, "exists already.*--overwrite"),
     "questions that are missing": ("augment", WRITE, None, "does not exist"),
-    "questions that are cut off": ("augment", WRITE, b'[{"question": "Wh', "valid JSON.*mend it"),
-    "questions in Latin-1": ("augment", WRITE, b'[{"question": "\xe9"}]', "UTF-8.*convert"),
-    "a number of 9000 digits": ("augment", WRITE, b"9" * 9000, "digits"),
     "half a character": ("augment", WRITE, b'[{"question": "\\ud83d?", "answer": "a"}]',
         "surrogates not allowed"),
     "a number as answer": ("augment", WRITE, [RECORD, {**RECORD, "answer": 7}], "record 1: answer"),
@@ -98,8 +89,8 @@ def test_bad_input_is_one_sentence_before_a_model_is_loaded(copy, monkeypatch, c
     place = copy / "given.json"
     if "{file}" not in flags and content is not None:
         place = copy / "data_aug/demo/dev.json"
-    if isinstance(content, str | bytes):
-        place.write_bytes(content.encode() if isinstance(content, str) else content)
+    if isinstance(content, bytes):
+        place.write_bytes(content)
     elif content is not None:
         place.write_text(json.dumps(content))
     (copy / "empty").mkdir()
@@ -148,6 +139,16 @@ def test_a_result_made_with_other_settings_or_adapters_of_another_base_are_refus
     refused("different base adapters", answer, "prag", "--overwrite")
 
 
+@pytest.mark.parametrize("content", ["[]", '[{"em": 1}]', '[{"test_id"'])
+def test_a_damaged_settings_file_of_a_stage_is_named(copy, content):
+    for file, *call in (
+        (f"{RESULTS}/icl/dev/config.json", answer, "icl"),
+        ("data_aug/demo/.dev.demo-model.settings", run, augment, *AUGMENT),
+    ):
+        put(copy / file, content)
+        refused(file, *call)
+
+
 def test_cot_goes_through_the_stages(copy):
     (copy / "data_aug/hotpotqa").mkdir()
     records = json.loads((copy / "data_aug/demo/dev.json").read_text())[:2]
@@ -165,6 +166,16 @@ def test_a_users_mistake_is_one_sentence_and_exit_code_1():
     assert done.returncode == 1
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert "Traceback" not in done.stderr and "augment.py" in done.stderr
-    command += ["--num_train_epochs", "0"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2 and "not above 0" in done.stderr
+
+
+def test_the_out_of_memory_error_of_torch_is_one_sentence(capsys):
+    def fail(error):
+        raise error
+
+    gpu = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    for main in (lambda: fail(gpu), lambda: torch.empty(1 << 60)):
+        with pytest.raises(SystemExit, match=r"error: the memory is full; .*--batch_size"):
+            running.run_stage(main)
+    with pytest.raises(RuntimeError):
+        running.run_stage(lambda: fail(RuntimeError("a mistake in the program")))
+    assert "Traceback" not in capsys.readouterr().err
