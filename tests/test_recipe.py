@@ -1,11 +1,9 @@
 """The recipe: flags, settings, folder labels and defaults follow from one place."""
 
-import json
 import shlex
 from dataclasses import fields
 
 import pytest
-from conftest import REPOSITORY
 
 import encode
 import inference
@@ -93,13 +91,3 @@ def test_a_registrys_names_are_read_without_importing_it():
     assert names_in("sources/__init__.py", "SOURCES") == tuple(SOURCES)
     with pytest.raises(LookupError):
         names_in("lora/merges.py", "NOTHING")
-
-
-def test_settings_of_an_older_version_are_those_of_the_defaults():
-    """Every setting that 4200079 kept is kept under its name, with the same value."""
-    folder = REPOSITORY / "tests/data/made_by_4200079/output"
-    for path in folder.rglob("config.json"):
-        kept = json.loads(path.read_text())
-        asked = Recipe(learning_rate=4e-3, inference_method="prag", max_new_tokens=6)
-        settings = asked.settings("adapter", "answer")
-        assert all(kept.get(n, DEFAULTS[n]) == v for n, v in settings.items() if n[-6:] != "method")
