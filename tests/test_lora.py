@@ -17,7 +17,7 @@ from utils.lora.bank import TARGET_MODULES, LoraBank
 from utils.lora.examples import Example, Steps
 from utils.lora.merges import total
 from utils.lora.objectives import OBJECTIVES
-from utils.lora.training import group_by_cost, train_adapters
+from utils.lora.training import train_adapters
 from utils.store.base import open_base_adapter
 from utils.store.folders import load_adapter, save_adapter
 
@@ -76,9 +76,12 @@ def exact_norm(weight: torch.Tensor, epsilon: float, x: torch.Tensor) -> torch.T
     return weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + epsilon)
 
 
-def train(bank, base, examples, objective="lm", rate=3e-3, epochs=3, batch_size=1):
-    steps = [Steps(own, batch_size, epochs) for own in examples]
-    return train_adapters(bank, base, steps, OBJECTIVES[objective], rate)
+def paired(adapter, oracle):
+    """Yield every tensor of an adapter with peft's, which has no other."""
+    assert len(oracle) == 2 * len(adapter)
+    for name, (A, B) in adapter.items():
+        yield A, oracle[f"base_model.model.{name}.lora_A.weight"]
+        yield B, oracle[f"base_model.model.{name}.lora_B.weight"]
 
 
 def compare_with_peft(folder, architecture, dtype, rank, batch, counts, tied=True, objective="lm"):
@@ -88,15 +91,13 @@ def compare_with_peft(folder, architecture, dtype, rank, batch, counts, tied=Tru
     bank = LoraBank(model_in(dtype, architecture, tied), rank, alpha=4 * rank)
     base = open_base_adapter(bank, folder / "base", "tiny", seed=1)
     base = {name: (A.to(dtype), B.to(dtype)) for name, (A, B) in base.items()}
-    mine = train(bank, base, examples, objective, batch_size=batch)
+    steps = [Steps(own, batch, 3) for own in examples]
+    mine = train_adapters(bank, base, steps, OBJECTIVES[objective], 3e-3)
     for adapter, own in zip(mine, examples, strict=True):
         firsts = [example.labels_from for example in own] if objective == "answer" else None
         model, prompts = model_in(dtype, architecture, tied), [example.ids for example in own]
         oracle = train_with_peft(model, folder / "base", prompts, 3e-3, 3, batch, firsts)
-        assert len(oracle) == 2 * len(adapter)
-        for name, (A, B) in adapter.items():
-            yield A, oracle[f"base_model.model.{name}.lora_A.weight"]
-            yield B, oracle[f"base_model.model.{name}.lora_B.weight"]
+        yield from paired(adapter, oracle)
 
 
 GRID = itertools.product(
@@ -127,13 +128,6 @@ def test_side_by_side_equals_peft_in_float32(tmp_path, rank, batch_size):
     differences = torch.cat([(mine - oracle).abs().flatten() for mine, oracle in pairs])
     assert (differences <= 1e-6).float().mean() >= 0.999
     assert differences.max() <= 5e-4
-
-
-def test_groups_hold_every_item_once_and_longest_first():
-    examples = random_examples([5, 1, 3, 5, 2, 4])
-    groups = group_by_cost(examples, 4)
-    assert sorted(sum(groups, [])) == list(range(6))
-    assert [len(examples[i]) for i in sum(groups, [])] == [5, 5, 4, 3, 2, 1]
 
 
 @pytest.mark.parametrize("architecture", FAMILIES)
