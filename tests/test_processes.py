@@ -17,15 +17,14 @@ TWO_AT_A_TIME = [*ENCODE, "--adapters_per_batch", "2"]
 ANSWER = [*ENCODE, "--inference_method", "combine", "--max_new_tokens", "12", "--batch_size", "1"]
 COMBINE = ["combine", "--batch_size", "1"]
 LAUNCHERS = {
-    "accelerate": ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes"],
-    "torchrun": ["-m", "torch.distributed.run", "--nproc_per_node"],
+    "accelerate": "accelerate.commands.launch --multi_gpu --main_process_port 0 --num_processes",
+    "torchrun": "torch.distributed.run --standalone --nproc_per_node",
 }
 
 
 def launching(root, count: int, script: str, *flags: str, launcher: str = "torchrun") -> tuple:
     """The command that runs a stage in `count` processes, and its surroundings."""
-    port = ["--main_process_port", "0"] if launcher == "accelerate" else ["--standalone"]
-    command = [sys.executable, *LAUNCHERS[launcher], str(count), *port]
+    command = [sys.executable, "-m", *LAUNCHERS[launcher].split(), str(count)]
     command += [str(REPOSITORY / "src" / script), *flags]
     return command, {"env": os.environ | {"PRAG_ROOT": str(root), "OMP_NUM_THREADS": "1"}}
 

@@ -100,14 +100,14 @@ def test_where_links_are_impossible_there_are_copies(with_total, monkeypatch, ca
             assert (with_total / TOTAL / there / WEIGHTS).read_bytes() == dev[here]
 
 
-@pytest.mark.parametrize("difference", ["save_dtype", "base", "record"])
-def test_what_is_not_equal_or_not_sound_is_trained(with_total, capsys, difference):
-    flags = ["--save_dtype", "float16"] if difference == "save_dtype" else []
-    for path in (with_total / ADAPTERS).glob("*/*/training_config.json") if not flags else ():
+@pytest.mark.parametrize("flags", [[], ["--save_dtype", "float16"]])
+def test_what_is_not_equal_or_not_sound_is_trained(with_total, capsys, flags):
+    records = sorted((with_total / ADAPTERS).glob("*/*/training_config.json"))
+    for path in records if not flags else ():
         with edited(path) as record:
             record["base"] = "another"
-        if difference == "record":
-            path.write_text("{")
+    for path in records[::2] if not flags else ():
+        path.write_text("{")
     run(encode, *ALL, "--data_type", "total", *flags)
     distinct = distinct_passages(with_total)
     assert f"{distinct} adapters trained, {15 - distinct} linked" in capsys.readouterr().out
