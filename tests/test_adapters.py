@@ -51,11 +51,10 @@ def fill(folder, value: float) -> None:
         record.pop("weights_hash", None)
 
 
-DAMAGES = {  # by what is said about it
-    "cannot be read": cut_off,
+DAMAGES = {  # by what is said about it; what is seen before the weights are read comes first
     "has r = 4": lambda f: put(f / "adapter_config.json", '{"peft_type": "LORA", "r": 4}'),
     "not valid JSON": lambda f: put(f / "training_config.json", "{"),
-    "holds NaN or infinity": lambda f: fill(f, float("nan")),
+    "cannot be read": cut_off,
 }
 
 
@@ -65,19 +64,23 @@ def test_damaged_adapters_are_named_refused_and_made_again(copy, capsys):
         damage(copy / ADAPTERS / f"data_{did}/passage_0")
         refused(f"data_{did}/passage_0", answer, "prag", "--overwrite")
     shutil.rmtree(copy / ADAPTERS / "data_3/passage_1")
-    refused(r"5 of 12 adapters cannot be used; run: python src/enc", command, "verify")
+    refused(r"4 of 12 adapters cannot be used; run: python src/enc", command, "verify")
     said = capsys.readouterr().out
     assert all(words in said for words in DAMAGES)
     assert "missing: there is no adapter in" in said and "passage_1" in said
     run(encode, *ENCODE)
     said = capsys.readouterr().out
-    assert "4 damaged adapters are made again: " in said and "5 adapters trained" in said
+    assert "3 damaged adapters are made again: " in said and "4 adapters trained" in said
     assert tree(copy / "offline") == whole
     command("verify")
     assert "12 adapters checked, 0 of them" in capsys.readouterr().out
 
 
-def test_adapters_that_change_nothing_are_refused(copy):
+def test_adapters_that_are_not_finite_or_change_nothing_are_refused(copy, capsys):
+    fill(copy / ADAPTERS / "data_0/passage_0", float("nan"))
+    refused("1 of 12 adapters cannot be used", command, "verify")
+    assert "holds NaN or infinity" in capsys.readouterr().out
+    refused("NaN or infinity", answer, "prag", "--overwrite")
     for folder in (copy / ADAPTERS).glob("*/*"):
         fill(folder, 0.0)
     refused("change nothing", answer, "prag", "--overwrite")
@@ -114,11 +117,14 @@ def test_without_a_base_adapter_it_is_made_again_and_must_be_the_first_one(copy)
 def test_a_damaged_or_other_base_adapter_is_refused(copy):
     record = json.loads((copy / BASE / "training_config.json").read_text())
     made_with = {name: record[name] for name in ("seed", "initialisation")}
-    save_adapter(demo_bank().new_base_adapter(7), copy / BASE, 32, MODEL, made_with)
+    calls = ((answer, "prag", "--overwrite"), (run, encode, *ENCODE), (command, "verify"))
+    other = demo_bank().new_base_adapter(7)
     for damage in (lambda _: None, cut_off):
+        save_adapter(other, copy / BASE, 32, MODEL, made_with)
         damage(copy / BASE)
-        for call in ((answer, "prag", "--overwrite"), (run, encode, *ENCODE), (command, "verify")):
+        for call in calls:
             refused(r"delete .*folder|delete .*base_weight", *call)
+    save_adapter(other, copy / BASE, 32, MODEL, made_with)
     (copy / BASE / "training_config.json").unlink()
     refused("has no training_config.json .* delete", run, encode, *ENCODE, "--overwrite")
 

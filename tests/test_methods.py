@@ -59,10 +59,12 @@ def test_an_ablation_has_its_own_prompts_numbers_and_folder(
     assert json.loads((leaf / "config.json").read_text())[flag] == value
 
 
-def test_merging_takes_what_the_flags_say(copy, monkeypatch):
+def test_merging_and_scoring_take_what_the_flags_say(copy, monkeypatch):
     calls = watched(monkeypatch, LoraBank, "ready")
-    answer("prag", "--merge_topk", "2", "--merge_scale", "0.25")
-    assert len(predictions(copy, "prag_topk=2_scale=0.25")) == 4
+    answer("prag", "--merge_topk", "2", "--merge_scale", "0.25", "--answer_cut", "none")
+    rows = predictions(copy, "prag_topk=2_scale=0.25_cut=none")
+    uncut = [row["text"].strip().split("\n")[0].strip() for row in rows]
+    assert len(rows) == 4 and [row["eval_predict"] for row in rows] == uncut
     merged = [adapter for _, adapters, _ in calls for adapter in adapters]
     deltas = [{name: B @ A for name, (A, B) in adapter.items()} for adapter in merged]
     shapes, expected = demo_bank().shapes(2), []
@@ -116,15 +118,6 @@ def test_a_start_of_another_shape_is_refused_before_the_model(copy, monkeypatch,
         config |= change
     monkeypatch.setattr("utils.models.AutoModelForCausalLM", None)  # no model is loaded
     refused(message, run, encode, *ENCODE, "--init_adapter", str(folder))
-
-
-def test_an_uncut_answer_is_scored_to_the_end_of_its_line(copy, finished):
-    answer("icl", "--answer_cut", "none")
-    cut, whole = predictions(finished, "icl"), predictions(copy, "icl_cut=none")
-    assert [p["text"] for p in cut] == [p["text"] for p in whole]
-    for short, long in zip(cut, whole, strict=True):
-        assert long["eval_predict"] == long["text"].strip().split("\n")[0].strip()
-        assert long["eval_predict"].startswith(short["eval_predict"])
 
 
 def test_a_result_of_adapters_that_were_trained_again_is_refused(copy):

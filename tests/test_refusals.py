@@ -21,9 +21,6 @@ RECORD = {"question": "Who?", "answer": "Orr"}
 WRITE = [*COMMON, "--dataset", "own", "--data_path", "{file}", "--index_name", "demo"]
 DIRECT = ["--dataset", "own", "--data_path", "{file}", "--sample", "0"]
 TRAINING = [*COMMON, "--data", "{file}"]
-PAIR = {"question": "Q?", "answer": "a", "full_answer": "It is a."}
-ENTRY = {"pid": 0, "passage": 3, "demo-model_rewrite": "r", "demo-model_qa": [PAIR] * 3}
-TEXTLESS = [{"test_id": 0, **RECORD, "passages": ["p"], "augment": [ENTRY]}]
 
 
 def encoding(words: str, message: str) -> tuple:
@@ -58,7 +55,6 @@ BAD = {
     "an unknown method": answering("rag", "'rag'"),
     "an answer of -3 tokens": answering("icl --max_new_tokens -3", "-3 is not"),
     "an answer beyond the model": answering("icl --max_new_tokens 100000 --overwrite", "100000"),
-    "a passage without text": ("encode", ENCODE, TEXTLESS, "passage is a number"),
     "no folder of data": ("get_warmup_data", ["--data_path", "{folder}"], None,
         "holds no folder named .*download"),
     "no record left": ("get_warmup_data", [*DIRECT, "--skip", "9"], [RECORD],
@@ -86,8 +82,6 @@ BAD = {
 def test_bad_input_is_one_sentence_before_a_model_is_loaded(copy, monkeypatch, capsys, case):
     name, flags, content, message = case
     place = copy / "given.json"
-    if "{file}" not in flags and content is not None:
-        place = copy / "data_aug/demo/dev.json"
     if content is not None:
         place.write_text(json.dumps(content))
     (copy / "empty").mkdir()
