@@ -93,7 +93,10 @@ def test_jobs_of_an_array_encode_and_a_later_run_finds_all(encoded, monkeypatch,
 
 
 def test_jobs_of_an_array_answer_one_at_a_time_as_one_run_in_a_batch(copy, monkeypatch, capsys):
+    batched = tree(copy / RESULTS / "combine")["dev/predict.json"]
+    answer(*COMBINE, "--overwrite")
     whole = tree(copy / RESULTS / "combine")
+    assert whole["dev/predict.json"] == batched
     without(copy, "output")
     for part in ("1/2", "0/2"):
         answer(*COMBINE, "--shard", part)
