@@ -7,7 +7,10 @@
 `random`: other passages of the run at random in place of the retrieved ones. `frozen`: neighbours
 as an earlier training alone left them, not as they are now. `half`: no neighbours at half of the
 steps. `grown`: passages that have an adapter under `--from_root`, trained with a smaller --sample,
-keep it, and the new ones are trained beside them. `plain`: nothing changed. The flags are those of
+keep it, and the new ones are trained beside them. `two_hop`: a question about a person whose name
+is replaced by the role in another passage ("the director of ...") is trained with the adapters of
+both passages and a gradient into both; `two_hop_alone`: with the person's passage and its usual
+neighbours, without the other one. `plain`: nothing changed. The flags are those of
 `encode.py`; `inference.py` then answers. As the settings do not tell the variants apart, give each
 a PRAG_ROOT of its own.
 """
@@ -16,8 +19,9 @@ import argparse
 import random
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
@@ -32,7 +36,7 @@ from utils.running import run_stage
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line: the variant, and the flags of `encode.py`."""
     parser = new_parser(__doc__)
-    variants = ["plain", "random", "frozen", "half", "grown"]
+    variants = ["plain", "random", "frozen", "half", "grown", "two_hop", "two_hop_alone"]
     parser.add_argument("--variant", choices=variants, required=True, help="what is changed")
     parser.add_argument("--from_root", type=Path, help="PRAG_ROOT of the old adapters (only grown)")
     add_flags(parser, "model", "data", "adapter")
@@ -111,6 +115,70 @@ def grown(training: Any, old: Path | None) -> Callable:
     return some
 
 
+class TwoHops:
+    """The usual training, with two-hop questions at the end of each pass (`two_hop`).
+
+    Both passages of a question take the same step at the same time, each beside the other, so the
+    two gradients are those of one loss by both adapters.
+    """
+
+    ROLES: ClassVar = {"direct": "director", "found": "founder", "mayor": "mayor", "gov": "mayor"}
+
+    def __init__(self, source: Any, both: bool):
+        self.source, self.both = source, both
+        self.usual, self.train, self.encode = source.met_by, source.train_as_fits, source.make
+
+    def make(self, experiment: Any, *more: Any) -> None:
+        """`make` of the source, whose encoder makes the prompts."""
+        self.encoder = experiment.encoder
+        self.encode(experiment, *more)
+
+    def met_by(self, members: list, plan: dict, seed: int) -> Callable[[int, int], list[int]]:
+        """Whom each member meets: its partner at the questions of two, else its neighbours."""
+        self.asked = {i: [] for i in range(len(members))}  # member -> (partner, question's prompt)
+        entries = [work.entry for work in members]
+        for i, person in enumerate(entries):
+            for j, thing in enumerate(entries):
+                for question, answer in self._questions(person, thing):
+                    prompt = self.encoder.example(question, [], answer)
+                    self.asked[i].append((j, prompt))
+                    if self.both:
+                        self.asked[j].append((i, prompt))
+        met, usual = self.usual(members, plan, seed), [len(work.examples) for work in members]
+
+        def beside(member: int, step: int) -> list[int]:
+            partners = self.asked[member]
+            place = step % (usual[member] + len(partners)) - usual[member]
+            return [partners[place][0]] if place >= 0 and self.both else met(member, step)
+
+        print(f"{sum(map(len, self.asked.values()))} steps of two-hop questions in a pass")
+        return beside
+
+    def _questions(self, person: dict, thing: dict) -> list[tuple[str, str]]:
+        name, other = person["title"], thing["title"]
+        linked = name != other and other in person["passage"] and name in thing["passage"]
+        roles = [role for stem, role in self.ROLES.items() if stem in thing["passage"]]
+        asked = [p for p in person["qa"] if name in p["question"] and p["answer"] != other]
+        named = [
+            p["question"].replace(name, f"the {role} of {other}")
+            for p in asked
+            for role in roles[:1]
+        ]
+        return [(n, p["answer"]) for n, p in zip(named, asked, strict=False)] if linked else []
+
+    def train_as_fits(
+        self, bank: Any, base: dict, steps: list, *more: Any, **keywords: Any
+    ) -> list:
+        """`train_as_fits` with these questions added."""
+        from utils.lora.examples import Steps
+
+        longer = [
+            Steps([*own.examples, *(prompt for _, prompt in self.asked[i])], 1, own.epochs)
+            for i, own in enumerate(steps)
+        ]
+        return self.train(bank, base, longer, *more, **keywords)
+
+
 def main() -> None:
     """Change one thing and encode."""
     options, flags = parse_arguments(), list(sys.argv)
@@ -128,7 +196,14 @@ def main() -> None:
         "frozen": (trained, "train_as_fits", frozen(training)),
         "grown": (trained, "train_as_fits", grown(training, options.from_root)),
     }
-    with patch.object(*changes[options.variant]), patch.object(sys, "argv", flags):
+    with ExitStack() as patches:
+        patches.enter_context(patch.object(sys, "argv", flags))
+        if options.variant.startswith("two_hop"):
+            own = TwoHops(trained, options.variant == "two_hop")
+            for name in ("make", "met_by", "train_as_fits"):
+                patches.enter_context(patch.object(trained, name, getattr(own, name)))
+        else:
+            patches.enter_context(patch.object(*changes[options.variant]))
         encode.main()
 
 

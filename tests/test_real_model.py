@@ -1,14 +1,31 @@
-"""A model in one `.gguf` file: a tiny one."""
+"""A model in one `.gguf` file: a tiny one, and (slow) SmolLM2 with real questions."""
+
+import json
+from dataclasses import replace
 
 import gguf
+import peft
 import pytest
 import torch
-from conftest import tiny_model
-from stage_runs import refused
+from adapter_runs import generated_by
+from conftest import REPOSITORY, tiny_model
+from safetensors.torch import load_file
+from stage_runs import refused, run
+from test_lora import train_with_peft
 from transformers import AutoModelForCausalLM
 
+import augment
+import encode
+import inference
+import prep_elastic
+from utils.experiment import Experiment
 from utils.model_files import model_identity, resolve_model
 from utils.models import context_length, load_model, load_tokenizer
+from utils.questions import load_questions
+from utils.recipe import Recipe
+
+SMOLLM2 = REPOSITORY / "models/SmolLM2-135M-Instruct.Q4_1.gguf"
+HOTPOTQA = REPOSITORY.parent / "shared/data/hotpotqa"
 
 NAMES = {
     "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
@@ -88,3 +105,46 @@ def test_a_gguf_file_that_is_missing_or_damaged_is_one_sentence(root, file):
             r"tiny\.gguf\) cannot be loaded: .*; fetch the file again", resolve_model, str(file)
         )
     assert not list((root / "offline/.gguf").glob("*"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SMOLLM2.is_file(), reason="no model: run make model")
+@pytest.mark.skipif(not HOTPOTQA.is_dir(), reason="the shared data is not here")
+def test_three_real_questions_go_through_all_stages(root):
+    """SmolLM2 writes, learns and answers; peft, one adapter at a time, does the same."""
+    questions = load_questions("hotpotqa", HOTPOTQA)["total"][:3]
+    (root / "own.json").write_text(json.dumps(questions))
+    data = ["--model_name", str(SMOLLM2), "--prompts", "small", "--dataset", "own"]
+    run(prep_elastic, "--from_contexts", str(HOTPOTQA), "--index_name", "own")
+    own = ["--data_path", str(root / "own.json"), "--index_name", "own", "--topk", "2"]
+    run(augment, *data, *own)
+    records = json.loads((root / "data_aug/own/own.json").read_text())
+    for entry in (entry for record in records for entry in record["augment"]):
+        assert len(entry[f"{SMOLLM2.name}_qa"]) == 3 and entry[f"{SMOLLM2.name}_rewrite"]
+
+    train = ["--learning_rate", "1e-3", "--adapters_per_batch", "6"]
+    run(encode, *data, *train)
+    run(inference, *data, *train[:2], "--inference_method", "prag", "--max_new_tokens", "12")
+    recipe = replace(Recipe(), model_name=str(SMOLLM2), prompts="small", dataset="own")
+    experiment = Experiment(replace(recipe, learning_rate=1e-3))
+    passages, folder = experiment.passages("own"), resolve_model(str(SMOLLM2))
+    for work in experiment.works()[:2]:
+        model = AutoModelForCausalLM.from_pretrained(folder)
+        prompts = [example.ids for example in work.examples]
+        oracle = train_with_peft(model, experiment.base_folder, prompts, 1e-3, 1, 1)
+        saved = load_file(work.folders[0] / "adapter_model.safetensors")
+        differences = torch.cat([(saved[key] - oracle[key]).abs().flatten() for key in oracle])
+        assert differences.max() < 2e-3 and (differences < 1e-6).float().mean() > 0.99
+
+    [result] = root.glob("output/**/prag/own/predict.json")
+    for did, row in enumerate(json.loads(result.read_text())):
+        model = AutoModelForCausalLM.from_pretrained(folder)
+        for pid, (adapter, _) in enumerate(passages[did]):
+            if pid == 0:
+                model = peft.PeftModel.from_pretrained(model, adapter, adapter_name="0")
+            else:
+                model.load_adapter(adapter, adapter_name=str(pid))
+        model.add_weighted_adapter(["0", "1"], [1.0, 1.0], "sum", combination_type="cat")
+        model.set_adapter("sum")
+        prompt = experiment.encoder.question(row["question"], [])
+        assert generated_by(model, experiment.tokenizer, prompt) == row["text"]

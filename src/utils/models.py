@@ -201,6 +201,9 @@ def generate(
         attention_mask=mask.to(model.device),
         max_new_tokens=max_new_tokens,
         do_sample=False,
+        # a cache that grows is copied for every token, and breaks up the memory
+        cache_implementation="static",
+        disable_compile=True,
         logits_processor=transformers.LogitsProcessorList(filter(None, (watch, chooser))),
     )
     return tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)

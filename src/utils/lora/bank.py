@@ -40,9 +40,9 @@ class BankLinear(nn.Module):
             return y
         A, B = self.A.to(x.dtype), self.B.to(x.dtype)
         inner = torch.bmm(x.reshape(len(A), -1, x.shape[-1]), A.mT)  # [N, rows * length, rank]
-        # one pass over y: on a GPU these products wait for memory, not for arithmetic
-        summed = torch.baddbmm(y.view(len(A), -1, y.shape[-1]), inner, B.mT, alpha=self.scale)
-        return summed.view_as(y)
+        # one pass over y, in its place: these products wait for memory, not for arithmetic
+        y.view(len(A), -1, y.shape[-1]).baddbmm_(inner, B.mT, alpha=self.scale)
+        return y
 
 
 def feed_forward(model: nn.Module) -> dict[str, nn.Linear]:

@@ -3,6 +3,9 @@
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import lru_cache
+from math import prod
 from pathlib import Path
 
 import torch
@@ -13,8 +16,9 @@ from utils.lora.bank import Adapter, LoraBank
 from utils.lora.merges import MERGES, scaled
 from utils.recipe import Recipe
 from utils.running import InputError
-from utils.store.folders import fingerprint, load_adapter
+from utils.store.folders import WEIGHTS_FILE, fingerprint, load_adapter
 
+HELD = 1 << 30  # bytes of adapters kept in memory: a passage is found by many questions
 READERS = max(1, min(8, len(os.sched_getaffinity(0)) - 1))  # threads that read adapters
 REMEDY = "run encode.py with --overwrite"
 
@@ -67,6 +71,9 @@ class Merger:
         self.bank, self.recipe, self.passages, self.base = bank, recipe, passages, base
         self.shapes = bank.shapes(bank.rank)
         self.checked = False
+        size = 4 * sum(prod(shape) for both in self.shapes.values() for shape in both)
+        self.read = lru_cache(HELD // size)(lambda folder: load_adapter(folder, self.shapes))
+        self.first: dict[tuple[int, int], Path] = {}  # a file on the disk -> a folder that has it
 
     def ahead(self, batches: list[list[int]]) -> Iterator[tuple[list[int], Adapter]]:
         """Yield each batch of questions with its merged adapters, stacked; the next is prepared."""
@@ -86,9 +93,16 @@ class Merger:
         passages = self.passages[did][: self.recipe.merge_topk]
         if not passages:
             return self.bank.no_adapter()
-        adapters = [load_adapter(folder, self.shapes) for folder, _ in passages]
+        adapters = [self._adapter(folder) for folder, _ in passages]
         merged = MERGES[self.recipe.merge](adapters, [entry for _, entry in passages], self.base)
         return merged if self.recipe.merge_scale == 1 else scaled(merged, self.recipe.merge_scale)
+
+    def _adapter(self, folder: Path) -> Adapter:
+        """The adapter in `folder`; one that hard links give to several passages is read once."""
+        with suppress(OSError):  # of a missing file `load_adapter` says more
+            file = (folder / WEIGHTS_FILE).stat()
+            folder = self.first.setdefault((file.st_dev, file.st_ino), folder)
+        return self.read(folder)
 
     def use(self, merged: Adapter, rows: list[int], prompt: list[int] | None) -> None:
         """Put the `rows` (in sequence) of the stacked `merged` into the model, one row group each.
