@@ -43,7 +43,7 @@ start: gap? "[" gap? {pairs} gap? "]"
 pair: "{{" gap? {members} gap? "}}"
 gap: / |\n {{0,8}}/
 QUESTION: {_words("question", 3)} & /[^?\uff1f\u061f]+[?\uff1f\u061f]/{opening}
-ANSWER: {_words("answer", 1)}{inside}
+ANSWER: {_words("answer", 1)} & /[^();]+/{inside}
 FULL_ANSWER: {_words("full_answer", 1)}
 """
 
