@@ -40,7 +40,8 @@ for dataset in ${DATASETS:-hotpotqa 2wikimultihopqa popqa}; do
 
     # 2. The stages, adapters alone and beside two neighbours
     data="--model_name $model --prompts small --dataset real_$dataset --data_type $split"
-    python src/augment.py $data --data_path "$root/data/real/$dataset.json" --index_name $dataset
+    python src/augment.py $data --data_path "$root/data/real/$dataset.json" --index_name $dataset \
+        --max_new_tokens 240
     for rate in $rates; do  # without rewrites: those of so small a model keep too few facts
         alone="--learning_rate $rate --max_length 200 --augment_parts qa"
         beside="$alone --num_train_epochs 2 --schedule halving --neighbours 2"
