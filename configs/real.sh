@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 model=models/SmolLM2-135M-Instruct.Q4_1.gguf
-questions=${QUESTIONS:-20}  # to report, of each data set; 100 take about five times as long
+questions=${QUESTIONS:-16}  # to report, of each data set; 100 take about six times as long
 dev=${DEV:-40}              # to choose the rate on
 split=${SPLIT:-test}
 rates=${RATES:-4e-3}        # as for the demo
