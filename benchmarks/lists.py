@@ -81,7 +81,7 @@ def main() -> None:
     options, recipe = parse_arguments()
     options.check_answers = "on"
     rows = (
-        (text for _, text, _ in read_corpus(path) if len(text.split()) >= LEAST_WORDS)
+        (text for _, text, _ in read_corpus(path, "reading") if len(text.split()) >= LEAST_WORDS)
         for path in options.corpus
     )
     passages = [text for corpus in rows for text in islice(corpus, options.passages)]
