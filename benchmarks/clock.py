@@ -4,6 +4,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 
 import torch
@@ -12,15 +13,16 @@ from transformers import PreTrainedModel
 
 @dataclass
 class Timing:
-    """One way's measurements, a figure per counted round; `tokens` and `calls` are a round's.
+    """One way's measurements, a figure per counted round; `tokens`, `rows`, `calls` are a round's.
 
     `cpu_seconds` tells on a shared machine what is the work's own: all threads' processor time.
-    `tokens` is what the model was given, padding included.
+    `tokens` is what the model was given, padding included, in so many `rows` of so many `calls`.
     """
 
     seconds: list[float] = field(default_factory=list)
     cpu_seconds: list[float] = field(default_factory=list)
     tokens: int = 0
+    rows: int = 0
     calls: int = 0
     peak_bytes: int | None = None
     failure: str | None = None
@@ -94,7 +96,7 @@ class Stage:
         gpu = self.device.type == "cuda"
         given = []
         embeddings = model.get_input_embeddings()
-        counter = embeddings.register_forward_pre_hook(lambda _, ids: given.append(ids[0].numel()))
+        counter = embeddings.register_forward_pre_hook(lambda _, ids: given.append(ids[0].shape))
         if gpu:
             torch.cuda.reset_peak_memory_stats()
             torch.cuda.synchronize()
@@ -106,7 +108,8 @@ class Stage:
         finally:
             counter.remove()
         seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
-        timing.tokens, timing.calls = sum(given), len(given)
+        timing.tokens, timing.calls = sum(map(prod, given)), len(given)
+        timing.rows = sum(shape[0] for shape in given)
         timing.peak_bytes = torch.cuda.max_memory_allocated() if gpu else None
         return seconds, cpu_seconds
 

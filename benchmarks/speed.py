@@ -5,7 +5,9 @@
     python benchmarks/speed.py --architecture llama3.2-1b --mode cot
     python benchmarks/speed.py --model MODEL --prompts default --dataset popqa --data_type total
 
-All ways run in one process, in turn, over and over (a, b, c, a, b, c, ...), after one round that is
+The limit is the rate of this machine's own matrix products, in the model's shapes and dtype, in the
+same run: 4 operations per parameter and token for training, 2 for reading and writing. All ways run
+in one process, in turn, over and over (a, b, c, a, b, c, ...), after one round that is
 not counted; medians are shown. The published way (`published_loop.py`) is slow and gets few of the
 passages and questions, those of typical length. Prompts are tokenized beforehand for all; written
 adapters and their loading count. One pass over a passage's prompts, learning rate 3e-4, rank 2,
@@ -98,6 +100,7 @@ def main() -> None:
     # torch takes seconds to import: not before the flags are known to be good
     import torch
     from clock import Stage
+    from limit import matmul_rate
     from machine import machine
     from speed_report import add_ratios, print_tables
     from speed_ways import measure_answering, measure_encoding, open_work
@@ -113,12 +116,15 @@ def main() -> None:
     if not work.ours.config.tie_word_embeddings:  # a look-up costs no arithmetic
         parameters -= work.ours.get_input_embeddings().weight.numel()
     dtype = str(work.ours.dtype).removeprefix("torch.")
+    limit = matmul_rate(work.ours, stage.device)
     with tempfile.TemporaryDirectory(prefix="speed_") as folder:
         encoding = measure_encoding(work, stage, Path(folder), options)
         answering = measure_answering(work, stage, Path(folder), options)
     result = {
         "arguments": vars(options) | {"json": None, "dtype": dtype},
         "parameters_in_products": parameters,
+        "parameters_of_head": work.ours.get_output_embeddings().weight.numel(),
+        "matmul_rate": limit,
         "machine": machine() | {"threads": torch.get_num_threads()},
         "provenance": provenance(),
         "process_peak_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,

@@ -7,8 +7,6 @@ import torch
 
 from utils.store.folders import load_adapter
 
-# Dense bfloat16 arithmetic per second, by a part of the GPU's name
-PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
 # What float32 allows, with peft as the oracle: share of elements within 1e-6, largest difference
 WITHIN, LARGEST = 0.999, 5e-4
 
@@ -38,8 +36,7 @@ def agreement(pairs: list[tuple[Path, Path]], shapes: dict) -> dict:
 
 def add_ratios(result: dict) -> None:
     """Add to each way of `result` its median seconds per item, rates and ratios, in place."""
-    device = result["provenance"]["device"]
-    peak = next((peak for name, peak in PEAK.items() if name in device), None)
+    parameters, head = result["parameters_in_products"], result["parameters_of_head"]
     for stage in ("encode", "answer"):
         ways = {k: way for k, way in result[stage].items() if isinstance(way, dict)}
         ways = {k: way for k, way in ways.items() if way.get("seconds")}
@@ -54,8 +51,11 @@ def add_ratios(result: dict) -> None:
                 rate = way["prompt_tokens"] / way["items"] / way["seconds_per_item"]
                 way["tokens_per_second"] = rate
                 way["padding_share"] = 1 - way["prompt_tokens"] / way["tokens"]
-                operations = 4 * result["parameters_in_products"]
-                way["utilisation"] = rate * operations / peak if peak else None
+                operations = 4 * parameters * way["prompt_tokens"]
+            else:  # the head reads the last token of a row alone
+                operations = 2 * (parameters - head) * way["tokens"] + 2 * head * way["rows"]
+            rate = operations / way["items"] / way["seconds_per_item"]
+            way["utilisation"] = rate / result["matmul_rate"]
     answer = result["answer"]
     answer["extra_cost_of_prag"] = (
         answer["ours"]["seconds_per_item"] / answer["closed_book"]["seconds_per_item"] - 1
@@ -68,7 +68,8 @@ def print_tables(result: dict) -> None:
     model = options["architecture"] or options["model"]
     print(
         f"\n{model}, {options['mode']}, {provenance['device']}, ours in {options['dtype']}; "
-        f"median of {options['repetitions']}"
+        f"median of {options['repetitions']}; "
+        f"the limit: {result['matmul_rate'] / 1e9:.0f} GFLOP/s"
     )
     titles = ("s/passage", "x publ.", "x unp.", "passages/s", "tokens/s", "padding", "util.")
     print(f"\n{'encode':12}" + "".join(f"{title:>12}" for title in (*titles, "peak GB")))
@@ -90,12 +91,12 @@ def print_tables(result: dict) -> None:
         f"{ours['peak_bytes'] / 1e9:.2f} GB at most, {ours['expected_bytes'] / 1e9:.2f} GB by the "
         "formula of training_bytes (utils/lora/memory.py)"
     )
-    print(f"\n{'answer':12}{'s/question':>12}{'x publ.':>12}{'steps':>12}{'peak GB':>12}")
+    titles = ("s/question", "x publ.", "steps", "util.", "peak GB")
+    print(f"\n{'answer':12}" + "".join(f"{title:>12}" for title in titles))
     for name in ("published", "ours", "closed_book"):
         way = result["answer"][name]
-        _print_row(
-            name, way, (("seconds_per_item", ".4f"), ("times_published", ".2f"), ("calls", "d"))
-        )
+        cells = (("seconds_per_item", ".4f"), ("times_published", ".2f"), ("calls", "d"))
+        _print_row(name, way, (*cells, ("utilisation", ".1%")))
     if provenance["device"] == "cpu":
         print(f"peak memory of the process: {result['process_peak_bytes'] / 1e9:.2f} GB")
     answer = result["answer"]

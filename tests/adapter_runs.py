@@ -1,6 +1,7 @@
 """Small adapters on the disk, and work that is killed at a chosen step."""
 
 import os
+import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -79,6 +80,17 @@ def counting(reached: Callable[[int], None]) -> Iterator[None]:
         for name in STEPS:
             patch.setattr(os, name, counted(getattr(os, name)))
         yield
+
+
+@contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """No file can grow beyond `size` bytes, as on a disk that is full."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def changes_of(work: Callable[[], object]) -> int:

@@ -39,6 +39,7 @@ def test_the_three_ways_are_measured_and_agree(tmp_path, capsys):
     encode, answer = result["encode"], result["answer"]
     for way in (*encode.values(), *(answer[n] for n in ("published", "ours", "closed_book"))):
         assert len(way["seconds"]) == 1 and way["failure"] is None
+        assert 0 < way["utilisation"] * result["matmul_rate"] < float("inf")
     assert encode["published"]["tokens"] == 2 * 5 * 300
     assert encode["unpadded"]["tokens"] == encode["unpadded"]["prompt_tokens"]
     assert encode["ours"]["tokens"] >= encode["ours"]["prompt_tokens"]

@@ -1,4 +1,4 @@
-"""The command lines: every configured command parses, every flag is documented and used."""
+"""The command lines: every command that is shown parses, every flag is documented and used."""
 
 import argparse
 import importlib
@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 
+from utils.provenance import provenance
+
 SCRIPTS = sorted(
     str(path.relative_to(REPOSITORY))
     for place in ("src/*.py", "*.py", "benchmarks/effect*.py", "benchmarks/real*.py")
@@ -21,6 +23,7 @@ SCRIPTS = sorted(
     if "parse_arguments" in path.read_text(encoding="utf-8")
 )
 CONFIGS = sorted(path.name for path in (REPOSITORY / "configs").glob("*.sh"))
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 SHARED_DEFAULTS = {  # the paper's, and what every stage shares
     "lora_rank": 2, "lora_alpha": 32, "learning_rate": 3e-4, "num_train_epochs": 1,
     "per_device_train_batch_size": 1, "with_cot": False, "init_adapter": "random",
@@ -31,12 +34,11 @@ TRAINING = "model_name with_cot lora_rank lora_alpha per_device_train_batch_size
 TRAINING += "learning_rate "
 ENCODING = TRAINING + "dataset data_type sample augment_model "
 ORIGINAL_FLAGS = {  # those that must exist with exactly these names
-    "augment": "model_name dataset data_path sample topk",
-    "encode": ENCODING,
-    "inference": ENCODING + "max_new_tokens inference_method",
-    "prep_elastic": "data_path index_name",
-    "warmup_lora": TRAINING + "block_size",
-    "get_warmup_data": "",
+    "src/augment.py": "model_name dataset data_path sample topk",
+    "src/encode.py": ENCODING,
+    "src/inference.py": ENCODING + "max_new_tokens inference_method",
+    "prep_elastic.py": "data_path index_name",
+    "src/warmup_lora.py": TRAINING + "block_size",
 }
 PAPER = {  # data set -> with CoT, max_new_tokens, epochs of each model
     "2wikimultihopqa": (True, 128, (1, 1, 1)),
@@ -230,10 +232,9 @@ print("imported:", [name for name in heavy if name in sys.modules])
     assert said.splitlines()[-1] == "imported: []"
 
 
-@pytest.mark.parametrize("stage", ORIGINAL_FLAGS)
-def test_the_flags_of_the_original_exist(stage):
-    script = next(s for s in SCRIPTS if Path(s).stem == stage)
-    assert set(ORIGINAL_FLAGS[stage].split()) <= flags_of(script).keys()
+@pytest.mark.parametrize("script", ORIGINAL_FLAGS)
+def test_the_flags_of_the_original_exist(script):
+    assert set(ORIGINAL_FLAGS[script].split()) <= flags_of(script).keys()
 
 
 def test_encode_and_inference_share_their_flags_with_the_same_defaults():
@@ -252,15 +253,74 @@ def test_the_short_names_are_the_papers_models():
     assert all(hub_id.count("/") == 1 for hub_id in known.values())
 
 
-@pytest.mark.parametrize("words, message", [
-    (["--model_name=m", "--lora_rank=0"], "argument --lora_rank: "),
-    (["--model_name=m", "--learning_rate=nan"], "argument --learning_rate: "),
-    (["--model_name=m", "--lora_rank=many"], "argument --lora_rank: "),
-    (["--model_name=m", "--learning=1"], "--learning"),  # shortened
-    (["--modle_name=x"], "required: --model_name; there is no --modle_name\n"),
+ENCODE = ["src/encode.py", "--dataset=d", "--model_name=m"]
+
+
+@pytest.mark.parametrize("command, message", [
+    ([*ENCODE, "--lora_rank=0"], "argument --lora_rank: "),
+    ([*ENCODE, "--lora_rank=many"], "argument --lora_rank: "),
+    ([*ENCODE, "--learning_rate=nan"], "argument --learning_rate: "),
+    ([*ENCODE, "--learning=1"], "--learning"),  # shortened
+    (["src/encode.py", "--dataset=d", "--modle_name=x"],
+        "required: --model_name; there is no --modle_name\n"),
+    *(([*ENCODE, f"--shard={text}"], "argument --shard: ")
+      for text in ("", "1", "2/2", "-1/2", "a/2", "0/0", "1/2/3", "½/2")),
+    (["prep_elastic.py", "--from_context", "x"],
+        "--data_path --from_contexts is required; there is no --from_context\n"),
+    (["prep_elastic.py", "--data_path=x", "--from_contexts=y"],
+        "argument --from_contexts: not allowed with argument"),
 ])  # fmt: skip
-def test_a_mistake_in_the_flags_is_named(words, message, capsys):
+def test_a_mistake_in_the_flags_is_named(command, message, capsys):
     with pytest.raises(SystemExit) as ended:
-        parse("src/encode.py", ["--dataset", "d", *words])
+        parse(command[0], command[1:])
     assert ended.value.code == 2
     assert message in capsys.readouterr().err.split("error: ")[-1]
+
+
+@pytest.mark.parametrize("words", [
+    ["--es_password", "sec ret"], ["--es_password=sec ret"], ["--es_api_key", "sec ret"],
+    ["--es_url", "https://me:sec ret@host:9200"], ["--api_base", "https://me:sec ret@host/v1"],
+])  # fmt: skip
+def test_no_secret_of_the_command_line_is_kept(words, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["src/augment.py", "--topk", "3", *words])
+    shown = json.dumps(provenance())
+    assert "augment.py --topk 3" in shown
+    assert "sec" not in shown.replace("secs", "") and "ret" not in provenance()["command"]
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The words after `python` of each whole command of this repository in the page."""
+    text = page.read_text(encoding="utf-8")
+    found = []
+    for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL):
+        block = block.replace("\\\n", " ")
+        for name, value in re.findall(r'^(\w+)="(.*)"$', block, re.MULTILINE):
+            block = block.replace(f"${name}", value)
+        found += re.findall(r"^python ((?:src/|prep_elastic).*)$", block, re.MULTILINE)
+    return [shlex.split(command, comments=True) for command in found if "…" not in command]
+
+
+def anchors(page: Path) -> set[str]:
+    """The names that links give to the page's headings."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_commands_of_a_page_are_ones_that_the_scripts_take(page):
+    for script, *words in commands(page):
+        parse(script, words)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_links_of_a_page_lead_to_files_and_headings(page):
+    for link in re.findall(r"\]\(([^)]*)\)", page.read_text(encoding="utf-8")):
+        if not link.startswith("http"):
+            file, _, anchor = link.partition("#")
+            target = page.parent / file if file else page
+            assert target.exists(), link
+            assert not anchor or anchor in anchors(target), link
+
+
+def test_the_readme_stays_short():
+    assert len(PAGES[0].read_text(encoding="utf-8").splitlines()) <= 250

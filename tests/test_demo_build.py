@@ -3,7 +3,6 @@
 import csv
 import json
 import random
-import sys
 
 import make_world
 import pytest
@@ -11,11 +10,13 @@ import torch
 import torch.nn.functional as F
 import train_model
 import training_data
+from adapter_runs import stopped
 from conftest import REPOSITORY
 from fast_llama import WeightedCrossEntropy, attention_mask, final_hidden_states, rotary_tables
 from measure_augmentation import Counts, count, stated_facts
 from packing import TASKS, pack
 from safetensors.torch import load_file
+from stage_runs import run
 from tokenizers.decoders import DecodeStream
 from training_data import documents_of_step, known_entities
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
@@ -99,26 +100,18 @@ def test_the_model_is_small_and_a_word_is_one_token_whatever_is_before_it(tokeni
     assert "".join(filter(None, steps)) == text  # as vLLM puts a text together
 
 
-def test_training_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
-    def train(name: str) -> dict[str, torch.Tensor]:
-        flags = "--hidden_size 64 --layers 1 --heads 2 --intermediate_size 64 --rows 2 "
-        flags = f"{flags} --length 320 --no_compile --save_every 2 --steps 4".split()
-        flags += ["--work", str(tmp_path / name), "--output", str(tmp_path / name / "model")]
-        monkeypatch.setattr(sys, "argv", ["train_model.py", *flags])
-        train_model.main()
-        return load_file(tmp_path / name / "model" / "model.safetensors")
-
-    def stop(step, *more):
-        if step == 3:
-            raise KeyboardInterrupt
-        return documents_of_step(step, *more)
-
-    whole = train("whole")
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(train_model, "documents_of_step", stop)
-        train("stopped")
-    resumed = train("stopped")
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+def test_training_goes_on_from_its_checkpoint(tmp_path):
+    flags = "--hidden_size 64 --layers 1 --heads 2 --intermediate_size 64 --rows 2 --length 320 "
+    flags = f"{flags} --no_compile --save_every 2 --steps 4".split()
+    whole, resumed = (
+        [*flags, "--work", str(tmp_path / name), "--output", str(tmp_path / name / "model")]
+        for name in ("whole", "resumed")
+    )
+    run(train_model, *whole)
+    stopped(train_model, "documents_of_step", 4, train_model, *resumed)
+    run(train_model, *resumed)
+    one, other = (load_file(f"{flags[-1]}/model.safetensors") for flags in (whole, resumed))
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_packed_rows_hold_every_document_that_fits_once_with_its_own_next_tokens(tokenizer):

@@ -187,8 +187,8 @@ def test_a_bad_corpus_and_an_interruption_leave_the_old_index(tmp_path, options,
     _, index = load(tmp_path, options)
     before = list(indices(options))
     options.overwrite = True
-    with pytest.raises(InputError, match=r"has 3 rows, but .* counts 2.*its own id"):
-        load(tmp_path, options, [("1", "cat", ""), ("2", "dog", ""), ("1", "cow", "")])
+    twice = [("1", "cat", ""), ("2", "dog", ""), ("1", "cow", "")]
+    refused("has 3 rows, but .* counts 2.*its own id", load, tmp_path, options, twice)
 
     def interrupted(corpus):
         yield from ((str(i), f"w{i}", "") for i in range(2500))
@@ -224,8 +224,8 @@ def test_refused_rows_stop_the_load_and_the_first_is_named(tmp_path, fake, optio
     refusal = (400, "document_parsing_exception", "failed to parse field")
     passages = [(str(i), "cat", "") for i in range(20_000)]
     fake.item_fault = lambda document_id: refusal if int(document_id) % 100 == 5 else None
-    with pytest.raises(InputError, match=r"20 of the first 2000 rows.* '5' .*document_pars.*to pa"):
-        load(tmp_path, options, passages, threads=1)
+    words = r"20 of the first 2000 rows.* '5' .*document_pars.*to pa"
+    refused(words, load, tmp_path, options, passages, threads=1)
     fake.item_fault = lambda *_: BUSY_ITEM
     refused(r"refused 6 .*es_rejected_execution_.* fewer --threads", load, tmp_path, options)
     assert fake.indices == {}

@@ -1,4 +1,4 @@
-"""Every stage, killed and started again: nothing is lost, and it ends with the same bytes.
+"""Every stage, stopped and started again: nothing is lost, and it ends with the same bytes.
 
 The fast tests kill a forked process at a chosen change of the disk. The slow one sends signals to
 the real scripts, each when a random number of pieces is complete: `PRAG_SEED` chooses others.
@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from adapter_runs import changes_of, killed_at
+from adapter_runs import changes_of, killed_at, room_for
 from conftest import REPOSITORY, use_root
-from stage_runs import AUGMENT, ENCODE, MODEL, run, tree
+from stage_runs import AUGMENT, ENCODE, MODEL, refused, run, tree
 
 from utils.retrieval.embedded import EmbeddedIndex
 
@@ -31,10 +31,11 @@ QUESTIONS = json.loads((REPOSITORY / "data/demo/questions.json").read_text())["d
 
 @dataclass
 class Stage:
-    """A script with its flags, and the folders that it reads."""
+    """A script with its flags, a size in bytes that one of its files exceeds, what it reads."""
 
     script: str
     flags: list[str]
+    size: int
     reads: tuple[str, ...] = ()
 
 
@@ -45,11 +46,11 @@ def stages(sample: int) -> dict[str, Stage]:
     corpus = ["--data_path", str(REPOSITORY / "data/demo/corpus.tsv")]
     training, reads = [*ENCODE, "--adapters_per_batch", "1"], ("index", "data_aug", "offline")
     return {
-        "index": Stage("prep_elastic.py", corpus),
-        "augment": Stage("src/augment.py", augment, reads[:1]),
-        "encode": Stage("src/encode.py", training, reads[:2]),
-        "inference": Stage("src/inference.py", [*ENCODE, *answering], reads),
-        "warmup_lora": Stage("src/warmup_lora.py", [*warmup, "--save_steps", "2"]),
+        "index": Stage("prep_elastic.py", corpus, 20_000),
+        "augment": Stage("src/augment.py", augment, 10_000, reads[:1]),
+        "encode": Stage("src/encode.py", training, 30_000, reads[:2]),
+        "inference": Stage("src/inference.py", [*ENCODE, *answering], 1_300, reads),
+        "warmup_lora": Stage("src/warmup_lora.py", [*warmup, "--save_steps", "2"], 30_000),
     }
 
 
@@ -93,7 +94,7 @@ def assert_nothing_half(root: Path, whole: object, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", stages(4))
-def test_a_killed_stage_goes_on_and_ends_with_the_same_bytes(finished, tmp_path, name):
+def test_after_a_kill_and_a_full_disk_a_stage_goes_on_to_the_same_bytes(finished, tmp_path, name):
     stage, undisturbed, root = stages(4)[name], tmp_path / "undisturbed", tmp_path / "killed"
     prepare(finished, undisturbed, stage)
     changes = changes_of(lambda: finish(stage, undisturbed))
@@ -101,6 +102,10 @@ def test_a_killed_stage_goes_on_and_ends_with_the_same_bytes(finished, tmp_path,
     prepare(finished, root, stage)
     assert killed_at(1 + changes // 2, lambda: finish(stage, root))
     assert_nothing_half(root, whole, name)
+    with room_for(stage.size):
+        refused(r"cannot be written .*PRAG_ROOT", finish, stage, root)
+    assert_nothing_half(root, whole, name)
+    assert not list(root.rglob("*.tmp"))
     finish(stage, root)
     assert state(root, name) == whole
 

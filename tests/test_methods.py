@@ -23,16 +23,6 @@ def predictions(root, method: str) -> list[dict]:
     return json.loads((root / RESULTS / method / "dev/predict.json").read_text())
 
 
-def start_adapter(root, scale: float):
-    """An adapter with a delta of its own, to start passages from: a passage's one, scaled."""
-    bank = demo_bank()
-    adapter = load_adapter(root / ADAPTERS / "data_0/passage_0", bank.shapes(2))
-    folder = root / "offline/demo-model/rank=2_alpha=32/warmup_direct"
-    scaled = {name: (A, scale * B) for name, (A, B) in adapter.items()}
-    save_adapter(scaled, folder, 32, MODEL, {"made": "in a test"})
-    return bank, scaled
-
-
 def test_da_icl_reads_the_augmentation_in_the_context(copy, monkeypatch):
     calls = watched(monkeypatch, answering, "generate")
     answer("da_icl", "--overwrite")
@@ -46,22 +36,35 @@ def test_da_icl_reads_the_augmentation_in_the_context(copy, monkeypatch):
     assert len(predictions(copy, "da_icl")) == 4
 
 
-@pytest.mark.parametrize(("parts", "prompts"), [("none", 1), ("rewrite", 2), ("qa", 3)])
-def test_ablated_adapters_have_their_own_prompts_and_folder(copy, monkeypatch, parts, prompts):
+@pytest.mark.parametrize(("flag", "value", "prompts"), [
+    ("augment_parts", "none", 1), ("augment_parts", "rewrite", 2), ("augment_parts", "qa", 3),
+    ("objective", "answer", 5),  # the question and its context are not learnt
+])  # fmt: skip
+def test_an_ablation_has_its_own_prompts_numbers_and_folder(
+    copy, monkeypatch, flag, value, prompts
+):
     calls = watched(monkeypatch, trained, "train_as_fits")
-    run(encode, *ENCODE, "--augment_parts", parts)
+    run(encode, *ENCODE, f"--{flag}", value)
     assert {own.per_epoch for _, _, steps, *_ in calls for own in steps} == {prompts}
-    label = f"epoch=2_parts={parts}"
-    assert len([*(copy / ADAPTERS.replace("epoch=2", label)).glob("data_*/passage_*")]) == 12
-    answer("prag", "--augment_parts", parts)
+    label = f"epoch=2_{flag.removeprefix('augment_')}={value}"
+    folder = copy / ADAPTERS.replace("epoch=2", label)
+    assert len([*folder.glob("data_*/passage_*")]) == 12
+    places = [place / "data_0/passage_0" for place in (folder, copy / ADAPTERS)]
+    assert stored_fingerprint(places[0]) != stored_fingerprint(places[1])
+    own, plain = map(read_training, places)
+    differ = {name for name in own if own[name] != plain[name]}
+    assert differ == {"objective"} if flag == "objective" else "data" in differ
+    answer("prag", f"--{flag}", value)
     leaf = copy / RESULTS.replace("epoch=2", label) / "prag/dev"
-    assert json.loads((leaf / "config.json").read_text())["augment_parts"] == parts
+    assert json.loads((leaf / "config.json").read_text())[flag] == value
 
 
-def test_merging_takes_what_the_flags_say(copy, monkeypatch):
+def test_merging_and_scoring_take_what_the_flags_say(copy, monkeypatch):
     calls = watched(monkeypatch, LoraBank, "ready")
-    answer("prag", "--merge_topk", "2", "--merge_scale", "0.25")
-    assert len(predictions(copy, "prag_topk=2_scale=0.25")) == 4
+    answer("prag", "--merge_topk", "2", "--merge_scale", "0.25", "--answer_cut", "none")
+    rows = predictions(copy, "prag_topk=2_scale=0.25_cut=none")
+    uncut = [row["text"].strip().split("\n")[0].strip() for row in rows]
+    assert len(rows) == 4 and [row["eval_predict"] for row in rows] == uncut
     merged = [adapter for _, adapters, _ in calls for adapter in adapters]
     deltas = [{name: B @ A for name, (A, B) in adapter.items()} for adapter in merged]
     shapes, expected = demo_bank().shapes(2), []
@@ -73,42 +76,33 @@ def test_merging_takes_what_the_flags_say(copy, monkeypatch):
         assert any(all(torch.allclose(one[n], d[n], atol=1e-6) for n in one) for d in deltas)
 
 
-def test_a_base_that_counts_once(copy):
-    bank, base = start_adapter(copy, 0.5)
-    warm = ("--init_adapter", "warmup")
-    run(encode, *ENCODE, *warm)
-    answer("prag", *warm, "--merge", "base_once")
-    leaf = copy / RESULTS.replace("epoch=2", "epoch=2_warmup") / "prag_base_once/dev"
-    assert (leaf / "result.txt").is_file()
-    folder = copy / ADAPTERS.replace("epoch=2", "epoch=2_warmup") / "data_0"
-    own = [load_adapter(folder / f"passage_{pid}", bank.shapes(2)) for pid in range(3)]
-    merged = base_once(own, [], lambda: base)
-    for name, (A, B) in merged.items():
-        base_delta = base[name][1] @ base[name][0]
-        changes = sum(a[name][1] @ a[name][0] - base_delta for a in own)
-        assert torch.allclose(B @ A, base_delta + changes, atol=1e-5)
-    start_adapter(copy, 0.25)
-    refused("replaced", run, encode, *ENCODE, *warm)
-    refused("replaced", answer, "combine", *warm, "--merge", "base_once")
-
-
-def test_the_warm_up_goes_through_all_stages(copy):
+def test_the_warm_up_goes_through_all_stages_and_its_base_can_count_once(copy):
     """Trained on dev's questions past the fourth, which are all that the other stages know."""
     questions = ("--data_path", str(REPOSITORY / "data/demo/questions.json"), "--data_type", "dev")
     data = copy / "data_aug/warmup/demo/direct.json"
-    warm = ("--init_adapter", "warmup")
+    warm, once = ("--init_adapter", "warmup"), ("--merge", "base_once")
     run(get_warmup_data, "--dataset", "demo", *questions, "--sample", "4")
     run(warmup_lora, "--model_name", MODEL, "--prompts", "demo", "--data", str(data))
     run(encode, *ENCODE, *warm)
-    answer("prag", *warm)
-    start = stored_fingerprint(copy / "offline/demo-model/rank=2_alpha=32/warmup_direct")
+    answer("prag", *warm, *once)
+    start = copy / "offline/demo-model/rank=2_alpha=32/warmup_direct"
     folder = copy / ADAPTERS.replace("epoch=2", "epoch=2_warmup")
     bases = {read_training(one)["base"] for one in folder.glob("data_*/passage_*")}
-    assert bases == {start}
-    leaf = copy / RESULTS.replace("epoch=2", "epoch=2_warmup") / "prag/dev"
+    assert bases == {stored_fingerprint(start)}
+    leaf = copy / RESULTS.replace("epoch=2", "epoch=2_warmup") / "prag_base_once/dev"
     evaluated = {p["question"] for p in json.loads((leaf / "predict.json").read_text())}
     assert len(evaluated) == 4
     assert not evaluated & {record["question"] for record in json.loads(data.read_text())}
+    places, shapes = [folder / f"data_0/passage_{pid}" for pid in range(3)], demo_bank().shapes(2)
+    base, *own = (load_adapter(place, shapes) for place in (start, *places))
+    for name, (A, B) in base_once(own, [], lambda: base).items():
+        base_delta = base[name][1] @ base[name][0]
+        changes = sum(a[name][1] @ a[name][0] - base_delta for a in own)
+        assert torch.allclose(B @ A, base_delta + changes, atol=1e-5)
+    scaled = {name: (A, 0.5 * B) for name, (A, B) in base.items()}
+    save_adapter(scaled, start, 32, MODEL, {"made": "in a test"})
+    refused("replaced", run, encode, *ENCODE, *warm)
+    refused("replaced", answer, "combine", *warm, *once)
 
 
 @pytest.mark.parametrize(("change", "message"), [
@@ -124,30 +118,6 @@ def test_a_start_of_another_shape_is_refused_before_the_model(copy, monkeypatch,
         config |= change
     monkeypatch.setattr("utils.models.AutoModelForCausalLM", None)  # no model is loaded
     refused(message, run, encode, *ENCODE, "--init_adapter", str(folder))
-    words = r"no adapter in .*warmup_direct.*warmup_lora\.py"
-    refused(words, run, encode, *ENCODE, "--init_adapter", "warmup")
-
-
-def test_an_uncut_answer_is_scored_to_the_end_of_its_line(copy, finished):
-    answer("icl", "--answer_cut", "none")
-    cut, whole = predictions(finished, "icl"), predictions(copy, "icl_cut=none")
-    assert [p["text"] for p in cut] == [p["text"] for p in whole]
-    for short, long in zip(cut, whole, strict=True):
-        assert long["eval_predict"] == long["text"].strip().split("\n")[0].strip()
-        assert long["eval_predict"].startswith(short["eval_predict"])
-
-
-def test_adapters_of_another_objective_have_their_own_folder_and_loss(copy):
-    """With `answer` the question and its context are not learnt: the adapter is another one."""
-    run(encode, *ENCODE, "--objective", "answer")
-    answer("prag", "--objective", "answer")
-    label = "epoch=2_objective=answer"
-    place = copy / ADAPTERS.replace("epoch=2", label) / "data_0/passage_0"
-    made = [read_training(place), read_training(copy / ADAPTERS / "data_0/passage_0")]
-    assert made[0].pop("objective") == "answer" and made[1].pop("objective") == "lm"
-    assert made[0] == made[1]
-    assert stored_fingerprint(place) != stored_fingerprint(copy / ADAPTERS / "data_0/passage_0")
-    assert (copy / RESULTS.replace("epoch=2", label) / "prag/dev/result.txt").is_file()
 
 
 def test_a_result_of_adapters_that_were_trained_again_is_refused(copy):

@@ -10,26 +10,29 @@ from conftest import REPOSITORY
 from stage_runs import ADAPTERS, ENCODE, RESULTS, answer, refused, run, tree
 
 import encode
-import inference
 from utils.arguments import shard_of
-from utils.processes import Processes, refuse_launcher, start_processes
+from utils.processes import refuse_launcher, start_processes
 
 TWO_AT_A_TIME = [*ENCODE, "--adapters_per_batch", "2"]
 ANSWER = [*ENCODE, "--inference_method", "combine", "--max_new_tokens", "12", "--batch_size", "1"]
 COMBINE = ["combine", "--batch_size", "1"]
 LAUNCHERS = {
-    "accelerate": ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes"],
-    "torchrun": ["-m", "torch.distributed.run", "--nproc_per_node"],
+    "accelerate": "accelerate.commands.launch --multi_gpu --main_process_port 0 --num_processes",
+    "torchrun": "torch.distributed.run --standalone --nproc_per_node",
 }
+
+
+def launching(root, count: int, script: str, *flags: str, launcher: str = "torchrun") -> tuple:
+    """The command that runs a stage in `count` processes, and its surroundings."""
+    command = [sys.executable, "-m", *LAUNCHERS[launcher].split(), str(count)]
+    command += [str(REPOSITORY / "src" / script), *flags]
+    return command, {"env": os.environ | {"PRAG_ROOT": str(root), "OMP_NUM_THREADS": "1"}}
 
 
 def launch(root, count: int, script: str, *flags: str, launcher: str = "torchrun") -> str:
     """Run a stage in `count` processes; what they print."""
-    port = ["--main_process_port", "0"] if launcher == "accelerate" else ["--standalone"]
-    command = [sys.executable, *LAUNCHERS[launcher], str(count), *port]
-    command += [str(REPOSITORY / "src" / script), *flags]
-    how = {"env": os.environ | {"PRAG_ROOT": str(root), "OMP_NUM_THREADS": "1"}, "timeout": 300}
-    done = subprocess.run(command, capture_output=True, text=True, **how)
+    command, how = launching(root, count, script, *flags, launcher=launcher)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, **how)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -45,21 +48,6 @@ def encoded(copy):
     without(copy, "offline", "output")
     run(encode, *TWO_AT_A_TIME)
     return copy, tree(copy / "offline")
-
-
-def test_the_rule_deals_the_whole_list_out():
-    items = list(range(7))
-    shares = [Processes(index, 3).share(items) for index in range(3)]
-    assert shares == [[0, 3, 6], [1, 4], [2, 5]]
-    assert Processes().share(items) == items
-
-
-@pytest.mark.parametrize("text", ["", "1", "2/2", "-1/2", "a/2", "0/0", "1/2/3", "½/2"])
-def test_no_shard(text, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        inference.parse_arguments([*ANSWER, "--shard", text])
-    assert stopped.value.code == 2
-    assert "--shard" in capsys.readouterr().err
 
 
 def test_a_launcher_and_what_splits_or_spreads_alone_exclude_each_other(monkeypatch):
@@ -104,57 +92,39 @@ def test_jobs_of_an_array_encode_and_a_later_run_finds_all(encoded, monkeypatch,
     assert tree(root / "offline") == whole
 
 
-def test_jobs_of_an_array_answer_and_a_later_run_puts_together(encoded, monkeypatch, capsys):
-    root, _ = encoded
-    answer(*COMBINE)
-    whole = tree(root / "output")
-    without(root, "output")
+def test_jobs_of_an_array_answer_one_at_a_time_as_one_run_in_a_batch(copy, monkeypatch, capsys):
+    batched = tree(copy / RESULTS / "combine")["dev/predict.json"]
+    answer(*COMBINE, "--overwrite")
+    whole = tree(copy / RESULTS / "combine")
+    assert whole["dev/predict.json"] == batched
+    without(copy, "output")
     for part in ("1/2", "0/2"):
         answer(*COMBINE, "--shard", part)
-        assert not (root / RESULTS / "combine/dev/result.txt").exists()
+        assert not (copy / RESULTS / "combine/dev/result.txt").exists()
         assert "when all parts are, the same command without --shard" in capsys.readouterr().out
     with monkeypatch.context() as patch:
         patch.setattr("utils.experiment.load_model", None)  # nothing is left that needs it
         answer(*COMBINE)
-    assert tree(root / "output") == whole
-    without(root, "output")
+    assert tree(copy / RESULTS / "combine") == whole
+    without(copy, "output")
     answer(*COMBINE, "--shard", "2/3")
     answer(*COMBINE)  # what the other jobs left is done
-    assert tree(root / "output") == whole
-
-
-def test_two_processes_of_accelerate_answer_with_the_same_bytes(encoded):
-    root, _ = encoded
-    answer(*COMBINE)
-    whole = tree(root / "output")
-    said = launch(root, 2, "inference.py", *ANSWER, "--overwrite", launcher="accelerate")
-    assert tree(root / "output") == whole
-    assert said.count("combine dev: em") == 1  # one process speaks
+    assert tree(copy / RESULTS / "combine") == whole
+    # and so do two processes of a launcher, of which one speaks
+    said = launch(copy, 2, "inference.py", *ANSWER, "--overwrite", launcher="accelerate")
+    assert tree(copy / RESULTS / "combine") == whole and said.count("combine dev: em") == 1
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [2, 3])
-def test_a_launch_encodes_and_answers_with_the_same_bytes(encoded, count):
+def test_a_launch_goes_on_after_a_killed_one_and_ends_with_the_same_bytes(encoded):
+    """The first is killed while it trains; one with another number of processes goes on."""
     root, whole = encoded
     answer(*COMBINE)
     answers = tree(root / "output")
     without(root, "offline", "output")
-    launch(root, count, "encode.py", *TWO_AT_A_TIME)
-    assert tree(root / "offline") == whole
-    launch(root, count, "inference.py", *ANSWER)
-    assert tree(root / "output") == answers
-
-
-@pytest.mark.slow
-def test_a_process_that_dies_leaves_the_work_of_the_others(encoded):
-    """A launch is killed while it trains; one with another number of processes goes on."""
-    root, whole = encoded
-    without(root, "offline")
-    command = [sys.executable, *LAUNCHERS["torchrun"], "3", "--standalone"]
-    command += [str(REPOSITORY / "src/encode.py"), *TWO_AT_A_TIME]
-    how = {"env": os.environ | {"PRAG_ROOT": str(root), "OMP_NUM_THREADS": "1"}}
-    how |= dict.fromkeys(("stdout", "stderr"), subprocess.DEVNULL)
-    process = subprocess.Popen(command, start_new_session=True, **how)
+    command, how = launching(root, 3, "encode.py", *TWO_AT_A_TIME)
+    silent = dict.fromkeys(("stdout", "stderr"), subprocess.DEVNULL)
+    process = subprocess.Popen(command, start_new_session=True, **how, **silent)
     while process.poll() is None and not list((root / ADAPTERS).glob("*/passage_*")):
         pass
     os.killpg(process.pid, 9)
@@ -162,3 +132,6 @@ def test_a_process_that_dies_leaves_the_work_of_the_others(encoded):
     assert tree(root / ADAPTERS)
     launch(root, 2, "encode.py", *TWO_AT_A_TIME)
     assert tree(root / "offline") == whole
+    for count in (2, 3):
+        launch(root, count, "inference.py", *ANSWER, "--overwrite")
+        assert tree(root / "output") == answers

@@ -85,7 +85,7 @@ def test_a_gguf_file_is_dequantised_once_into_a_model_folder(root, file, capsys)
     assert folder.startswith(str(root / "offline/.gguf/tiny.gguf@"))
     assert model_identity(name) == folder.rpartition("/")[2]
     tokenizer = load_tokenizer(name)
-    assert tokenizer.eos_token_id == 2 and tokenizer.chat_template and context_length(name) == 128
+    assert tokenizer.eos_token_id == 2 and tokenizer.chat_template and context_length(name) == 1024
     ids = torch.tensor([[1, 5, 9, 30]])
     for model in (
         load_model(name, "float32", tokenizer),

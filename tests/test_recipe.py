@@ -1,15 +1,12 @@
 """The recipe: flags, settings, folder labels and defaults follow from one place."""
 
-import json
 import shlex
 from dataclasses import fields
 
 import pytest
-from conftest import REPOSITORY
 
 import encode
 import inference
-from utils import layout
 from utils.arguments import new_parser
 from utils.lora.merges import MERGES
 from utils.lora.objectives import OBJECTIVES
@@ -21,22 +18,6 @@ def recipe(*more: str) -> Recipe:
     """The recipe of encode.py's flags for a model M and a data set D."""
     given = ["--model_name", "some/M", "--dataset", "D", "--augment_model", "A"]
     return encode.parse_arguments([*given, *more])[1]
-
-
-def test_every_layout_is_that_of_the_original(root):
-    answering = Recipe("some/M", dataset="D", augment_model="A", inference_method="prag")
-    results = layout.results_folder(answering, "T")
-    passage = layout.passage_folder(layout.adapters_folder(recipe("--with_cot"), "T"), 0, 1)
-    rank = "offline/M/rank=2_alpha=32"
-    expected = {
-        layout.augmented_file("D", "T"): "data_aug/D/T.json",
-        layout.rank_folder("some/M", 2, 32.0) / "base_weight": f"{rank}/base_weight",
-        passage: f"{rank}/D/lr=0.0003_epoch=1_cot/aug_model=A/T/data_0/passage_1",
-        results: "output/M/rank=2_alpha=32/D/lr=0.0003_epoch=1/aug_model=A/prag/T",
-        layout.warmup_folder("some/M", 2, 32, True): f"{rank}/warmup_cot",
-    }
-    for path, name in expected.items():
-        assert path == root / name
 
 
 @pytest.mark.parametrize("more, name", [
@@ -93,13 +74,3 @@ def test_a_registrys_names_are_read_without_importing_it():
     assert names_in("sources/__init__.py", "SOURCES") == tuple(SOURCES)
     with pytest.raises(LookupError):
         names_in("lora/merges.py", "NOTHING")
-
-
-def test_settings_of_an_older_version_are_those_of_the_defaults():
-    """Every setting that 4200079 kept is kept under its name, with the same value."""
-    folder = REPOSITORY / "tests/data/made_by_4200079/output"
-    for path in folder.rglob("config.json"):
-        kept = json.loads(path.read_text())
-        asked = Recipe(learning_rate=4e-3, inference_method="prag", max_new_tokens=6)
-        settings = asked.settings("adapter", "answer")
-        assert all(kept.get(n, DEFAULTS[n]) == v for n, v in settings.items() if n[-6:] != "method")

@@ -7,27 +7,20 @@ import subprocess
 import sys
 
 import pytest
-from conftest import REPOSITORY, edited
+import torch
+from conftest import REPOSITORY, edited, put
 from stage_runs import ADAPTERS, AUGMENT, COMMON, ENCODE, MODEL, RESULTS, answer, refused, run
 
 import augment
 import encode
 import inference
 from utils import layout, running
-from utils.augmentation.records import data_types_of, read_augmented
+from utils.augmentation.records import data_types_of
 
 RECORD = {"question": "Who?", "answer": "Orr"}
-HEADER = "id\ttext\ttitle\n"
-ROW = "1\tcats sat\tCats\n"
 WRITE = [*COMMON, "--dataset", "own", "--data_path", "{file}", "--index_name", "demo"]
 DIRECT = ["--dataset", "own", "--data_path", "{file}", "--sample", "0"]
 TRAINING = [*COMMON, "--data", "{file}"]
-INDEX = ["--index_name", "new", "--data_path", "{file}"]
-
-
-PAIR = {"question": "Q?", "answer": "a", "full_answer": "It is a."}
-ENTRY = {"pid": 0, "passage": 3, "demo-model_rewrite": "r", "demo-model_qa": [PAIR] * 3}
-TEXTLESS = [{"test_id": 0, **RECORD, "passages": ["p"], "augment": [ENTRY]}]
 
 
 def encoding(words: str, message: str) -> tuple:
@@ -40,16 +33,8 @@ def answering(words: str, message: str) -> tuple:
 
 # script, flags, content of the file {file} (None: there is none; a value: as JSON), what is said
 BAD = {
-    "an index that exists": ("prep_elastic", ["--index_name", "demo", "--data_path", "{file}"],
-        HEADER + ROW, "exists already.*--overwrite"),
     "questions that are missing": ("augment", WRITE, None, "does not exist"),
-    "questions that are cut off": ("augment", WRITE, b'[{"question": "Wh', "valid JSON.*mend it"),
-    "questions in Latin-1": ("augment", WRITE, b'[{"question": "\xe9"}]', "UTF-8.*convert"),
-    "a number of 9000 digits": ("augment", WRITE, b"9" * 9000, "digits"),
-    "half a character": ("augment", WRITE, b'[{"question": "\\ud83d?", "answer": "a"}]',
-        "surrogates not allowed"),
-    "a number as answer": ("augment", WRITE, [RECORD, {**RECORD, "answer": 7}], "record 1: answer"),
-    "a data type that is a path": ("augment", WRITE, {"../..": [RECORD]}, "as a folder name"),
+    "half a character": ("augment", WRITE, [{**RECORD, "answer": "\ud83d"}], "surrogates not all"),
     "an unknown data type": (
         "augment", [*WRITE, "--data_type", "x"], {"\x1b[1mbold": [RECORD]}, r"own has  \[1mbold",
     ),
@@ -58,17 +43,18 @@ BAD = {
     "an unknown index": ("augment", [*WRITE, "--index_name", "no"], [RECORD], "no index.*prep_e"),
     "a sample of 0": ("augment", [*WRITE, "--sample", "0"], [RECORD], "0 is not above 0"),
     "a temperature of -1": ("augment", [*WRITE, "--temperature", "-1"], [RECORD], "--temperature"),
-    "an unknown model": encoding("--model_name none", "none: .*there is no such folder"),
+    "an unknown model": encoding("--model_name none", "none: .*there is no such file or folder"),
     "a model in a folder without it": encoding("--model_name {folder}", r"no config\.json in it"),
     "an unaugmented data set": encoding("--dataset nowhere", "nowhere has no .*run python src/aug"),
     "texts of another model": encoding("--augment_model other", "--augment_mod"),
     "an unknown prompt set": encoding("--prompts none", "none: .*default, demo"),
     "no CoT examples": encoding("--with_cot", r"'demo': write .*fewshot/demo\.json .*drop --w"),
     "a start without adapter": encoding("--init_adapter {folder}", "no adapter in .*warmup_lora"),
+    "a warm-up that was not trained": encoding("--init_adapter warmup",
+        r"no adapter in .*warmup_direct.*warmup_lora\.py"),
     "an unknown method": answering("rag", "'rag'"),
     "an answer of -3 tokens": answering("icl --max_new_tokens -3", "-3 is not"),
     "an answer beyond the model": answering("icl --max_new_tokens 100000 --overwrite", "100000"),
-    "a passage without text": ("encode", ENCODE, TEXTLESS, "passage is a number"),
     "no folder of data": ("get_warmup_data", ["--data_path", "{folder}"], None,
         "holds no folder named .*download"),
     "no record left": ("get_warmup_data", [*DIRECT, "--skip", "9"], [RECORD],
@@ -96,11 +82,7 @@ BAD = {
 def test_bad_input_is_one_sentence_before_a_model_is_loaded(copy, monkeypatch, capsys, case):
     name, flags, content, message = case
     place = copy / "given.json"
-    if "{file}" not in flags and content is not None:
-        place = copy / "data_aug/demo/dev.json"
-    if isinstance(content, str | bytes):
-        place.write_bytes(content.encode() if isinstance(content, str) else content)
-    elif content is not None:
+    if content is not None:
         place.write_text(json.dumps(content))
     (copy / "empty").mkdir()
     words = [word.replace("{file}", str(place)) for word in flags]
@@ -122,20 +104,17 @@ def test_bad_input_is_one_sentence_before_a_model_is_loaded(copy, monkeypatch, c
     assert re.search(message, said), said
 
 
-def test_stray_files_and_strange_names_change_nothing(copy, capsys):
+def test_strange_names_change_nothing(copy):
     folder = copy / "data_aug/demo"
-    for name in (".DS_Store", "total.json.bak", ".total.json.swp", "notes.txt", "dev (1).txt"):
-        (folder / name).write_text("[{")
     (folder / "sub.json").mkdir()
     assert data_types_of("demo", None, MODEL) == ["dev"]
-    assert len(read_augmented("demo", "dev", MODEL)) == 4
     other = copy / "data_aug" / layout.folder_name("my data/./日本 set")
     other.mkdir()
     (other / "a b.json").write_bytes((folder / "dev.json").read_bytes())
     assert data_types_of("my data/./日本 set", None, MODEL) == ["a b"]
 
 
-def test_a_result_made_with_other_settings_or_adapters_of_another_base_are_refused(copy):
+def test_other_and_damaged_settings_and_adapters_of_another_base_are_refused(copy):
     words = r"max_new_tokens = 12, but this run has .* = 13"
     refused(words, answer, "icl", "--max_new_tokens", "13")
     refused("temperature", run, augment, *AUGMENT, "--temperature", "0.1")
@@ -146,6 +125,13 @@ def test_a_result_made_with_other_settings_or_adapters_of_another_base_are_refus
     with edited(copy / ADAPTERS / "data_1/passage_0/training_config.json") as training:
         training["base"] = "other"
     refused("different base adapters", answer, "prag", "--overwrite")
+    for content in ("[]", '[{"em": 1}]', '[{"test_id"'):
+        for file, *call in (
+            (f"{RESULTS}/icl/dev/config.json", answer, "icl"),
+            ("data_aug/demo/.dev.demo-model.settings", run, augment, *AUGMENT),
+        ):
+            put(copy / file, content)
+            refused(file, *call)
 
 
 def test_cot_goes_through_the_stages(copy):
@@ -165,6 +151,16 @@ def test_a_users_mistake_is_one_sentence_and_exit_code_1():
     assert done.returncode == 1
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert "Traceback" not in done.stderr and "augment.py" in done.stderr
-    command += ["--num_train_epochs", "0"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2 and "not above 0" in done.stderr
+
+
+def test_the_out_of_memory_error_of_torch_is_one_sentence(capsys):
+    def fail(error):
+        raise error
+
+    gpu = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    for main in (lambda: fail(gpu), lambda: torch.empty(1 << 60)):
+        with pytest.raises(SystemExit, match=r"error: the memory is full; .*--batch_size"):
+            running.run_stage(main)
+    with pytest.raises(RuntimeError):
+        running.run_stage(lambda: fail(RuntimeError("a mistake in the program")))
+    assert "Traceback" not in capsys.readouterr().err

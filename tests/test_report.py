@@ -1,4 +1,4 @@
-"""The report from small hand-made output trees."""
+"""The report from small hand-made output trees; its statistics against scipy."""
 
 import csv
 import itertools
@@ -8,17 +8,23 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
-from conftest import REPOSITORY
+from conftest import REPOSITORY, put
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from matplotlib.figure import Figure
+from scipy import stats
 
 import report
 from utils.files import write_json
 from utils.reporting import plots
+from utils.reporting.statistics import bootstrap_interval, paired_test
 from utils.reporting.tables import harmless
 
 MODEL, DATASET, TRAINING = "llama3.2-1b-instruct", "2wikimultihopqa", "lr=0.0003_epoch=1_cot"
 TEXTS = {1.0: "one", 0.5: "one or two", 0.0: "two"}  # F1 -> a text that has it against "one"
+F1 = [0.0, 0.0, 0.0, 1.0, 1.0, 2 / 3, 0.5, 0.4, 0.8]
 GOOD, BAD = [1.0] * 18 + [0.5] * 2, [0.0] * 18 + [0.5] * 2
 
 
@@ -175,10 +181,7 @@ def test_question_types_have_columns_and_no_text_from_data_does_harm(here):
 def test_a_damaged_result_is_named_and_not_counted(here, name, old, new, problem, capsys):
     add(here, "prag", GOOD)
     file = add(here, "icl", GOOD) / f"{name}.json"
-    if new is None:
-        file.unlink()
-    else:
-        file.write_text(file.read_text().replace(old, new, 1))
+    put(file, None if new is None else file.read_text().replace(old, new, 1))
     table, lines = made(here)
     assert [line["method"] for line in lines] == ["prag"]
     (warning,) = capsys.readouterr().err.splitlines()
@@ -242,3 +245,54 @@ def test_the_bars_are_the_means_and_no_text_covers_another(here, monkeypatch):
         for number, box in enumerate(boxes):
             assert not any(box.overlaps(other) for other in boxes[:number])
             assert (figure.bbox.min <= box.min).all() and (box.max <= figure.bbox.max).all()
+
+
+def f1_scores(n, seed, shift=0.0):
+    rng = np.random.default_rng(seed)
+    return np.where(rng.random(n) < shift, 1.0, rng.choice(F1, n))
+
+
+def scipy_p(a, b, **more):
+    how = {"permutation_type": "samples", "rng": 0, **more}
+    return stats.permutation_test((a, b), lambda x, y, axis: (x - y).mean(axis), **how).pvalue
+
+
+def test_the_interval_is_scipys():
+    scores = f1_scores(300, 2)
+    how = {"n_resamples": 20_000, "method": "percentile", "batch": 1000, "rng": 0}
+    low, high = stats.bootstrap((scores,), np.mean, **how).confidence_interval
+    ours = bootstrap_interval(scores, 20_000)
+    assert ours == pytest.approx((low, high), abs=0.03 * (high - low))
+    assert bootstrap_interval([0.25] * 9) == (0.25, 0.25)
+    assert bootstrap_interval(scores, 500, 7) == bootstrap_interval(scores[::-1], 500, 7)
+    assert bootstrap_interval(scores, 500, 7) != bootstrap_interval(scores, 500, 8)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.06, 0.15])
+def test_the_p_value_is_scipys_on_random_flips(shift):
+    a, b = f1_scores(200, 5), f1_scores(200, 6, shift)
+    expected = scipy_p(a, b, n_resamples=9_999, batch=1000)
+    error = 4 * (2 * expected * (1 - expected) / 10_000) ** 0.5 + 1e-3
+    assert paired_test(a, b) == pytest.approx(expected, abs=error)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(st.lists(st.tuples(st.sampled_from(F1), st.sampled_from(F1)), min_size=2, max_size=10))
+def test_the_p_value_is_scipys_exact_one_on_small_samples(pairs):
+    a, b = np.array(pairs).T
+    p = paired_test(a, b)
+    assert p == pytest.approx(scipy_p(a, b, n_resamples=np.inf), abs=0.025)
+    assert paired_test(b, a) == p == paired_test(a, b) and 0 < p <= 1
+
+
+def test_rounding_does_not_decide_and_what_cannot_be_averaged_or_paired_is_refused():
+    assert paired_test([0.1, 0.9, 0.5], [0.1, 0.9, 0.5]) == 1.0
+    # the differences are 0.2 and -0.2, but not in binary: each flip is as far as the observed one
+    assert paired_test([0.3, 0.1], [0.1, 0.3]) == 1.0
+    # a constant difference: only the two flips of all signs are as far
+    assert paired_test([1.0] * 20, [0.0] * 20) == pytest.approx(1e-4, abs=1e-5)
+    for scores in ([], [0.5, float("nan")], [[0.5]]):
+        with pytest.raises(ValueError, match="finite numbers"):
+            bootstrap_interval(scores)
+    with pytest.raises(ValueError, match="of 2 and of 1 questions"):
+        paired_test([0, 1], [1])

@@ -2,19 +2,26 @@ import csv
 import gzip
 import json
 import shutil
-from pathlib import Path
 
 import pytest
-from stage_runs import refused
+from conftest import REPOSITORY
+from fake_elasticsearch import FakeElasticsearch
+from hypothesis import given
+from hypothesis import strategies as st
+from stage_runs import refused, run, tree
 
+import prep_elastic
 from utils.layout import index_folder
+from utils.metrics import answer_presence
+from utils.questions import load_questions
 from utils.retrieval import embedded as retrieval
 from utils.retrieval.corpus import read_corpus, settle_ties
 from utils.retrieval.embedded import EmbeddedIndex, build_index
-from utils.running import InputError
+from utils.retrieval.english import ANY_WORD, LATIN_TEXT, LATIN_WORD, english_terms
 
 HEADER = b"id\ttext\ttitle\n"
-REPOSITORY = Path(__file__).parents[1]
+DATA = REPOSITORY / "tests" / "data"
+REAL = REPOSITORY.parent / "shared" / "data"
 
 PASSAGES = [  # id, text, title
     ("p1", "The cat sat on the mat and the cats slept", "Cats"),
@@ -42,7 +49,7 @@ def ids(hits):
 
 def test_the_ranking_is_that_of_lucene(tmp_path):
     """Of the demo's corpus, every second title removed: `LuceneReference.java` in benchmarks/."""
-    reference = json.loads((Path(__file__).parent / "data" / "lucene_ranking.json").read_text())
+    reference = json.loads((DATA / "lucene_ranking.json").read_text())
     lines = (REPOSITORY / "data/demo/corpus.tsv").read_text(encoding="utf-8").split("\n")
     lines[1::2] = [line.rpartition("\t")[0] + "\t" if line else "" for line in lines[1::2]]
     (tmp_path / "corpus.tsv").write_text("\n".join(lines), encoding="utf-8")
@@ -53,6 +60,26 @@ def test_the_ranking_is_that_of_lucene(tmp_path):
         names, scores = zip(*entry["hits"], strict=True)
         assert ids(hits) == [*names]
         assert [hit["score"] for hit in hits] == pytest.approx(scores, rel=3e-5)
+
+
+def test_terms_are_those_of_lucene():
+    stored = (DATA / "lucene_english.json").read_text(encoding="utf-8")
+    texts = json.loads(stored)["texts"]
+    assert len(texts) > 1000
+    assert [(text, terms) for text, terms in texts if english_terms(text) != terms] == []
+    assert english_terms("half \ud83d a pair") == ["half", "pair"]  # not valid text
+
+
+@given(st.text(st.characters(codec=None), max_size=300))
+def test_any_text_gives_terms_without_white_space(text):
+    for term in english_terms(text):
+        assert term and len(term) <= 255 and not set(term) & set(" \t\n\r\f\v")
+
+
+@given(st.text("abcXYZsS'’‘.,;:_-\" 0189–éÉß£°()“”ı\n", max_size=40))  # noqa: RUF001
+def test_both_word_patterns_agree_on_latin_text(text):
+    assert LATIN_TEXT(text)
+    assert LATIN_WORD.findall(text) == ANY_WORD.findall(text)
 
 
 def test_worker_processes_give_the_same_index(tmp_path, monkeypatch):
@@ -142,8 +169,8 @@ def test_overwrite_replaces_an_index_and_nothing_else(tmp_path):
     assert EmbeddedIndex(folder).identity != first  # of another content
     assert all(file.stat().st_mode & 0o044 == 0o044 for file in folder.iterdir())
     for place in (folder.parent, other):  # neither is an index
-        with pytest.raises(InputError, match="is not an index of this program; give another"):
-            build_index(other, place, overwrite=True)
+        words = "is not an index of this program; give another"
+        refused(words, build_index, other, place, overwrite=True)
 
 
 def test_an_index_is_read_through_a_link_and_on_a_disk_that_takes_no_lock(tmp_path):
@@ -153,8 +180,8 @@ def test_an_index_is_read_through_a_link_and_on_a_disk_that_takes_no_lock(tmp_pa
     lock.mkdir()  # tantivy cannot lock it, as on a read-only disk
     link.symlink_to(tmp_path / "index/wiki")
     assert EmbeddedIndex(link).search(["cat"], 3) == plain
-    with pytest.raises(InputError, match=r"link is a link to .*index/wiki: .*remove the link"):
-        build_index(tmp_path / "corpus.tsv", link, overwrite=True)
+    words = "link is a link to .*index/wiki: .*remove the link"
+    refused(words, build_index, tmp_path / "corpus.tsv", link, overwrite=True)
     shutil.rmtree(tmp_path / "index")
     refused(r"no index at .*link, which is a link to nothing; build", EmbeddedIndex, link)
 
@@ -171,3 +198,76 @@ def test_a_damaged_or_different_index_is_refused_with_the_command(tmp_path, monk
     file.write_text(whole)
     (index_folder("wiki") / "meta.json").write_text("{}")
     refused(r"its file meta\.json is damaged.*--overwrite", EmbeddedIndex, index_folder("wiki"))
+
+
+def indexed(folder, *more: str) -> None:
+    run(prep_elastic, "--from_contexts", str(folder), "--index_name", "own", *more)
+
+
+def test_each_paragraph_of_any_layout_is_a_row_once(root, capsys):
+    indexed(DATA / "hub")  # the first three records have it in three layouts
+    rows = list(read_corpus(root / "index/own.tsv"))
+    assert rows == [("0", "Bob sang.", "Bob"), ("1", "Ann was born. She lived in Foo.", "Ann")]
+    next_step = f"--dataset hotpotqa --data_path {DATA / 'hub'} --index_name own"
+    first, before = capsys.readouterr().out, tree(root)
+    indexed(DATA / "hub")
+    again = capsys.readouterr().out
+    assert "2 rows indexed" in first and "of this corpus exists already" in again
+    assert next_step in first and next_step in again and tree(root) == before
+    refused("own exists already, of another corpus", indexed, DATA / "hotpotqa")
+    assert tree(root) == before
+    (index_folder("own") / "meta.json").write_text("{}")
+    refused(r"--data_path \S*index/own\.tsv --index_name own --overwrite", indexed, DATA / "hub")
+    with FakeElasticsearch() as fake:
+        indexed(DATA / "hotpotqa", "--engine", "elasticsearch", "--es_url", fake.url)
+    rows = len(list(read_corpus(root / "index/own.tsv")))
+    assert f"{rows} rows indexed (elasticsearch)" in capsys.readouterr().out
+
+
+def test_golden_passages_are_found_word_for_word(root):
+    indexed(DATA / "hotpotqa")
+    texts = {text for _, text, _ in read_corpus(root / "index/own.tsv")}
+    total = load_questions("hotpotqa", DATA / "hotpotqa")["total"]
+    assert {"Hale is a town. Tamsin Roe founded it."} < texts
+    assert {passage for one in total for passage in one["golden_passages"]} <= texts
+    refused(r"record 4 of \S+dev\.json has no context; --from", indexed, DATA / "2wikimultihopqa")
+
+
+@pytest.mark.parametrize("context, message", [
+    (None, "record 1 of .* has no context; --from_contexts must be .*download it again from http"),
+    ([], "has no context"), ("[[", "record 1 of .* is not valid JSON"),
+    ([["Ann", "She sang."]], "is damaged or another one"),
+    ([[None, ["She sang."]]], "is damaged or another one"), ([["Ann"]], "damaged or another one"),
+])  # fmt: skip
+def test_a_record_whose_context_cannot_be_used_is_named(root, context, message):
+    records = [{"context": [["Bob", ["He sang."]]]}, {"context": context}]
+    (root / "hotpot_dev_distractor_v1.json").write_text(json.dumps(records))
+    refused(message, indexed, root)
+    assert not (root / "index").exists()
+
+
+def test_a_folder_must_hold_one_data_set_with_contexts(root):
+    faults = {DATA / "popqa": "holds popqa", root / "none": "does not exist", root: "no data set"}
+    for folder, fault in faults.items():
+        refused(rf"{fault}; give .* id_aliases\.json \(2wikimultihopqa\), or hot", indexed, folder)
+    for name in ("hotpotqa", "2wikimultihopqa"):
+        shutil.copytree(DATA / name, root / "both", dirs_exist_ok=True)
+    refused("holds 2wikimultihopqa and hotpotqa; give", indexed, root / "both")
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the shared data is not here")
+@pytest.mark.parametrize(
+    "dataset, found", [("hotpotqa", 145 / 230), ("2wikimultihopqa", 143 / 271)]
+)
+def test_real_questions_find_a_right_answer_in_three_passages(root, dataset, found):
+    indexed(REAL / dataset)
+    total = load_questions(dataset, REAL / dataset)["total"]
+    asked = [one for one in total if one["answer"] not in ("yes", "no")]
+    hits = EmbeddedIndex(index_folder("own")).search([one["question"] for one in asked], 3)
+    present = [
+        max(answer_presence(hit["text"], one["answer"]) for hit in own)
+        for own, one in zip(hits, asked, strict=True)
+    ]
+    assert sum(present) / len(present) == pytest.approx(found)
+    texts = {text for _, text, _ in read_corpus(root / "index/own.tsv")}
+    assert {passage for one in total for passage in one["golden_passages"]} <= texts

@@ -4,22 +4,28 @@ import json
 import shutil
 
 import peft
+import pytest
 import torch
 from adapter_runs import generated_by, stopped
-from conftest import REPOSITORY, edited, put
+from conftest import FAMILIES, REPOSITORY, WINDOW, edited, put, tiny_model
 from safetensors.torch import load_file
 from stage_runs import ADAPTERS, ALL, AUGMENT, ENCODE, MODEL, RESULTS, answer, refused, run, tree
 from test_lora import train_with_peft
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import adapters
 import augment
 import encode
 import inference
 from utils import answering
 from utils.journal import Journal
 from utils.metrics import METRICS
+from utils.models import load_tokenizer
+from utils.prompting import PromptEncoder, load_prompts
 from utils.recipe import METHODS
 from utils.store import links
+
+TOKENIZER = AutoTokenizer.from_pretrained(MODEL)
 
 
 def test_the_stages_write_the_documented_files(finished):
@@ -43,7 +49,10 @@ def test_the_stages_write_the_documented_files(finished):
         assert set(predictions[0]) == set(names.split())
         config = json.loads((leaf / "config.json").read_text())
         assert config["measured"]["questions"] == 4 and config["measured"]["seconds"] > 0
-        assert {"date", "git_commit", "versions", "device"} <= set(config["provenance"])
+        made = config["provenance"]
+        assert made["date"].endswith("+00:00") and made["device"]
+        assert {"python", "torch", "transformers", "peft"} <= made["versions"].keys()
+        assert made["git_commit"] is None or len(made["git_commit"].removesuffix("-dirty")) == 40
         head, _, settings = (leaf / "result.txt").read_text().partition("\n\n")
         assert [line.split("\t")[0] for line in head.split("\n")] == list(METRICS)
         mean = sum(p["f1"] for p in predictions) / 4
@@ -52,41 +61,26 @@ def test_the_stages_write_the_documented_files(finished):
     assert not [p for p in finished.rglob("*") if p.suffix == ".tmp" or ".journal" in p.name]
 
 
-def test_every_saved_adapter_loads_in_peft_and_changes_the_logits(finished):
-    model = AutoModelForCausalLM.from_pretrained(MODEL)
-    ids = AutoTokenizer.from_pretrained(MODEL)("Who founded it?", return_tensors="pt").input_ids
-    plain = model(ids).logits
-    folders = sorted((finished / ADAPTERS).glob("data_*/passage_*"))
-    wrapped = peft.PeftModel.from_pretrained(model, folders[0], adapter_name="0")
-    expected = set(peft.get_peft_model_state_dict(wrapped, adapter_name="0"))
-    for number, folder in enumerate(folders):
-        assert set(load_file(folder / "adapter_model.safetensors")) == expected
-        if number:
-            assert not wrapped.load_adapter(folder, adapter_name=str(number)).unexpected_keys
-        wrapped.set_adapter(str(number))
-        assert (wrapped(ids).logits - plain).abs().max() > 1e-3
+def prompt(question: str, passage: str | None = None, answer: str = "") -> list[int]:
+    """A prompt put together once more, as the paper has it."""
+    texts = json.loads((REPOSITORY / "src/prompts/demo.json").read_text())["direct"]
+    user = texts["with_passages" if passage else "without_passages"]
+    user = user.replace("{passages}", f"Passage 1: {passage}\n").replace("{question}", question)
+    message, how = [{"role": "user", "content": user}], {"add_generation_prompt": True}
+    text = TOKENIZER.apply_chat_template(message, tokenize=False, **how) + "The answer is"
+    text += f" {answer.rstrip('.')}." if answer else ""
+    return TOKENIZER(text, add_special_tokens=False)["input_ids"]
 
 
 def test_a_saved_adapter_is_what_peft_learns_from_all_tokens_of_its_prompts(finished):
-    """The prompts are put together here once more, as the paper has them, and learnt by peft."""
-    tokenizer = AutoTokenizer.from_pretrained(MODEL)
-    texts = json.loads((REPOSITORY / "src/prompts/demo.json").read_text())["direct"]
     entry = json.loads((finished / "data_aug/demo/dev.json").read_text())[1]["augment"][2]
-
-    def prompt(pair, passage=None):
-        user = texts["with_passages" if passage else "without_passages"]
-        user = user.replace("{passages}", f"Passage 1: {passage}\n")
-        message = [{"role": "user", "content": user.replace("{question}", pair["question"])}]
-        text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-        answer = pair["answer"].rstrip(".") + "."
-        return tokenizer(f"{text}The answer is {answer}", add_special_tokens=False)["input_ids"]
-
-    first, second, third = entry["demo-model_qa"]
     contexts = (entry["passage"], entry["demo-model_rewrite"])
-    prompts = [prompt(pair, context) for pair in (first, second) for context in contexts]
+    asked = [(p["question"], p["answer"]) for p in entry["demo-model_qa"]]
+    prompts = [prompt(question, text, a) for question, a in asked[:2] for text in contexts]
+    prompts.append(prompt(asked[2][0], answer=asked[2][1]))
     base = finished / ADAPTERS.split("/demo/")[0] / "base_weight"
     model = AutoModelForCausalLM.from_pretrained(MODEL, dtype="float32")
-    oracle = train_with_peft(model, base, [*prompts, prompt(third)], 4e-3, 2, 1)
+    oracle = train_with_peft(model, base, prompts, 4e-3, 2, 1)
     saved = load_file(finished / ADAPTERS / "data_1/passage_2/adapter_model.safetensors")
     assert saved.keys() == oracle.keys()
     differences = torch.cat([(saved[key] - oracle[key]).abs().flatten() for key in saved])
@@ -98,29 +92,53 @@ def test_a_saved_adapter_is_what_peft_learns_from_all_tokens_of_its_prompts(fini
 
 def test_prag_answers_from_all_passages_of_every_question(finished):
     """peft, one question at a time, gives the answers that the batched bank gave."""
-    tokenizer = AutoTokenizer.from_pretrained(MODEL)
     predictions = json.loads((finished / RESULTS / "prag/dev/predict.json").read_text())
-    prompts = json.loads((REPOSITORY / "src/prompts/demo.json").read_text())
     for did, prediction in enumerate(predictions):
         model = AutoModelForCausalLM.from_pretrained(MODEL)
         folders = [finished / ADAPTERS / f"data_{did}/passage_{pid}" for pid in range(3)]
         model = peft.PeftModel.from_pretrained(model, folders[0], adapter_name="0")
         for pid in (1, 2):
-            model.load_adapter(folders[pid], adapter_name=str(pid))
+            assert not model.load_adapter(folders[pid], adapter_name=str(pid)).unexpected_keys
         model.add_weighted_adapter(["0", "1", "2"], [1.0] * 3, "all", combination_type="cat")
         model.set_adapter("all")
-        user = prompts["direct"]["without_passages"].replace("{question}", prediction["question"])
-        message = [{"role": "user", "content": user}]
-        text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-        prompt = tokenizer(text + "The answer is", add_special_tokens=False)["input_ids"]
-        assert generated_by(model, tokenizer, prompt) == prediction["text"]
+        asked = prompt(prediction["question"])
+        assert generated_by(model, TOKENIZER, asked) == prediction["text"]
 
 
-def test_batched_answers_equal_single_ones(finished, copy):
-    for method in ("icl", "combine"):
-        answer(method, "--batch_size", "1", "--overwrite")
-        path = f"{RESULTS}/{method}/dev/predict.json"
-        assert (copy / path).read_bytes() == (finished / path).read_bytes()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_is_encoded_answers_in_batches_and_is_exported(finished, root, family):
+    folder = str(root / "tiny")
+    tiny_model(family, vocabulary=len(TOKENIZER)).save_pretrained(folder)
+    TOKENIZER.save_pretrained(folder)
+    shutil.copytree(finished / "data_aug", root / "data_aug")
+    flags = ["--model_name", folder, "--augment_model", MODEL, "--sample", "2"]
+    run(encode, *ENCODE, *flags)
+
+    def texts(method, *more):
+        answer(method, *flags, *more)
+        [result] = root.glob(f"output/**/{method}/dev/predict.json")
+        return [row["text"] for row in json.loads(result.read_text())]
+
+    prag, combine = texts("prag"), texts("combine")
+    assert texts("combine", "--batch_size", "1", "--overwrite") == combine
+
+    exported = root / "exported"
+    run(adapters, "export", *ENCODE, *flags, "--question_id", "1", "--output", str(exported))
+    config = json.loads((exported / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"]) == (8, 128)
+    assert config["base_model_name_or_path"] == folder
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    model = peft.PeftModel.from_pretrained(model, exported)
+    tokenizer = load_tokenizer(folder)  # for some families the library makes another of its files
+    encoder = PromptEncoder(tokenizer, load_prompts("demo", "demo", False), False, 500)
+    record = json.loads((root / "data_aug/demo/dev.json").read_text())[1]
+    passages = [entry["passage"] for entry in record["augment"]]
+    for text, context in ((prag[1], []), (combine[1], passages)):
+        prompt = encoder.question(record["question"], context)
+        assert generated_by(model, tokenizer, prompt) == text
+        with model.disable_adapter():
+            assert generated_by(model, tokenizer, prompt) != text
+    assert len(prompt) > 4 * WINDOW and not encoder.shortened
 
 
 def test_a_training_prompt_is_never_longer_than_the_model_takes(finished, root, capsys):
@@ -193,3 +211,25 @@ def test_stopped_overwriting_of_adapters_goes_on_without_the_flag(copy, capsys):
     resumed = tree(copy / "offline")
     run(encode, *flags, "--overwrite")
     assert tree(copy / "offline") == resumed
+
+
+def test_what_an_older_version_made_is_accepted_and_made_again_alike(root, capsys):
+    shutil.copytree(REPOSITORY / "tests/data/made_by_4200079", root, dirs_exist_ok=True)
+    flags = ["--model_name", str(root / "tiny-model"), "--prompts", "demo", "--dataset", "demo"]
+    flags += ["--augment_model", "demo-model", "--learning_rate", "4e-3"]
+    before = tree(root)
+    run(encode, *flags)
+    assert "9 adapters exist already" in capsys.readouterr().out
+    ways = [[method] for method in ("closed_book", "icl", "prag", "combine")]
+    ways.append(["prag", "--merge_topk", "1", "--merge_scale", "0.5"])
+    for again in (False, True):
+        if again:
+            shutil.rmtree(root / "output")
+            run(encode, *flags, "--overwrite")
+        for method, *more in ways:
+            words = ["--inference_method", method, "--max_new_tokens", "6", *more]
+            run(inference, *flags, *words)
+        after = tree(root)
+        names = [name for name in before if "predict" in name or name.endswith(".safetensors")]
+        assert [after[name] for name in names] == [before[name] for name in names]
+        assert again or after == before

@@ -12,7 +12,7 @@ from conftest import REPOSITORY, edited, put
 from hypothesis import given
 from hypothesis import strategies as st
 from stage_runs import MODEL, refused, run, stop_after, tree
-from test_lora import model_in, random_examples, train_with_peft
+from test_lora import model_in, paired, random_examples, train_with_peft
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import get_warmup_data
@@ -27,7 +27,6 @@ from utils.lora.training import train_adapters
 from utils.metrics import normalize
 from utils.prompting import PromptEncoder, load_prompts
 from utils.questions import DATASETS, load_questions, take_sample
-from utils.running import InputError
 from utils.store.base import open_base_adapter
 from utils.store.checkpoint import Checkpoint
 
@@ -167,11 +166,7 @@ def test_training_equals_peft_and_adamw_in_float64(tmp_path, architecture, batch
     prompts = [example.ids for step in steps for example in step]
     model, how = model_in(torch.float64, architecture, True), (prompts, 3e-3, 1, batch_size)
     oracle = train_with_peft(model, tmp_path / "base", *how)
-    assert len(oracle) == 2 * len(mine)
-    for name, pair in mine.items():
-        for part, tensor in zip("AB", pair, strict=True):
-            expected = oracle[f"base_model.model.{name}.lora_{part}.weight"]
-            assert (tensor - expected).abs().max() < 1e-7
+    assert all((own - expected).abs().max() < 1e-7 for own, expected in paired(mine, oracle))
     assert max((A - base[name][0]).abs().max() for name, (A, _) in mine.items()) > 1e-3
 
 
@@ -222,13 +217,13 @@ def test_the_adapter_is_a_peft_folder_and_other_settings_are_refused(root):
     asked = json.loads((root / "data.json").read_text())[3]["question"]
     warmup.refuse_trained_questions(folder, ["Why?"])
     whole = tree(root)
+    words = r"questions.json does not say which .* --overwrite"
     for content in ("[]", "{}", None):
         put(folder / "questions.json", content)
-        with pytest.raises(InputError, match=r"questions.json does not say which .* --overwrite"):
-            warmup.refuse_trained_questions(folder, ["Why?"])
+        refused(words, warmup.refuse_trained_questions, folder, ["Why?"])
     put(folder / "questions.json", whole[f"{WARM}/questions.json"].decode())
-    with pytest.raises(InputError, match="trained on 1 of the questions"):
-        warmup.refuse_trained_questions(folder, ["Why?", asked.lower().replace(" ", "  ")])
+    again = ["Why?", asked.lower().replace(" ", "  ")]
+    refused("trained on 1 of the questions", warmup.refuse_trained_questions, folder, again)
     with edited(folder / "training_config.json") as training:
         del training["num_train_epochs"]  # a setting that is absent has its default
     whole = tree(root)

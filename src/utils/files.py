@@ -83,7 +83,8 @@ def writing_folder(path: Path, keep: Callable[[Path], bool] | None = None) -> It
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
-                remove_folder(path)
+                if not (keep and keep(path)):  # another process was first
+                    remove_folder(path)
 
 
 def remove_folder(path: Path) -> None:
