@@ -52,7 +52,7 @@ class Lists(LocalModel):
         texts = super().answer(kind, passages, seeds)
         self.asked += len(texts)
         self.valid += sum(parse_pairs(text) is not None for text in texts)
-        self.tokens += sum(map(len, self.tokenizer(texts)["input_ids"]))
+        self.tokens += sum(len(self.tokenizer(text)["input_ids"]) for text in texts)
         return texts
 
 
