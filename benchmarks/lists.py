@@ -52,7 +52,7 @@ class Lists(LocalModel):
         texts = super().answer(kind, passages, seeds)
         self.asked += len(texts)
         self.valid += sum(parse_pairs(text) is not None for text in texts)
-        self.tokens += sum(map(len, self.tokenizer(texts)["input_ids"]))
+        self.tokens += sum(len(self.tokenizer(text)["input_ids"]) for text in texts)
         return texts
 
 
@@ -81,7 +81,7 @@ def main() -> None:
     options, recipe = parse_arguments()
     options.check_answers = "on"
     rows = (
-        (text for _, text, _ in read_corpus(path) if len(text.split()) >= LEAST_WORDS)
+        (text for _, text, _ in read_corpus(path, "reading") if len(text.split()) >= LEAST_WORDS)
         for path in options.corpus
     )
     passages = [text for corpus in rows for text in islice(corpus, options.passages)]

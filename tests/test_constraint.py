@@ -9,7 +9,7 @@ from augment_runs import records_at
 from fake_openai import FakeOpenAI
 from llguidance import LLMatcher
 from stage_runs import AUGMENT, MODEL, refused, run
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import augment
@@ -55,6 +55,11 @@ def takes(form: ListForm, text: str, openings: tuple[str, ...] = ()) -> bool:
     return whole and matcher.is_stopped() and not matcher.get_error()
 
 
+def is_plain(word: str) -> bool:
+    """A word of a question that needs no passage, or is in it."""
+    return not re.search(r"[A-Z0-9]", word) or bool(re.search(r"Lake|Orra|Brun|12\.5", word))
+
+
 def is_list(text: str, openings: tuple[str, ...]) -> bool:
     """The grammar as plain Python, for one line of ASCII."""
     try:
@@ -66,6 +71,7 @@ def is_list(text: str, openings: tuple[str, ...]) -> bool:
         list(pair) == list(PAIR_FIELDS)
         and re.fullmatch(r"([^\s?]+ ){2,}[^\s?]*\?", pair["question"])
         and pair["question"].split()[0] in (openings or [pair["question"].split()[0]])
+        and (not openings or all(map(is_plain, pair["question"].split()[1:])))
         and pair["answer"] in spans
         and answer_presence(PASSAGE, pair["answer"])
         and pair["answer"][0].isalnum()
@@ -81,7 +87,8 @@ def is_list(text: str, openings: tuple[str, ...]) -> bool:
      {"answer": "winter"}, {"answer": "12"}, {"answer": "Orra Lake"}, {"answer": "Brun."},
      {"answer": "orra"}, {"answer": ""}, {"answer": " Brun"}, {"answer": "Vess"},
      {"question": "Where is Lake  Orra?"}, {"question": "Where is it"}, {"question": "Where?"},
-     {"question": "Is it there?"}, {"question": "Where is it? Or is it?"}, {"full_answer": ""},
+     {"question": "Is it there?"}, {"question": "Where is Lake Como?"},
+     {"question": "Who is 12.5 km from 'Brun', a town?"}, {"question": "Who is 13 km away?"}, {"question": "Where is it? Or is it?"}, {"full_answer": ""},
      {"full_answer": "It is there. "}, {"full_answer": "No }"}, {"more": "x"}],
 )  # fmt: skip
 @pytest.mark.parametrize("openings", [(), ("Where", "Who")])
@@ -89,6 +96,24 @@ def test_the_grammar_takes_what_is_a_list_and_nothing_else(form, change, opening
     text = json.dumps([PAIR, {**PAIR, **change}, PAIR])
     bare = "}" not in change.get("full_answer", "")
     assert takes(form, text, openings) == (is_list(text, openings) and bare)
+
+
+def test_a_tokenizer_of_the_kind_of_sentencepiece_is_read():
+    """Its spaces are "▁", also before the text; what it has no token for is spelt in bytes."""
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), "▁"]
+    pieces += [chr(i) for i in range(33, 127)]
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    raw = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True))
+    raw.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    raw.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)])
+    raw.add_special_tokens(["<s>", "</s>"])
+    fast = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="</s>")
+    held = ListForm(fast, 2, PAIR_FIELDS, (), True).held(["Lake Örra, 12 km"])(None)
+    text = json.dumps([{**PAIR, "answer": "Örra, 12"}] * 3, ensure_ascii=False)
+    ids = fast(text, add_special_tokens=False)["input_ids"]
+    assert held.matchers[0].try_consume_tokens(ids) == len(ids)
+    assert held.matchers[0].is_stopped()
 
 
 @pytest.mark.parametrize("other", [[PAIR] * 4, [PAIR] * 2, [dict(reversed(PAIR.items()))] * 3])
@@ -273,3 +298,12 @@ def test_lists_are_free_if_the_tokens_do_not_spell_the_text_and_this_is_said(ind
     said = capsys.readouterr().out
     assert said.count("question lists are not constrained: no grammar for this tokenizer") == 1
     assert records_at(indexed)[0]["augment"]
+
+
+@pytest.mark.parametrize("openings", ["What", ["What", 3], [""], None])
+def test_broken_question_openings_are_refused(tmp_path, openings):
+    texts = load_prompts("small", "", False).texts
+    write_json(tmp_path / "own.json", {**texts, "question_openings": openings})
+    refused(
+        "question_openings in the prompt set", load_prompts, str(tmp_path / "own.json"), "", False
+    )

@@ -24,6 +24,7 @@ from utils.generation import RowProcessor, SeededSampling
 
 MOST_WORDS = {"question": 24, "answer": 8, "full_answer": 30}
 WORD = r'[^\s\x00-\x1f\x7f"\\{}\[\]<>|]+'
+PLAIN = r'/[^\s\x00-\x1f\x7f"\\{}\[\]<>|\p{Lu}\p{Nd}]'  # what follows says how often
 PROBE = '[{"question": "Who, where?"}, 12]'
 PIECES = re.compile(r"\w(?:\S*\w)?|\s+|[^\w\s]+")  # words without marks around them, spaces, marks
 
@@ -37,12 +38,12 @@ def list_grammar(order: Sequence[str], passage: str | None, openings: Sequence[s
     )
     pairs = ' "," gap? '.join(["pair"] * PAIRS)
     inside = f" & {_part_of(passage)}" if passage else ""
-    opening = f" & /({'|'.join(map(re.escape, openings))}) .*/" if openings else ""
+    begun = f" & {_about(passage, openings)}" if openings else ""
     return rf"""
 start: gap? "[" gap? {pairs} gap? "]"
 pair: "{{" gap? {members} gap? "}}"
 gap: / |\n {{0,8}}/
-QUESTION: {_words("question", 3)} & /[^?\uff1f\u061f]+[?\uff1f\u061f]/{opening}
+QUESTION: {_words("question", 3)} & /[^?\uff1f\u061f]+[?\uff1f\u061f]/{begun}
 ANSWER: {_words("answer", 1)} & /[^();]+/{inside}
 FULL_ANSWER: {_words("full_answer", 1)}
 """
@@ -55,6 +56,18 @@ def _words(field: str, least: int) -> str:
         f"/.{{1,{MOST_CHARACTERS[field]}}}/ "
         f"& /{WORD}( {WORD}){{{least - 1},{MOST_WORDS[field] - 1}}}/"
     )
+
+
+def _about(passage: str | None, openings: Sequence[str]) -> str:
+    """One of `openings`, then words. Those with a capital or a digit are in `passage`, if one is
+    given: a small model invents names, or takes them from its prompt."""
+    opening = " | ".join(map(json.dumps, openings))
+    if passage is None:
+        return f"({opening}) / .*/"
+    pieces = set(PIECES.findall(passage))
+    names = [piece for piece in pieces if piece != piece.lower() or re.search(r"\d", piece)]
+    named = " | ".join(map(json.dumps, sorted(names))) or '"?"'
+    return f'({opening}) (" " ({PLAIN}+/ | {PLAIN}*/ ({named}) {PLAIN}*/))+'
 
 
 def _part_of(passage: str) -> str:
