@@ -88,7 +88,8 @@ def is_list(text: str, openings: tuple[str, ...]) -> bool:
      {"answer": "orra"}, {"answer": ""}, {"answer": " Brun"}, {"answer": "Vess"},
      {"question": "Where is Lake  Orra?"}, {"question": "Where is it"}, {"question": "Where?"},
      {"question": "Is it there?"}, {"question": "Where is Lake Como?"},
-     {"question": "Who is 12.5 km from 'Brun', a town?"}, {"question": "Who is 13 km away?"}, {"question": "Where is it? Or is it?"}, {"full_answer": ""},
+     {"question": "Who is 12.5 km from 'Brun', a town?"}, {"question": "Who is 13 km away?"},
+     {"question": "Where is it? Or is it?"}, {"full_answer": ""},
      {"full_answer": "It is there. "}, {"full_answer": "No }"}, {"more": "x"}],
 )  # fmt: skip
 @pytest.mark.parametrize("openings", [(), ("Where", "Who")])
