@@ -62,8 +62,8 @@ def answer_untrained(recipe: Recipe) -> None:
     # torch takes seconds to import: not before the flags are known to be good
     from utils.answering import prediction_of
     from utils.experiment import Experiment
+    from utils.generation import generate
     from utils.lora.merges import weighted
-    from utils.models import generate
     from utils.store.folders import load_adapter
 
     experiment = Experiment(recipe)

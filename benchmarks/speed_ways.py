@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from utils.augmentation.records import read_sample
 from utils.files import hash_json
+from utils.generation import generate
 from utils.layout import passage_folder
 from utils.lora.bank import Adapter, LoraBank
 from utils.lora.examples import Example, Steps
@@ -24,7 +25,6 @@ from utils.lora.objectives import OBJECTIVES
 from utils.lora.training import group_by_cost, train_as_fits
 from utils.model_files import resolve_model
 from utils.models import (
-    generate,
     load_model,
     load_tokenizer,
     pick_device,

@@ -154,7 +154,7 @@ def write_reasoning(
     """
     from tqdm import tqdm
 
-    from utils.models import generate
+    from utils.generation import generate
 
     (model, tokenizer, room), wanted = writer, options.cot_records
     limit = options.max_new_tokens

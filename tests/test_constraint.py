@@ -19,8 +19,8 @@ from utils.augmentation.records import PAIR_FIELDS, in_passage, list_schema, par
 from utils.augmentation.sampling import Sampling
 from utils.augmentation.server import Server
 from utils.files import write_json
+from utils.generation import SeededSampling, generate
 from utils.metrics import answer_presence
-from utils.models import SeededSampling, generate
 from utils.prompting import PROMPTS_FOLDER, load_prompts
 
 pytest_plugins = ["augment_runs"]

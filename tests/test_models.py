@@ -10,10 +10,11 @@ from safetensors.torch import load_file, save_file
 from stage_runs import refused
 from transformers import AutoTokenizer, GenerationConfig
 
-from utils import model_files, models
+from utils import generation, model_files
+from utils.generation import SeededSampling, generate
 from utils.journal import first_difference
 from utils.model_files import resolve_model
-from utils.models import SeededSampling, generate, load_model, load_tokenizer
+from utils.models import context_length, load_model, load_tokenizer
 from utils.prompting import PromptEncoder, load_prompts
 from utils.running import InputError
 
@@ -27,7 +28,7 @@ class Numbers:
     pad_token_id, eos_token_id = 0, 2
 
     def batch_decode(self, rows, skip_special_tokens):
-        return [" ".join(str(i) for i in row if i not in (0, 2)) for row in rows.tolist()]
+        return [" ".join(str(i) for i in row if i not in (0, 2)) for row in rows]
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,9 @@ def greedy(model, prompt, count):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_batched_greedy_answers_are_those_of_one_prompt_at_a_time(family):
+def test_batched_greedy_answers_are_those_of_one_prompt_at_a_time(family, monkeypatch):
+    """Token by token without a cache; texts that have ended leave the batch."""
+    monkeypatch.setattr(generation, "SEGMENT", 5)
     model, prompts = tiny_model(family), [*PROMPTS, list(range(3, 3 + 3 * WINDOW))]
     expected = [greedy(model, prompt, 12) for prompt in prompts]
     assert len(set(expected)) == 4
@@ -70,7 +73,10 @@ def test_batched_greedy_answers_are_those_of_one_prompt_at_a_time(family):
     assert [generate(model, Numbers(), [prompt], 12)[0] for prompt in prompts] == expected
 
 
-def test_a_sample_depends_on_its_seed_and_not_on_its_neighbours(model):
+@pytest.mark.parametrize("segment", [3, 32])
+def test_a_sample_depends_on_its_seed_and_not_on_its_neighbours(model, monkeypatch, segment):
+    monkeypatch.setattr(generation, "SEGMENT", segment)
+
     def sample(prompts, seeds):
         return generate(model, Numbers(), prompts, 12, seeds=seeds, temperature=1.5, top_k=20)
 
@@ -233,13 +239,13 @@ def test_the_identity_of_a_hub_model_has_its_commit(monkeypatch):
 
 
 def test_the_longest_prompt_is_read_from_the_models_configuration(saved):
-    assert models.context_length(str(saved)) == 1024
+    assert context_length(str(saved)) == 1024
     # beside a model for images; longrope's other positions would reach the rest of a batch
     for family, length in (("gemma3", 1024), ("phi3", 512)):
         tiny_model(family).config.save_pretrained(saved.parent / family)
-        assert models.context_length(str(saved.parent / family)) == length
+        assert context_length(str(saved.parent / family)) == length
     (saved / "config.json").write_text("nothing")
-    refused("cannot be loaded", models.context_length, str(saved))
+    refused("cannot be loaded", context_length, str(saved))
 
 
 @pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json", "chat_template.jinja"])

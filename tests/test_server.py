@@ -15,7 +15,8 @@ import augment
 from utils.answering import prediction_of
 from utils.augmentation import server, writing
 from utils.augmentation.sampling import Sampling
-from utils.models import generate, load_model, load_tokenizer
+from utils.generation import generate
+from utils.models import load_model, load_tokenizer
 from utils.prompting import load_prompts
 from utils.running import InputError
 from utils.thoughts import without_thoughts

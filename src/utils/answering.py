@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import LogitsProcessor, PreTrainedModel
+from transformers import PreTrainedModel
 
 from utils.augmentation.records import texts_hash
 from utils.experiment import Experiment
@@ -22,6 +22,7 @@ from utils.files import (
     write_json,
     write_text,
 )
+from utils.generation import RowProcessor, generate
 from utils.journal import (
     Journal,
     check_journal,
@@ -34,7 +35,7 @@ from utils.layout import results_folder
 from utils.lora.bank import LoraBank
 from utils.lora.memory import in_halves, prompts_that_fit
 from utils.metrics import METRICS, answer_presence, extract_answer, mean_scores, score
-from utils.models import context_length, generate
+from utils.models import context_length
 from utils.processes import Processes
 from utils.prompting import PromptEncoder, room_for_prompt
 from utils.provenance import PROVENANCE, provenance
@@ -188,19 +189,21 @@ def _alike(path: Path, text: str) -> bool:
     return False
 
 
-class FiniteLogits(LogitsProcessor):
-    """Watches a generation: `rows` says of each prompt whether its logits were always finite."""
+class FiniteLogits(RowProcessor):
+    """Watches a generation: `bad` are the prompts whose logits were not always finite."""
 
-    rows: torch.Tensor | bool = True
+    def __init__(self) -> None:
+        self.bad: set[int] = set()
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """`scores [rows, vocabulary]` as they are; a token that a model rules out has -inf."""
-        self.rows = self.rows & (scores < torch.inf).all(-1)
+        fine = (scores < torch.inf).all(-1).tolist()
+        self.bad |= {row for row, good in zip(self.rows, fine, strict=True) if not good}
         return scores
 
     def check(self, batch: list[int], merged: bool) -> None:
         """Raise `InputError` with the number of the first question whose logits were not finite."""
-        if bad := [did for did, fine in zip(batch, self.rows.tolist(), strict=True) if not fine]:
+        if bad := [batch[row] for row in sorted(self.bad)]:
             what = "with the merged adapters of " if merged else "for "
             remedy = "use a smaller --merge_scale, or " if merged else "use "
             raise InputError(

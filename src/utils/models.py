@@ -1,11 +1,9 @@
-"""Load a model and its tokenizer; batched generation, greedy or sampled."""
+"""Load a model and its tokenizer."""
 
 import logging
-from collections.abc import Callable, Sequence
 
 import torch
 import transformers
-from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from utils.model_files import failures_named, resolve_model
@@ -149,61 +147,3 @@ def _refuse_other_weights(name: str, path: str, found: dict[str, set]) -> None:
             f"config.json describes ({'; '.join(words)}); fetch them again, or save the model "
             "itself and not what wraps it"
         )
-
-
-class SeededSampling(transformers.LogitsProcessor):
-    """Sampling whose random numbers belong to the row, not to the batch it happens to be in.
-
-    To the `top_k` highest scores, divided by the temperature, Gumbel noise from the row's own seed
-    is added: the greedy choice that follows is an exact sample from the softmax.
-    """
-
-    def __init__(self, seeds: list[int], temperature: float, top_k: int):
-        self.temperature, self.top_k = temperature, top_k
-        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """`scores [rows, vocabulary]` of the next token -> noisy scores of the same shape."""
-        return self.noisy(scores, range(len(self.generators)))
-
-    def noisy(self, scores: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
-        """The same for these rows of the batch alone, whose `scores` are given."""
-        top_k = min(self.top_k, scores.shape[-1])
-        best, places = torch.topk(scores.float() / self.temperature, top_k)  # [rows, top_k]
-        uniform = torch.stack([torch.rand(top_k, generator=self.generators[row]) for row in rows])
-        noise = -torch.log(-torch.log(uniform.clamp_min(torch.finfo(torch.float32).tiny)))
-        result = torch.full_like(scores, -torch.inf, dtype=torch.float32)
-        return result.scatter(-1, places, best + noise.to(scores.device))
-
-
-@torch.inference_mode()
-def generate(
-    model: transformers.PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: list[list[int]],
-    max_new_tokens: int,
-    seeds: list[int] | None = None,
-    temperature: float = 0.0,
-    top_k: int = 50,
-    watch: transformers.LogitsProcessor | None = None,
-    held: Callable[[SeededSampling | None], transformers.LogitsProcessor] | None = None,
-) -> list[str]:
-    """The continuation of each prompt (token ids) as text, without special tokens, as one batch.
-    Greedy at temperature 0; above it sampled, with one seed per prompt. `watch` sees each step;
-    `held` puts around the sampling what holds the texts to a form."""
-    rows = [torch.tensor(prompt, dtype=torch.long) for prompt in prompts]
-    ids = pad_sequence(rows, True, tokenizer.pad_token_id, "left")
-    mask = pad_sequence([torch.ones_like(row) for row in rows], True, 0, "left")
-    sampling = SeededSampling(seeds, temperature, top_k) if temperature else None
-    chooser = held(sampling) if held else sampling
-    output = model.generate(
-        input_ids=ids.to(model.device),
-        attention_mask=mask.to(model.device),
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        # a cache that grows is copied for every token, and breaks up the memory
-        cache_implementation="static",
-        disable_compile=True,
-        logits_processor=transformers.LogitsProcessorList(filter(None, (watch, chooser))),
-    )
-    return tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)

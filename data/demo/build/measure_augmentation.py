@@ -133,7 +133,8 @@ def main() -> None:
     """Write all texts once, compare them with the world, print."""
     options = parse_arguments()
     # torch takes seconds to import: not before the flags are known to be good
-    from utils.models import generate, load_model, load_tokenizer
+    from utils.generation import generate
+    from utils.models import load_model, load_tokenizer
     from utils.provenance import provenance
 
     entities, _ = build_world()

@@ -17,10 +17,10 @@ import torch
 from llguidance import LLMatcher
 from llguidance.hf import from_tokenizer
 from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
-from transformers import LogitsProcessor, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from utils.augmentation.records import MOST_CHARACTERS, PAIRS
-from utils.models import SeededSampling
+from utils.generation import RowProcessor, SeededSampling
 
 MOST_WORDS = {"question": 24, "answer": 8, "full_answer": 30}
 WORD = r'[^\s\x00-\x1f\x7f"\\{}\[\]<>|]+'
@@ -87,7 +87,7 @@ def _part_of(passage: str) -> str:
     return rf'%regex {{"substring_chunks": {json.dumps(pieces)}}} & /\w(.*\w)?/'
 
 
-class Held(LogitsProcessor):
+class Held(RowProcessor):
     """Chooses the next tokens with `sampling` (None: the best), each row held to its matcher.
 
     A choice that the matcher allows is kept with its random numbers; one that it forbids is made
@@ -100,26 +100,28 @@ class Held(LogitsProcessor):
         """`tokens` are those that the matchers know; a model may have more, which mean nothing."""
         self.matchers, self.tokens, self.sampling = matchers, tokens, sampling
         self.open = {row for row, matcher in enumerate(matchers) if not matcher.is_error()}
+        self.rows = range(len(matchers))
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """`scores [rows, vocabulary]` -> scores whose highest of a row is its token."""
         chosen = self.sampling(input_ids, scores) if self.sampling else scores
         refused = self._refused(chosen, range(len(chosen)))
         if refused:
-            again = scores[refused].masked_fill(~self._allowed(refused, scores), -torch.inf)
-            again = self.sampling.noisy(again, refused) if self.sampling else again
+            rows = [self.rows[place] for place in refused]
+            again = scores[refused].masked_fill(~self._allowed(rows, scores), -torch.inf)
+            again = self.sampling.noisy(again, rows) if self.sampling else again
             chosen = chosen.clone()
             chosen[refused] = again.to(chosen.dtype)
-            self.open -= set(self._refused(chosen, refused))
+            self.open -= {self.rows[place] for place in self._refused(chosen, refused)}
         return chosen
 
-    def _refused(self, scores: torch.Tensor, rows: Sequence[int]) -> list[int]:
-        """Those of the open `rows` whose choice is forbidden; the others take it."""
-        tokens = scores[list(rows)].argmax(-1).tolist()
+    def _refused(self, scores: torch.Tensor, places: Sequence[int]) -> list[int]:
+        """Those `places` of open rows whose choice is forbidden; the others take it."""
+        tokens = scores[list(places)].argmax(-1).tolist()
         return [
-            row
-            for row, token in zip(rows, tokens, strict=True)
-            if row in self.open and not self._takes(self.matchers[row], token)
+            place
+            for place, token in zip(places, tokens, strict=True)
+            if (row := self.rows[place]) in self.open and not self._takes(self.matchers[row], token)
         ]
 
     def _takes(self, matcher: LLMatcher, token: int) -> bool:

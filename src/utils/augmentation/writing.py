@@ -23,15 +23,15 @@ from typing import Protocol
 
 import torch
 from tqdm import tqdm
-from transformers import LogitsProcessor
 
 from utils.augmentation.constraint import ListForm
 from utils.augmentation.records import PAIR_FIELDS, PAIRS, in_passage, parse_pairs, read_pairs
 from utils.augmentation.sampling import Sampling
 from utils.files import hash_json, relative
+from utils.generation import RowProcessor, generate
 from utils.journal import Journal
 from utils.lora.memory import in_halves
-from utils.models import context_length, generate, load_model, load_tokenizer
+from utils.models import context_length, load_model, load_tokenizer
 from utils.processes import Processes
 from utils.prompting import PromptEncoder, PromptSet, room_for_prompt
 from utils.recipe import Recipe
@@ -96,17 +96,17 @@ class Progress:
         self.bar.total = self.bar.n + 2 * passages
 
 
-class Watch(LogitsProcessor):
-    """Tells `progress` what a generation of `rows` texts has written; ended texts go on as `pad`s.
-    Scores stay as they are."""
+class Watch(RowProcessor):
+    """Tells `progress` what a generation of `count` texts has written; ended texts go on as `pad`s
+    until they leave. Scores stay as they are."""
 
-    def __init__(self, rows: int, pad: int, progress: Callable[[int, int], None]):
-        self.open, self.pad, self.progress = list(range(rows)), pad, progress
+    def __init__(self, count: int, pad: int, progress: Callable[[int, int], None]):
+        self.open, self.pad, self.progress = list(range(count)), pad, progress
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Look at the tokens `input_ids [rows, length]` before the next one."""
-        last = input_ids[:, -1].tolist()
-        writing = [row for row in self.open if last[row] != self.pad]
+        last = dict(zip(self.rows, input_ids[:, -1].tolist(), strict=True))
+        writing = [row for row in self.open if last.get(row, self.pad) != self.pad]
         self.progress(len(self.open) - len(writing), len(writing))
         self.open = writing
         return scores
