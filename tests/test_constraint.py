@@ -173,6 +173,7 @@ def test_the_texts_of_a_batch_are_lists_and_those_of_one_passage_at_a_time(
     """By a random model, which would end no string by itself."""
     most = {"question": 20, "answer": 10, "full_answer": 20}
     monkeypatch.setattr(constraint, "MOST_CHARACTERS", most)
+    monkeypatch.setitem(constraint.MOST_WORDS, "question", 3)
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
     config = LlamaConfig(vocab_size=100, num_attention_heads=1, num_key_value_heads=1, **sizes)
@@ -184,7 +185,7 @@ def test_the_texts_of_a_batch_are_lists_and_those_of_one_passage_at_a_time(
         how = {"seeds": [row + 5 for row in rows], "temperature": temperature}
         held = form.held([passages[row] for row in rows])
         prompts = [ids_of(passages[row].replace("\n", " ")) for row in rows]
-        return generate(model, tokenizer, prompts, 400, **how, held=held)
+        return generate(model, tokenizer, prompts, 500, **how, held=held)
 
     together = write([0, 1, 2])
     assert together == [write([row])[0] for row in range(3)]

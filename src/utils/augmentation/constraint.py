@@ -24,7 +24,7 @@ from utils.generation import RowProcessor, SeededSampling
 
 MOST_WORDS = {"question": 24, "answer": 8, "full_answer": 30}
 WORD = r'[^\s\x00-\x1f\x7f"\\{}\[\]<>|]+'
-PLAIN = r'/[^\s\x00-\x1f\x7f"\\{}\[\]<>|\p{Lu}\p{Nd}]'  # what follows says how often
+MARK = r'[^\s\x00-\x1f\x7f"\\{}\[\]<>|?\p{Lu}\p{Nd}]'  # a letter or a mark that needs no passage
 PROBE = '[{"question": "Who, where?"}, 12]'
 PIECES = re.compile(r"\w(?:\S*\w)?|\s+|[^\w\s]+")  # words without marks around them, spaces, marks
 
@@ -33,20 +33,18 @@ def list_grammar(order: Sequence[str], passage: str | None, openings: Sequence[s
     """The grammar of a list of three pairs for llguidance, in its Lark-like language. An answer is
     words of `passage`, or any (None); a question begins with one of the words `openings`, if there
     are any. A gap is a space, or a line break with its indentation."""
-    members = ' "," gap? '.join(
-        rf'"\"{field}\":" gap? "\"" {field.upper()} "\""' for field in order
-    )
+    members = ' "," gap? '.join(rf'"\"{field}\":" gap? "\"" {field} "\""' for field in order)
     pairs = ' "," gap? '.join(["pair"] * PAIRS)
     inside = f" & {_part_of(passage)}" if passage else ""
-    begun = f" & {_about(passage, openings)}" if openings else ""
     return rf"""
 start: gap? "[" gap? {pairs} gap? "]"
 pair: "{{" gap? {members} gap? "}}"
 gap: / |\n {{0,8}}/
-QUESTION: {_words("question", 3)} & /[^?\uff1f\u061f]+[?\uff1f\u061f]/{begun}
+answer: ANSWER
+full_answer: FULL_ANSWER
 ANSWER: {_words("answer", 1)} & /[^();]+/{inside}
 FULL_ANSWER: {_words("full_answer", 1)}
-"""
+{_question(passage, openings)}"""
 
 
 def _words(field: str, least: int) -> str:
@@ -58,16 +56,26 @@ def _words(field: str, least: int) -> str:
     )
 
 
-def _about(passage: str | None, openings: Sequence[str]) -> str:
-    """One of `openings`, then words. Those with a capital or a digit are in `passage`, if one is
-    given: a small model invents names, or takes them from its prompt."""
-    opening = " | ".join(map(json.dumps, openings))
-    if passage is None:
-        return f"({opening}) / .*/"
-    pieces = set(PIECES.findall(passage))
-    names = [piece for piece in pieces if piece != piece.lower() or re.search(r"\d", piece)]
-    named = " | ".join(map(json.dumps, sorted(names))) or '"?"'
-    return f'({opening}) (" " ({PLAIN}+/ | {PLAIN}*/ ({named}) {PLAIN}*/))+'
+def _question(passage: str | None, openings: Sequence[str]) -> str:
+    """The rule of a question: any, or one that begins with one of `openings`. In it words with a
+    capital or a digit are in `passage`, if one is given: a small model invents names, or takes them
+    from its prompt."""
+    if not openings:
+        return rf"""
+question: QUESTION
+QUESTION: {_words("question", 3)} & /[^?\uff1f\u061f]+[?\uff1f\u061f]/
+"""
+    pieces = set(PIECES.findall(passage or ""))
+    named = {piece for piece in pieces if piece != piece.lower() or re.search(r"\d", piece)}
+    word = rf"/{MARK}{{1,24}}/" if passage else r'/[^\s\x00-\x1f\x7f"\\?]{1,24}/'
+    if named:
+        names = " | ".join(map(json.dumps, sorted(named)))
+        word += rf" | /{MARK}{{0,8}}/ ({names}) /{MARK}{{0,8}}/"
+    return f"""
+question: OPENING NEXT_WORD{{2,{MOST_WORDS["question"] - 1}}} "?"
+OPENING: {" | ".join(map(json.dumps, openings))}
+NEXT_WORD: " " ({word})
+"""
 
 
 def _part_of(passage: str) -> str:
