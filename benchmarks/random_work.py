@@ -40,7 +40,7 @@ class TokenNumbers:
     def batch_decode(self, rows: list[list[int]], skip_special_tokens: bool = True) -> list[str]:
         """Each row's tokens as text, without padding and end if that is asked for."""
         special = {self.pad_token_id, self.eos_token_id} if skip_special_tokens else set()
-        return [" ".join(str(t) for t in row if t not in special) for row in rows]
+        return [" ".join(str(int(t)) for t in row if int(t) not in special) for row in rows]
 
 
 def random_model(

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Real questions and a real model, offline: HotpotQA, 2WikiMultihopQA and PopQA with SmolLM2-135M-Instruct.
-# `make real` fetches the model and runs it. Started again after a stop, it goes on where it was.
+# `make real` fetches the model and runs it. Started again after a stop, with the same variables, it goes on
+# where it was.
 # Choose the rate:  SPLIT=dev RATES="1e-3 2e-3 4e-3" bash configs/real.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -49,18 +50,17 @@ for dataset in ${DATASETS:-hotpotqa 2wikimultihopqa popqa}; do
         python src/encode.py $data $beside --index_name $dataset
         answer "closed_book icl prag combine" $data $alone
         answer "prag combine" $data $beside
-    done
-    if [ $split = dev ]; then
-        continue
-    fi
+        if [ $split = dev ]; then
+            continue
+        fi
 
-    # 3. Format or facts: the mean of all adapters, and those of another question
-    for control in average others; do
-        for train in "$alone" "$beside --index_name $dataset"; do
-            python src/encode.py $data $train --adapters $control
+        # 3. Format or facts: the mean of all adapters, and those of another question
+        for control in average others; do
+            python src/encode.py $data $alone --adapters $control
+            python src/encode.py $data $beside --index_name $dataset --adapters $control
+            answer prag $data $alone --adapters $control
+            answer prag $data $beside --adapters $control
         done
-        answer prag $data $alone --adapters $control
-        answer prag $data $beside --adapters $control
     done
 done
 python src/report.py --model_name $model

@@ -139,7 +139,7 @@ def test_more_pairs_come_from_further_lists_and_no_question_twice():
         )
 
     class Author:
-        sampling = Sampling(9, 0.7, 50, max_attempts=2, seed=0, pairs=5)
+        sampling = Sampling(9, 0.7, 50, 2, seed=0, pairs=5, constrained=False, check_answers=False)
 
         def answer(self, kind, passages, seeds):
             return [texts.pop(0)]

@@ -17,7 +17,7 @@ import adapters
 import augment
 import encode
 import inference
-from utils import answering
+from utils import answering, generation
 from utils.journal import Journal
 from utils.metrics import METRICS
 from utils.models import load_tokenizer
@@ -233,3 +233,14 @@ def test_what_an_older_version_made_is_accepted_and_made_again_alike(root, capsy
         names = [name for name in before if "predict" in name or name.endswith(".safetensors")]
         assert [after[name] for name in names] == [before[name] for name in names]
         assert again or after == before
+
+
+def test_adapters_leave_the_batch_with_the_answers_that_have_ended(copy, monkeypatch):
+    """Long answers of several questions side by side are those of one question at a time."""
+    texts = []
+    for size, segment in (("1", 32), ("4", 2)):
+        monkeypatch.setattr(generation, "SEGMENT", segment)
+        answer("prag", "--batch_size", size, "--max_new_tokens", "12", "--overwrite")
+        rows = json.loads((copy / RESULTS / "prag/dev/predict.json").read_text())
+        texts.append([row["text"] for row in rows])
+    assert texts[0] == texts[1] and len({len(text.split()) for text in texts[0]}) > 1

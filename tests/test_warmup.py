@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import get_warmup_data
 import warmup_lora
-from utils import models, warmup
+from utils import generation, warmup
 from utils.files import write_json
 from utils.journal import remove_journal
 from utils.lora import objectives
@@ -107,7 +107,7 @@ def reason(model, tokenizer, prompts, *more) -> list[str]:
 
 
 def test_both_kinds_of_data_are_made_and_a_stopped_run_ends_with_the_same_bytes(root, monkeypatch):
-    monkeypatch.setattr(models, "generate", reason)
+    monkeypatch.setattr(generation, "generate", reason)
     run(get_warmup_data, *MAKE)
     direct = json.loads((root / "data_aug/warmup/direct.json").read_text())
     datasets = [record["dataset"] for record in direct]
@@ -120,15 +120,15 @@ def test_both_kinds_of_data_are_made_and_a_stopped_run_ends_with_the_same_bytes(
     assert tree(root) == whole and not [name for name in whole if "journal" in name]
     refused("was made with records =", run, get_warmup_data, *MAKE, "--direct_records", "3")
     shutil.rmtree(root / "data_aug")
-    stopped(models, "generate", 3, get_warmup_data, *MAKE)
+    stopped(generation, "generate", 3, get_warmup_data, *MAKE)
     other = (*MAKE, "--max_new_tokens", "90")
     refused(r"unfinished work .* max_new_tokens = 128, but .* = 90", run, get_warmup_data, *other)
     with monkeypatch.context() as patch:
-        patch.setattr(models, "generate", stop_after(4, reason))  # 3 of 5 batches are left
+        patch.setattr(generation, "generate", stop_after(4, reason))  # 3 of 5 batches are left
         run(get_warmup_data, *MAKE)
     for stop in (1, 3):
         assert tree(root) == whole
-        stopped(models, "generate", stop, get_warmup_data, *MAKE, "--overwrite")
+        stopped(generation, "generate", stop, get_warmup_data, *MAKE, "--overwrite")
         remove_journal(root / "data_aug/warmup/demo-model/.cot.journal") if stop == 1 else None
     run(get_warmup_data, *MAKE)  # goes on without the flag
     assert tree(root) == whole
@@ -139,7 +139,9 @@ def test_both_kinds_of_data_are_made_and_a_stopped_run_ends_with_the_same_bytes(
 
 def test_what_cannot_give_a_reasoning_is_refused_and_leaves_nothing(root, monkeypatch):
     shown = []
-    monkeypatch.setattr(models, "generate", lambda m, t, prompts, *a: shown.extend(prompts) or [""])
+    monkeypatch.setattr(
+        generation, "generate", lambda m, t, prompts, *a: shown.extend(prompts) or [""]
+    )
     sentences = {  # flags by what is said
         "few-shot examples for 'demo'": ["--dataset", "demo", "--data_path", DEMO, *DEV],
         "wrote no reasoning that can be used": ["--max_candidates", "2", "--direct_records", "0"],

@@ -289,7 +289,7 @@ class Answering:
                 numbers, finite = [batch[row] for row in rows], FiniteLogits()
                 asked = [prompts[did] for did in numbers]
                 how = (self.model, experiment.tokenizer, asked, recipe.max_new_tokens)
-                texts = generate(*how, watch=finite)
+                texts = generate(*how, watch=finite, leave=merger and self.bank.keep)
                 finite.check(numbers, bool(merger))
                 return texts
 

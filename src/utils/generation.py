@@ -93,11 +93,12 @@ def generate(
     top_k: int = 50,
     watch: RowProcessor | None = None,
     held: Callable[[SeededSampling | None], RowProcessor] | None = None,
+    leave: Callable[[torch.Tensor], None] | None = None,
 ) -> list[str]:
     """The continuation of each prompt (token ids) as text, without special tokens, as one batch.
     Greedy at temperature 0; above it sampled, with one seed per prompt. `watch` sees each step;
     `held` puts around the sampling what holds the texts to a form. Texts that have ended leave
-    the batch every 32 tokens."""
+    the batch every 32 tokens; `leave` is told the places (on the CPU) of the rows that stay."""
     parts = [torch.tensor(prompt, dtype=torch.long, device=model.device) for prompt in prompts]
     ids = pad_sequence(parts, True, tokenizer.pad_token_id, "left")
     mask = pad_sequence([torch.ones_like(part) for part in parts], True, 0, "left")
@@ -122,8 +123,11 @@ def generate(
         new, left = output[:, ids.shape[1] :], left - SEGMENT
         for row, tokens in zip(rows, new.tolist(), strict=True):
             written[row] += tokens
-        open_ = (~torch.isin(new, stops).any(-1)).nonzero()[:, 0]
+        open_ = (~torch.isin(new, stops).any(-1)).nonzero()[:, 0].cpu()
         rows = [rows[place] for place in open_.tolist()]
         ids, mask = output[open_], torch.cat([mask, torch.ones_like(new)], 1)[open_]
-        cache.batch_select_indices(open_)
+        if 0 < len(rows) < len(new):
+            cache.batch_select_indices(open_)
+            if leave:
+                leave(open_)
     return tokenizer.batch_decode(written, skip_special_tokens=True)

@@ -74,8 +74,8 @@ def _dequantised(name: str, file: Path) -> Path:
 
 
 def model_identity(name: str) -> str:
-    """What tells one model from another: `{name}@{short hash}+{hash}` for a folder, `{name}@{hash}`
-    for a `.gguf` file, for a hub id the id and its commit.
+    """What tells one model from another: `{name}@{short hash}+{hash}` for a folder (that of a
+    `.gguf` file is named after the file's hash), for a hub id the id and its commit.
 
     The hash is of every byte that decides numbers: weights, configuration, tokenizer and template.
     The short one, of the configuration and both ends of the weights, is all that commit ee391bc and
@@ -86,8 +86,6 @@ def model_identity(name: str) -> str:
         with failures_named("model", name, str(path)):
             commit = extract_commit_hash(cached_file(str(path), "config.json"), None)
         return f"{path}+{commit}" if commit else str(path)
-    if path.parent.name == GGUF_FOLDER:
-        return path.name
     digest = hashlib.sha256((path / "config.json").read_bytes())
     for file in sorted(path.glob("*.safetensors")):
         with file.open("rb") as weights:

@@ -139,6 +139,10 @@ class LoraBank:
         """Use `adapters`, one per row group."""
         self.set(self.ready(adapters))
 
+    def keep(self, places: torch.Tensor) -> None:
+        """Go on with the adapters of these row groups alone (`places` on the CPU)."""
+        self.set({name: (one.A[places], one.B[places]) for name, one in self.layers.items()})
+
     def clear(self) -> None:
         """Use no adapter: the model answers as if there were no bank."""
         for layer in self.layers.values():

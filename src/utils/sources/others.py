@@ -21,7 +21,8 @@ Passages = list[tuple[Path, dict]]  # of a question: an adapter's folder and the
 
 def works(experiment: Experiment) -> list[Work]:
     """One adapter for each different one that is taken; its data are those of the taken one."""
-    return [work for work, _ in _taken(experiment, experiment)]
+    trained = Experiment(replace(experiment.recipe, adapters="trained"))
+    return [work for work, _ in _taken(experiment, trained)]
 
 
 def make(
@@ -51,8 +52,8 @@ def _taken(experiment: Experiment, trained: Experiment) -> list[tuple[Work, Path
         for own, giver in zip(questions, exchanged(questions, trained.recipe.seed), strict=True):
             for place, (folder, _) in enumerate(own):
                 source = of_trained[giver][place % len(of_trained[giver])]
-                [work] = trained.works([source], grouped=False)
-                key = hash_json([work.data, data_type])
+                [work] = trained.works([source])
+                key = hash_json([work.record, data_type])
                 made, _ = taken.setdefault(key, (Work([], key, []), source[0]))
                 made.folders.append(folder)
     return list(taken.values())
@@ -60,18 +61,21 @@ def _taken(experiment: Experiment, trained: Experiment) -> list[tuple[Work, Path
 
 def exchanged(questions: list[Passages], seed: int) -> list[int]:
     """For each question the number of the one whose adapters it takes: each gives once, and no two
-    share a passage. Raises `InputError` if no such exchange is found."""
+    share a passage. A question without passages takes none. Raises `InputError` if no such exchange
+    is found."""
     held = [{entry["passage"] for _, entry in passages} for passages in questions]
-    givers, rng = list(range(len(questions))), random.Random(seed)
-    rng.shuffle(givers)
-    for _ in range(100):
-        clashes = [i for i, giver in enumerate(givers) if held[i] & held[giver]]
-        if not clashes:
-            return givers
-        for i in clashes:
-            j = rng.randrange(len(givers))
-            givers[i], givers[j] = givers[j], givers[i]
-    raise InputError(
-        f"--adapters others: no exchange among {len(questions)} questions gives each the passages "
-        "of one that shares none with it; take more questions"
-    )
+    full, rng = [i for i, own in enumerate(held) if own], random.Random(seed)
+    givers = dict(zip(full, rng.sample(full, len(full)), strict=True))
+    for i in full:
+        if not held[i] & held[givers[i]]:
+            continue
+        for j in rng.sample(full, len(full)):  # two that may take each other's giver
+            if not held[i] & held[givers[j]] and not held[j] & held[givers[i]]:
+                givers[i], givers[j] = givers[j], givers[i]
+                break
+        else:
+            raise InputError(
+                f"--adapters others: no exchange among {len(questions)} questions was found that "
+                "gives each the passages of one that shares none with it; take more questions"
+            )
+    return [givers.get(i, i) for i in range(len(questions))]

@@ -73,7 +73,7 @@ class Merger:
         self.checked = False
         size = 4 * sum(prod(shape) for both in self.shapes.values() for shape in both)
         self.read = lru_cache(HELD // size)(lambda folder: load_adapter(folder, self.shapes))
-        self.first: dict[tuple[int, int], Path] = {}  # a file on the disk -> a folder that has it
+        self.first: dict[tuple[int, ...], Path] = {}  # a file on the disk -> a folder that has it
 
     def ahead(self, batches: list[list[int]]) -> Iterator[tuple[list[int], Adapter]]:
         """Yield each batch of questions with its merged adapters, stacked; the next is prepared."""
@@ -101,7 +101,7 @@ class Merger:
         """The adapter in `folder`; one that hard links give to several passages is read once."""
         with suppress(OSError):  # of a missing file `load_adapter` says more
             file = (folder / WEIGHTS_FILE).stat()
-            folder = self.first.setdefault((file.st_dev, file.st_ino), folder)
+            folder = self.first.setdefault((file.st_dev, file.st_ino, file.st_mtime_ns), folder)
         return self.read(folder)
 
     def use(self, merged: Adapter, rows: list[int], prompt: list[int] | None) -> None:
