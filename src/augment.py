@@ -102,7 +102,6 @@ def main() -> None:
 
     processes = start_processes(options.shard, recipe.device_map)
     next_stage = f"next: python src/encode.py {recipe.flags('model', 'data')}"
-
     # 1. Check everything that needs no model
     where = recipe.dataset, options.data_path
     questions = load_sample(*where, recipe.data_type, recipe.sample, options.answers)
@@ -121,9 +120,8 @@ def main() -> None:
         return
 
     # 2. Load, and retrieve: one process for all of a launch
-    author = server or writing.LocalModel(
-        recipe, prompts, sampling, options.batch_size, processes.say
-    )
+    own = recipe, prompts, sampling, options.batch_size, processes.say
+    author = server or writing.LocalModel(*own)
     waiting, found = {name: questions[name] for name in files.waiting}, None
     if processes.is_main or processes.is_shard:
         found = finding.find_candidates(waiting, index, options.topk, options.write_per_question)
@@ -150,8 +148,7 @@ def main() -> None:
         for name in files.waiting:
             print(files.save(name, candidates[name], results, options.topk))
         files.remove_finished(journal, results)
-    print(writing.summary(of_all, results, files.results, options.topk))
-    print(next_stage)
+    print(writing.summary(of_all, results, files.results, options.topk), next_stage, sep="\n")
 
 
 if __name__ == "__main__":
