@@ -68,7 +68,7 @@ def measured(author: Lists, passages: list[str]) -> dict:
         "passages": len(passages),
         "lists": author.asked,
         "valid_lists": author.valid,
-        "pairs": counts,
+        **counts,
         "passages_with_three_pairs": sum(bool(result["qa"]) for result in results.values()),
         "tokens": author.tokens,
         "seconds": round(time.monotonic() - began, 1),
