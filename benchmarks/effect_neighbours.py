@@ -125,7 +125,7 @@ class TwoHops:
     ROLES: ClassVar = {"direct": "director", "found": "founder", "mayor": "mayor", "gov": "mayor"}
 
     def __init__(self, source: Any, both: bool):
-        self.source, self.both = source, both
+        self.both = both
         self.usual, self.train, self.encode = source.met_by, source.train_as_fits, source.make
 
     def make(self, experiment: Any, *more: Any) -> None:
@@ -157,14 +157,14 @@ class TwoHops:
     def _questions(self, person: dict, thing: dict) -> list[tuple[str, str]]:
         name, other = person["title"], thing["title"]
         linked = name != other and other in person["passage"] and name in thing["passage"]
-        roles = [role for stem, role in self.ROLES.items() if stem in thing["passage"]]
-        asked = [p for p in person["qa"] if name in p["question"] and p["answer"] != other]
-        named = [
-            p["question"].replace(name, f"the {role} of {other}")
-            for p in asked
-            for role in roles[:1]
+        role = next((r for stem, r in self.ROLES.items() if stem in thing["passage"]), None)
+        if not (linked and role):
+            return []
+        return [
+            (pair["question"].replace(name, f"the {role} of {other}"), pair["answer"])
+            for pair in person["qa"]
+            if name in pair["question"] and pair["answer"] != other
         ]
-        return [(n, p["answer"]) for n, p in zip(named, asked, strict=False)] if linked else []
 
     def train_as_fits(
         self, bank: Any, base: dict, steps: list, *more: Any, **keywords: Any

@@ -54,8 +54,8 @@ def add_ratios(result: dict) -> None:
                 operations = 4 * parameters * way["prompt_tokens"]
             else:  # the head reads the last token of a row alone
                 operations = 2 * (parameters - head) * way["tokens"] + 2 * head * way["rows"]
-            rate = operations / way["items"] / way["seconds_per_item"]
-            way["utilisation"] = rate / result["matmul_rate"]
+            seconds = way["items"] * way["seconds_per_item"]
+            way["utilisation"] = operations / seconds / result["matmul_rate"]
     answer = result["answer"]
     answer["extra_cost_of_prag"] = (
         answer["ours"]["seconds_per_item"] / answer["closed_book"]["seconds_per_item"] - 1

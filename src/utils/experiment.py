@@ -1,6 +1,6 @@
 """A recipe opened: its prompts, tokenizer, records, work list and folders; no model weights yet."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 
@@ -91,6 +91,11 @@ class Experiment:
         asked = self.recipe.sample
         short = [f"{name} has {len(r)}" for name, r in self.records.items() if len(r) < asked]
         return f"fewer questions than --sample {asked}: {', '.join(short)}" if short else ""
+
+    @cached_property
+    def trained(self) -> "Experiment":
+        """The same with trained adapters, of which other sources make theirs."""
+        return Experiment(replace(self.recipe, adapters="trained"))
 
     def encoder_for(self, max_length: int) -> PromptEncoder:
         """What makes prompts of at most `max_length` tokens."""

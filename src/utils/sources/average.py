@@ -4,15 +4,13 @@ The control "task format without knowledge": what all passages' adapters have in
 are averaged element by element; all started from the same base.
 """
 
-from dataclasses import replace
-
 import torch
 
 from utils.experiment import Experiment, Work
 from utils.files import hash_json
 from utils.lora.bank import Adapter
 from utils.processes import Processes
-from utils.store.check import require_adapters
+from utils.sources.derived import make_of_trained
 from utils.store.folders import Shapes, load_adapter
 from utils.store.links import Saver
 
@@ -35,14 +33,10 @@ def make(
     adapters_per_batch: int | None,
 ) -> None:
     """Average the adapters that `encode.py` has trained; `InputError` if one of them is missing."""
-    trained = Experiment(replace(experiment.recipe, adapters="trained"))
-    base = require_adapters(trained, trained.works(), trained.settings)
-    shapes = trained.bank().shapes(trained.recipe.lora_rank)
-    own = processes.share(list(zip(works, trained.records, strict=True)))
-    saver.begin([work for work, _ in own], base)
-    for work, data_type in own:
-        if saver.needs(work):
-            saver.save([work], [_mean(_works_of(trained, data_type), shapes)])
+    trained = experiment.trained
+    sources = [_works_of(trained, data_type) for data_type in trained.records]
+    pieces = list(zip(works, sources, strict=True))
+    make_of_trained(trained, pieces, _mean, saver, processes)
 
 
 def _works_of(experiment: Experiment, data_type: str) -> list[Work]:

@@ -5,14 +5,13 @@ too, the answer is not. Each question takes those of another one that shares no 
 """
 
 import random
-from dataclasses import replace
 from pathlib import Path
 
 from utils.experiment import Experiment, Work
 from utils.files import hash_json
 from utils.processes import Processes
 from utils.running import InputError
-from utils.store.check import require_adapters
+from utils.sources.derived import make_of_trained
 from utils.store.folders import load_adapter
 from utils.store.links import Saver
 
@@ -21,8 +20,7 @@ Passages = list[tuple[Path, dict]]  # of a question: an adapter's folder and the
 
 def works(experiment: Experiment) -> list[Work]:
     """One adapter for each different one that is taken; its data are those of the taken one."""
-    trained = Experiment(replace(experiment.recipe, adapters="trained"))
-    return [work for work, _ in _taken(experiment, trained)]
+    return [work for work, _ in _taken(experiment)]
 
 
 def make(
@@ -33,18 +31,12 @@ def make(
     adapters_per_batch: int | None,
 ) -> None:
     """Take what `encode.py` has trained; `InputError` if one of them is missing."""
-    trained = Experiment(replace(experiment.recipe, adapters="trained"))
-    base = require_adapters(trained, trained.works(), trained.settings)
-    shapes = trained.bank().shapes(trained.recipe.lora_rank)
-    own = processes.share(_taken(experiment, trained))
-    saver.begin([work for work, _ in own], base)
-    for work, folder in own:
-        if saver.needs(work):
-            saver.save([work], [load_adapter(folder, shapes)])
+    make_of_trained(experiment.trained, _taken(experiment), load_adapter, saver, processes)
 
 
-def _taken(experiment: Experiment, trained: Experiment) -> list[tuple[Work, Path]]:
+def _taken(experiment: Experiment) -> list[tuple[Work, Path]]:
     """The adapters to make, and the folder of the trained one that each of them is."""
+    trained = experiment.trained
     taken: dict[str, tuple[Work, Path]] = {}
     for data_type in experiment.records:
         questions = experiment.passages(data_type)
