@@ -115,6 +115,10 @@ class Experiment:
             self._made[key] = examples, hash_json([example.ids for example in examples])
         return self._made[key]
 
+    def forget_examples(self) -> None:
+        """Give back the memory of the examples, once the works are checked."""
+        self._made.clear()
+
     def works(
         self, passages: list[tuple[Path, dict]] | None = None, grouped: bool = True
     ) -> list[Work]:

@@ -252,12 +252,16 @@ DEFAULTS |= {"answers": "published", "pairs": 3}  # of augment.py
 DEFAULTS |= {"constrained": False, "check_answers": False}
 
 
-def add_flags(parser: argparse.ArgumentParser, *groups: str) -> dict[str, Any]:
-    """Add the flags of these groups of settings; gives argparse's group of each for more."""
+def add_flags(
+    parser: argparse.ArgumentParser, *groups: str, **changed: dict | None
+) -> dict[str, Any]:
+    """Add the flags of these groups of settings; gives argparse's group of each for more. `changed`
+    has other arguments for the flag of a name; None leaves it out."""
     made = {group: parser.add_argument_group(GROUPS[group]) for group in groups}
     for name, f in _FIELDS.items():
-        if group := made.get(f.metadata["of"]):
-            group.add_argument(f"--{name}", **f.metadata["flag"])
+        group, other = made.get(f.metadata["of"]), changed.get(name, {})
+        if group and other is not None:
+            group.add_argument(f"--{name}", **{**f.metadata["flag"], **other})
     return made
 
 
