@@ -171,7 +171,8 @@ class Experiment:
     def refuse_trained_questions(self) -> None:
         """Raise `InputError` if the warm-up was trained on a question of this experiment."""
         if self.start:
-            asked = [record["question"] for rows in self.records.values() for record in rows]
+            rows = [record for rows in self.records.values() for record in rows]
+            asked = [row["question"] for row in rows if row["question"] is not None]
             refuse_trained_questions(self.start, asked)
 
     def load_model(self) -> PreTrainedModel:

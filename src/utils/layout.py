@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 # what else is in the folders that a data set's name is put into
 NO_DATASETS = ("warmup", "base_weight", "warmup_direct", "warmup_cot")
 
+CORPUS = "corpus"  # the data type of all passages of an index
+
 
 def folder_name(name: str) -> str:
     """`name` as one safe path component: a model folder or hub id becomes its last part. Raises
