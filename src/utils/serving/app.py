@@ -70,8 +70,8 @@ class Service:
     async def health(self, request: HTTPRequest) -> Response:
         """Whether questions are answered."""
         alive = self.worker.is_alive()
-        state = {"status": "ok" if alive else "stopping", "waiting": self.worker.waiting.qsize()}
-        return JSONResponse(state, 200 if alive else 503)
+        state = {"status": "ok" if alive else "stopping", "running": self.worker.running}
+        return JSONResponse(state | {"waiting": self.worker.waiting.qsize()}, 200 if alive else 503)
 
     async def models(self, request: HTTPRequest) -> Response:
         """The only model, and what a `prag` object may choose."""

@@ -55,7 +55,7 @@ class Worker(threading.Thread):
 
     def __init__(self, session: Session, most: int):
         super().__init__(name="model")
-        self.session, self.waiting = session, queue.Queue(most)
+        self.session, self.waiting, self.running = session, queue.Queue(most), 0
         self.size = session.recipe.batch_size or MOST
 
     def submit(self, job: Job) -> None:
@@ -68,14 +68,16 @@ class Worker(threading.Thread):
     def run(self) -> None:
         """Answer until `stop`."""
         while (first := self.waiting.get()) is not None:
-            jobs = [first]
+            jobs, self.running = [first], 1
             time.sleep(GATHERED)
             with suppress(queue.Empty):
                 while len(jobs) < self.size:
                     jobs.append(self.waiting.get_nowait())
             if stopped := None in jobs:
                 jobs.remove(None)
+            self.running = len(jobs)
             self._answer([job for job in jobs if not job.request.gone])
+            self.running = 0
             if stopped:
                 return
 
