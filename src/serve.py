@@ -71,6 +71,7 @@ def main() -> None:
     if session.several:
         print(f"{session.several} passages have more than one adapter: the first is used")
     shown = f"[{options.host}]" if ":" in options.host else options.host
+    listening.listen()  # whoever reads the address can connect
     address = f"http://{shown}:{listening.getsockname()[1]}/"
     print(f"{name} with {len(session.by_text)} encoded passages at {address}", flush=True)
     try:
