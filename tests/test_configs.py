@@ -84,7 +84,8 @@ def commands_of(script: str) -> dict[str, argparse.ArgumentParser]:
 def flags_of(script: str) -> dict[str, argparse.Action]:
     """The flags of the script by name, `--help` left out."""
     parsers = commands_of(script).values()
-    return {a.dest: a for parser in parsers for a in parser._actions if a.dest != "help"}
+    flags = [a for parser in parsers for a in parser._actions if a.option_strings]
+    return {a.dest: a for a in flags if a.dest != "help"}
 
 
 def recorded_commands(config: Path, folder: Path, **variables: str) -> list[list[str]]:
@@ -190,7 +191,7 @@ def test_help_names_each_flag_with_its_meaning_and_default(script, capsys):
         shown = capsys.readouterr().out
         for action in parser._actions:
             name = action.dest
-            if name == "help":
+            if name == "help" or not action.option_strings:
                 continue
             assert f"\n  --{name} " in shown or f"\n  --{name}\n" in shown
             assert action.help and len(action.help) > 8
@@ -225,7 +226,7 @@ for script in {SCRIPTS}:
     except SystemExit:
         pass
 heavy = ["torch", "transformers", "pandas", "matplotlib", "numpy", "nltk", "regex", "tantivy",
-         "openai", "elasticsearch", "peft", "sentence_transformers"]
+         "openai", "elasticsearch", "peft", "sentence_transformers", "starlette", "uvicorn"]
 print("imported:", [name for name in heavy if name in sys.modules])
 """
     said = subprocess.check_output([sys.executable, "-c", program], cwd=REPOSITORY, text=True)

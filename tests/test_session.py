@@ -5,10 +5,14 @@ import shutil
 from dataclasses import replace
 from io import StringIO
 
+from augment_runs import instantly
 from serve_runs import FLAGS, expected
-from stage_runs import refused, run, watched
+from stage_runs import COMMON, refused, run, watched
+from test_corpus import CORPUS, ROWS, index
 
 import ask
+import augment
+import encode
 from utils import session
 from utils.recipe import METHODS
 from utils.serving.requests import Request
@@ -82,3 +86,18 @@ def test_ask_shows_what_each_method_says_and_what_each_adapter_changes(
     run(ask, asked, *FLAGS, "--methods", "icl")  # needs no adapters
     assert said["icl"].rstrip(".") in capsys.readouterr().out
     refused("there is no adapter", run, ask, asked, *FLAGS)
+
+
+def test_a_corpus_without_questions_is_asked(root, monkeypatch, capsys):
+    """Every passage of an index is encoded; one that came later is found and has no adapter."""
+    index(root, ROWS[:4])
+    instantly(monkeypatch)
+    run(augment, *CORPUS)
+    run(encode, *COMMON, "--dataset", "mydocs")
+    index(root, ROWS[:5])
+    flags = [*COMMON, "--dataset", "mydocs", "--index_name", "mydocs"]
+    run(ask, "Which town is fact number 2 about?", *flags, "--topk", "5", "--json")
+    reply = json.loads(capsys.readouterr().out.splitlines()[-1])
+    adapters = {one["id"]: one["adapter"] for one in reply["passages"]}
+    assert adapters == {"0": True, "1": True, "2": True, "3": True, "4": False}
+    assert reply["passages"][0]["id"] == "2" and len(reply["answers"]) == 4
