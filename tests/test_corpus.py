@@ -4,6 +4,7 @@ import json
 import shutil
 
 import augment_runs
+from adapter_runs import changes_of, killed_at
 from augment_runs import instantly
 from stage_runs import COMMON, refused, run, tree
 
@@ -213,3 +214,34 @@ def test_texts_of_another_corpus_are_kept(root, monkeypatch):
     shutil.rmtree(root / "data_aug")
     run(augment, *CORPUS, "--seed", "1")
     refused("made with data", run, encode, *ENCODE)  # no adapter is of a text that is there now
+
+
+def test_a_changed_corpus_ends_alike_after_kills_and_in_jobs(root, tmp_path_factory, monkeypatch):
+    """Passages that are elsewhere, and a new one: killed at any change of the disk, or in parts."""
+    instantly(monkeypatch)
+    made(root, monkeypatch, ROWS[:5])
+    index(root, [ROWS[3], ("n", "New.", ""), *ROWS[:2], ROWS[4]])
+    before = tmp_path_factory.mktemp("before")
+    shutil.copytree(root, before, dirs_exist_ok=True)
+
+    def again() -> None:
+        shutil.rmtree(root)
+        shutil.copytree(before, root)
+
+    def work(*more: str) -> None:
+        run(augment, *CORPUS)
+        run(encode, *ENCODE, *more)
+
+    changes = changes_of(work)
+    whole = tree(root)
+    assert len(weights(root)) == 5
+    for step in range(2, changes, changes // 6):
+        again()
+        assert killed_at(step, work)
+        work()
+        assert tree(root) == whole, step
+    again()
+    for job in ("1/2", "0/2"):
+        work("--shard", job)
+    work()
+    assert tree(root) == whole
