@@ -82,7 +82,9 @@ def opened_corpus(options: argparse.Namespace) -> Iterator[tuple[Path, str]]:
     contexts or texts is kept if the block, which indexes it, ends well."""
     name = options.index_name
     if options.data_path:
-        yield options.data_path, f"--dataset DATASET --data_path DATA_PATH --index_name {name}"
+        about = f"--dataset DATASET --passages {name}"
+        about += f", or about questions: --data_path QUESTIONS --index_name {name}"
+        yield options.data_path, about
         return
     if options.from_text:
         passages, about = load_texts(options.from_text), f"--dataset {name} --passages {name}"

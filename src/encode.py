@@ -101,7 +101,7 @@ def main() -> None:
     if processes.count == 1:
         print(f"{saver.trained} adapters {recipe.adapters}, {saver}")
     processes.say(f"adapters of {', '.join(experiment.records)}: {relative(experiment.folder)}")
-    processes.say(next_step(experiment, options.index_name))
+    processes.say(next_step(experiment))
 
 
 def make_room(found: list["Checked"], processes: "Processes") -> None:
@@ -118,11 +118,11 @@ def make_room(found: list["Checked"], processes: "Processes") -> None:
     processes.say(moved.set_aside(found))
 
 
-def next_step(experiment: "Experiment", index_name: str) -> str:
+def next_step(experiment: "Experiment") -> str:
     """The command that answers with the adapters; for a corpus the one that takes questions."""
     flags = experiment.recipe.flags("model", "data", "adapter")
     if len(experiment.corpora) == len(experiment.records):
-        return f"next: python src/ask.py {flags} --index_name {index_name}"
+        return f"next: python src/ask.py {flags} --index_name INDEX"
     return f"next: python src/inference.py {flags} --inference_method prag"
 
 

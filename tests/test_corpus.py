@@ -6,13 +6,17 @@ import shutil
 import augment_runs
 from adapter_runs import changes_of, killed_at
 from augment_runs import instantly
-from stage_runs import COMMON, refused, run, tree
+from stage_runs import COMMON, MODEL, refused, run, tree
 
 import adapters
 import augment
 import encode
 import inference
 import prep_elastic
+from utils.augmentation.records import read_augmented
+from utils.experiment import Experiment
+from utils.files import write_json
+from utils.recipe import Recipe
 from utils.retrieval.corpus import read_corpus
 from utils.sources import trained as trained_source
 
@@ -105,6 +109,7 @@ def test_a_corpus_that_grows_or_changes_trains_new_passages_alone(root, monkeypa
     assert sorted(asked) == ["A new fact.", "Corrected."]
     said = capsys.readouterr().out
     assert "8 adapters are of passages that the corpus has elsewhere" in said
+    assert "corpus.json: 8 passages; 2 that the index has no more are left out" in said
     after = weights(root)
     assert {t: w for t, w in after.items() if t in grown} == {
         t: w for t, w in grown.items() if t in after
@@ -245,3 +250,41 @@ def test_a_changed_corpus_ends_alike_after_kills_and_in_jobs(root, tmp_path_fact
         work("--shard", job)
     work()
     assert tree(root) == whole
+
+
+def test_two_models_write_about_one_corpus(root, monkeypatch):
+    shutil.copytree(MODEL, root / "other-model")
+    other = [*CORPUS, "--model_name", str(root / "other-model")]
+    index(root, ROWS[:3])
+    instantly(monkeypatch)
+    run(augment, *CORPUS)
+    instantly(monkeypatch, bad={ROWS[1][1]})
+    run(augment, *other)
+    asked = instantly(monkeypatch)
+    renamed = [ROWS[3], *((f"new-{number}", text, "T") for number, text, _ in ROWS[:3])]
+    index(root, renamed)
+    run(augment, *CORPUS)
+    assert asked == [ROWS[3][1]]
+    run(augment, *other)  # what it has dropped looks like what it has not come to
+    assert sorted(asked[1:]) == sorted([ROWS[1][1], ROWS[3][1]])
+    for model in ("demo-model", "other-model"):
+        read = read_augmented("mydocs", "corpus", model)
+        entries = [entry for record in read for entry in record["augment"]]
+        assert [(e["id"], e["passage"], e["title"], e["pid"]) for e in entries] == [
+            (*row, 0) for row in renamed
+        ]
+
+
+def test_inference_answers_the_data_types_that_have_questions(root, monkeypatch):
+    instantly(monkeypatch)
+    index(root, ROWS[:4])
+    run(augment, *CORPUS)
+    write_json(root / "quiz.json", [{"question": "Which town is number 2?", "answer": "4"}])
+    run(augment, *COMMON, "--dataset", "mydocs", "--data_path", str(root / "quiz.json"),
+        "--index_name", "mydocs")  # fmt: skip
+    experiment = Experiment(Recipe(model_name=MODEL, prompts="demo", dataset="mydocs"))
+    assert list(experiment.records) == ["corpus", "quiz"] and experiment.corpora == ["corpus"]
+    assert experiment.leave_out_corpora() == "without questions, left out: corpus"
+    assert list(experiment.records) == ["quiz"] and experiment.leave_out_corpora() == ""
+    passages = [one for question in experiment.passages("quiz") for one in question]
+    assert len(passages) == 3

@@ -82,7 +82,7 @@ class Exporter:
             dtype, base_model = getattr(torch, options.save_dtype), self.experiment.base_model
             adapter = pad(merged, padded)
             save_adapter(adapter, folder, alpha, base_model, made_with, dtype, replace=False)
-        title = one_line(record["question"] or record["title"])
+        title = one_line(record["question"] or record["title"] or record["id"])
         return f'"{title}": rank {rank}, filled up to {padded}, lora_alpha {alpha:g}'
 
 

@@ -31,7 +31,8 @@ def mark_moved(
     text that the corpus has, it is another corpus, and they stay as they are."""
     corpora, wanted = _corpora(experiment), {work.data for work in works}
     others = [one for one in found if one.state == OTHER and one.folder.parents[1] in corpora]
-    records = {one.folder: dict(read_training(one.folder)) for one in others}
+    # another job of the array may have set one aside meanwhile
+    records = {one.folder: read_training(one.folder) or settings for one in others}
     known = any(one.state == RIGHT for one in found)
     known = known or not wanted.isdisjoint(record.get("data") for record in records.values())
     for one in others if known else ():
