@@ -204,7 +204,9 @@ def export_all(exporter: "Exporter", options: argparse.Namespace) -> None:
     from utils.store.vllm import VllmServer
 
     rank, names = exporter.largest_rank(), exporter.names()
-    server = VllmServer(options.serve, rank) if options.serve else None
+    server = None
+    if options.serve is not None:
+        server = VllmServer(options.serve, rank, exporter.experiment.base_model)
     folders = {name: options.output / name for name in names}
     for name, (data_type, did) in tqdm(names.items(), "export", unit="adapter"):
         exporter.export(data_type, did, folders[name])

@@ -18,6 +18,7 @@ class FakeVllm(FakeServer):
     """Knows adapters by name; `fault(path, body)` gives what is answered instead, or None."""
 
     def __init__(self):
+        self.model = "/models/demo-model"
         self.loaded, self.asked, self.fault = {}, [], lambda path, body: None
         self.headers = {"Content-Type": "application/json"}
         super().__init__()
@@ -28,8 +29,10 @@ class FakeVllm(FakeServer):
             return fault
         self.asked.append((request.path, body.get("lora_name")))
         if request.path == "/v1/models":
-            models = [{"id": name, "root": path} for name, path in self.loaded.items()]
-            return 200, {"data": [{"id": "served", "root": "served"}, *models]}
+            models = [
+                {"id": name, "root": path, "parent": "served"} for name, path in self.loaded.items()
+            ]
+            return 200, {"data": [{"id": "served", "root": self.model}, *models]}
         if request.path == "/v1/unload_lora_adapter":
             del self.loaded[body["lora_name"]]
             return 200, "Success"
@@ -80,7 +83,11 @@ def test_adapters_are_loaded_into_a_server_and_again_after_a_new_export(copy, fa
     export_all(folder, "--serve", fake.url + "/v1/")
     assert fake.loaded == {f"dev_{did}": str(folder / f"dev_{did}") for did in range(4)}
     assert ("/v1/unload_lora_adapter", "dev_3") in fake.asked
-    assert f"4 adapters loaded into {fake.url}, 1 of them anew" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"4 adapters loaded into {fake.url}, 1 of them anew" in said and "same?" not in said
+    fake.model = "other"
+    export_all(folder, "--serve", fake.url)
+    assert "has the model other, the adapters are of /" in capsys.readouterr().out
 
 
 def test_what_a_server_refuses_is_said_in_a_sentence(copy, fake, monkeypatch):
@@ -105,6 +112,7 @@ def test_what_a_server_refuses_is_said_in_a_sentence(copy, fake, monkeypatch):
     said("does not list its models", lambda path, body: (200, {"models": []}))
     said("cannot be reached .* start it", lambda path, body: None, "http://127.0.0.1:9")
     said("is not an address", lambda path, body: None, "localhost:8000")
+    said("is not an address", lambda path, body: None, "http://[::1")
     fake.loaded["dev_2"] = "/elsewhere"
     fake.asked.clear()
     said("has dev_2 already, from /elsewhere; unload it", lambda path, body: None)

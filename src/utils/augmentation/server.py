@@ -24,6 +24,7 @@ from utils.prompting import TEMPLATE_OPTIONS, PromptSet
 from utils.running import InputError
 
 MAX_RETRIES = 8
+ADDRESS = re.compile(r"https?://([^/]*@)?(\[[^/]+\]|[\w.-]+)(:\d+)?(/|$)")
 FORM = "response_format"  # of question lists
 KEY = "refuses the key ({}); give the right one in the variable OPENAI_API_KEY"
 REFUSALS = {  # HTTP status -> what is wrong and what to do; {} are the server's words
@@ -87,7 +88,7 @@ class Server:
 
         url = options.api_base.strip()
         self.url = without_password(url)
-        if not re.match(r"https?://([^/]*@)?(\[[^/]+\]|[\w.-]+)(:\d+)?(/|$)", url):
+        if not ADDRESS.match(url):
             raise InputError(
                 f"--api_base {self.url} is not the address of a server; it must read "
                 "http://HOST:PORT/v1 or https://HOST/v1"

@@ -1,12 +1,12 @@
 """Exported adapters into a running vLLM, by its own interface for that."""
 
 import os
-import re
 from pathlib import Path
 
 from tqdm import tqdm
 
-from utils.augmentation.server import without_password
+from utils.augmentation.server import ADDRESS, without_password
+from utils.layout import folder_name
 from utils.running import InputError
 
 START = (
@@ -16,30 +16,34 @@ START = (
 
 
 class VllmServer:
-    """A running vLLM; `url` is its address, with or without /v1.
+    """A running vLLM; `url` is its address, with or without /v1. The adapters for it have at most
+    `rank` and are of the model `base`.
 
     Its key, if it wants one, is read from `OPENAI_API_KEY` alone and shown nowhere. Raises
-    `InputError` if it cannot be reached or is something else. `loaded` says which adapters and
-    models it has: name -> where from.
+    `InputError` if it cannot be reached or is something else.
     """
 
-    def __init__(self, url: str, rank: int):
+    def __init__(self, url: str, rank: int, base: str):
         import openai
 
         url, self.rank = url.strip().rstrip("/").removesuffix("/v1"), rank
         self.url = without_password(url)
-        if not re.match(r"https?://[^/]+", url):
+        if not ADDRESS.match(url):
             raise InputError(f"--serve {self.url} is not an address such as http://localhost:8000")
         self.key = os.environ.get("OPENAI_API_KEY", "").strip()
         self.client = openai.OpenAI(base_url=f"{url}/v1", api_key=self.key or "none", timeout=300)
-        self.errors = openai.APIError
         try:
             listed = self._ask("get", "/models")["data"]
+            # where each model and adapter that it has is from
             self.loaded = {str(one["id"]): str(one.get("root")) for one in listed}
+            models = [str(one.get("root")) for one in listed if not one.get("parent")]
         except (TypeError, KeyError, AttributeError, ValueError):
             raise InputError(
                 f"the server at {self.url} does not list its models as vLLM does; correct --serve"
             ) from None
+        if folder_name(base) not in [one.rstrip("/").rpartition("/")[2] for one in models]:
+            known = ", ".join(models) or "none"
+            print(f"the server has the model {known}, the adapters are of {base}: is it the same?")
 
     def load(self, adapters: dict[str, Path]) -> str:
         """Load the folders under their names, anew what the server had from the same folder; how
@@ -61,10 +65,12 @@ class VllmServer:
 
     def _ask(self, method: str, path: str, **body: str) -> object:
         """The server's answer. Raises `InputError` with its words if it refuses."""
+        import openai
+
         how = {"body": body} if body else {}
         try:
             return getattr(self.client, method)(path, cast_to=object, **how)
-        except self.errors as error:
+        except openai.APIError as error:
             raise self._refusal(error, body.get("lora_name")) from None
 
     def _refusal(self, error: Exception, name: str | None) -> InputError:
