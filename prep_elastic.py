@@ -11,7 +11,7 @@ one, which is kept as `index/{index_name}.tsv`:
 
     python prep_elastic.py --from_contexts data/hotpotqa --index_name hotpot
 
-So does a folder of your own documents, .md and .txt files, in passages of 100 words:
+So do your own documents, the .md and .txt files of a folder, in passages of 100 words:
 
     python prep_elastic.py --from_text ~/notes --index_name notes
 

@@ -84,7 +84,7 @@ def test_adapters_are_loaded_into_a_server_and_again_after_a_new_export(copy, fa
     assert fake.loaded == {f"dev_{did}": str(folder / f"dev_{did}") for did in range(4)}
     assert ("/v1/unload_lora_adapter", "dev_3") in fake.asked
     said = capsys.readouterr().out
-    assert f"4 adapters loaded into {fake.url}, 1 of them anew" in said and "same?" not in said
+    assert f"4 adapters loaded into {fake.url}, 1 of them again" in said and "same?" not in said
     fake.model = "other"
     export_all(folder, "--serve", fake.url)
     assert "has the model other, the adapters are of /" in capsys.readouterr().out

@@ -46,7 +46,7 @@ class VllmServer:
             print(f"the server has the model {known}, the adapters are of {base}: is it the same?")
 
     def load(self, adapters: dict[str, Path]) -> str:
-        """Load the folders under their names, anew what the server had from the same folder; how
+        """Load the folders under their names, again what the server had from the same folder; how
         many, in words. Raises `InputError` if a name is taken, before anything is loaded, and if
         the server refuses one."""
         paths = {name: str(folder.resolve()) for name, folder in adapters.items()}
@@ -61,7 +61,7 @@ class VllmServer:
             if name in again:  # it reads the folder once only
                 self._ask("post", "/unload_lora_adapter", lora_name=name)
             self._ask("post", "/load_lora_adapter", lora_name=name, lora_path=path)
-        return f"{len(paths)} adapters loaded into {self.url}, {len(again)} of them anew"
+        return f"{len(paths)} adapters loaded into {self.url}, {len(again)} of them again"
 
     def _ask(self, method: str, path: str, **body: str) -> object:
         """The server's answer. Raises `InputError` with its words if it refuses."""
