@@ -36,9 +36,10 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namesp
     parser = new_parser(__doc__)
     data = add_flags(parser, "model", "data")["data"]
     source = data.add_mutually_exclusive_group(required=True)
-    source.add_argument("--data_path", help="folder of the raw data set, or your own JSON file")
-    every = "write about every passage of this index, not about those that questions find: the "
-    every += "data type corpus, whose first passages --sample takes"
+    own = "folder of the raw data set, or your own JSON file (not set: --passages)"
+    source.add_argument("--data_path", help=own)
+    every = "index about whose every passage is written, in place of those that questions find: "
+    every += "the data type corpus, whose first N passages --sample takes (not set: --data_path)"
     source.add_argument("--passages", metavar="INDEX", help=every)
     right = "right answers of a published data set; published: as the published software has them "
     right += "(2wikimultihopqa: the aliases in place of the answer), all: with the answer itself, "

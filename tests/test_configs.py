@@ -255,6 +255,7 @@ def test_the_short_names_are_the_papers_models():
 
 
 ENCODE = ["src/encode.py", "--dataset=d", "--model_name=m"]
+PASSAGES = ["src/augment.py", *ENCODE[1:], "--passages=i"]
 
 
 @pytest.mark.parametrize("command, message", [
@@ -267,9 +268,17 @@ ENCODE = ["src/encode.py", "--dataset=d", "--model_name=m"]
     *(([*ENCODE, f"--shard={text}"], "argument --shard: ")
       for text in ("", "1", "2/2", "-1/2", "a/2", "0/0", "1/2/3", "½/2")),
     (["prep_elastic.py", "--from_context", "x"],
-        "--data_path --from_contexts is required; there is no --from_context\n"),
+        "--data_path --from_contexts --from_text is required; there is no --from_context\n"),
     (["prep_elastic.py", "--data_path=x", "--from_contexts=y"],
         "argument --from_contexts: not allowed with argument"),
+    ([*PASSAGES, "--topk=5"], "leave out --topk\n"),
+    ([*PASSAGES, "--index_name=i", "--engine=golden"], "out --index_name, --engine golden\n"),
+    ([*PASSAGES, "--data_type=dev"], "writes the data type corpus"),
+    ([*PASSAGES, "--data_path=x"], "--data_path: not allowed with argument --passages"),
+    (["src/augment.py", "--dataset=d", "--model_name=m"], "--data_path --passages is required"),
+    (["src/adapters.py", "export", *ENCODE[1:], "--output=x"], "--question_id --all is required"),
+    (["src/adapters.py", "export", *ENCODE[1:], "--output=x", "--question_id=0", "--serve=u"],
+        "--serve loads what --all exports"),
 ])  # fmt: skip
 def test_a_mistake_in_the_flags_is_named(command, message, capsys):
     with pytest.raises(SystemExit) as ended:

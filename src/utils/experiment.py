@@ -30,6 +30,7 @@ from utils.models import (
 from utils.neighbours import read_groups
 from utils.prompting import PromptEncoder, load_prompts
 from utils.recipe import Recipe
+from utils.running import InputError
 from utils.store.base import check_init_adapter
 from utils.warmup import refuse_trained_questions
 
@@ -91,6 +92,25 @@ class Experiment:
         asked = self.recipe.sample
         short = [f"{name} has {len(r)}" for name, r in self.records.items() if len(r) < asked]
         return f"fewer questions than --sample {asked}: {', '.join(short)}" if short else ""
+
+    @property
+    def corpora(self) -> list[str]:
+        """The data types without questions: the passages of an index."""
+        of_each = self.records.items()
+        return [name for name, rows in of_each if all(one["question"] is None for one in rows)]
+
+    def leave_out_corpora(self) -> str:
+        """Keep the data types that have questions; a sentence if others are left out, else "".
+        Raises `InputError` if there is nothing to ask."""
+        corpora = self.corpora
+        self.records = {name: self.records[name] for name in self.records if name not in corpora}
+        if not self.records:
+            raise InputError(
+                f"{', '.join(corpora)} of {self.recipe.dataset} has passages but no questions, so "
+                "there is nothing to answer and score; augment questions of its index with "
+                "augment.py --data_path, or ask one with ask.py"
+            )
+        return f"without questions, left out: {', '.join(corpora)}" if corpora else ""
 
     @cached_property
     def trained(self) -> "Experiment":

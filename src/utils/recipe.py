@@ -27,6 +27,7 @@ IN_CONTEXT = ("icl", "da_icl", "combine")  # of these: passages are in the promp
 IN_PARAMETERS = ("prag", "combine")  # of these: adapters are in the model
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 SAVE_DTYPES = DTYPES[1:]
+SERVER_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # those of vLLM's --max-lora-rank
 AUGMENT_PARTS = ("rewrite", "qa")
 # what a field belongs to -> the title of its flags in --help
 GROUPS = {

@@ -42,7 +42,7 @@ class CorpusFiles(AugmentedFiles):
     """
 
     def __init__(self, *more: Any, whole: bool):
-        self.whole = whole
+        self.whole, self.gone = whole, 0
         super().__init__(*more)
 
     def _look(self, data_type: str) -> tuple[list[dict], list[dict]]:
@@ -67,6 +67,9 @@ class CorpusFiles(AugmentedFiles):
                 f"the index has changed, and {relative(path)} has {len(records)} passages: --sample"
                 f" {len(rows)} would cut it off; leave it out, or give a larger number"
             )
+        self.gone = (
+            0 if self._longer(records) else len(held) - len({id(one) for one in kept if one})
+        )
         aligned = [_without_hit(one) if one else {"augment": []} for one in kept]
         return aligned, [one for one in aligned if "test_id" in one] if counts else []
 
@@ -102,7 +105,9 @@ class CorpusFiles(AugmentedFiles):
 
     def _counted(self, passages: int, short: int, topk: int) -> str:
         """What the file holds, in words."""
-        return "passages" + (f", {short} of them without texts: they were dropped" if short else "")
+        words = f", {short} of them without texts: they were dropped" if short else ""
+        gone = f"; {self.gone} that the index has no more are left out" if self.gone else ""
+        return f"passages{words}{gone}"
 
 
 def _without_hit(record: dict) -> dict:

@@ -51,7 +51,7 @@ def find_candidates(
     asked = [question for question in asked if question is not None]
     found: dict[str, list[dict]] = {}
     starts = range(0, len(asked) if index else 0, SEARCHES)
-    for start in tqdm(starts, desc="retrieve", unit="block"):
+    for start in tqdm(starts, desc="retrieve", unit="block", disable=not starts):
         block = asked[start : start + SEARCHES]
         found |= zip(block, index.search(block, topk + SPARE_PASSAGES), strict=True)
 

@@ -51,11 +51,6 @@ def data_types_of(dataset: str, data_type: str | None, augment_model: str) -> li
     return chosen
 
 
-def has_questions(records: list[dict]) -> bool:
-    """Whether a data type has questions to answer; the passages of a corpus have none."""
-    return any(record["question"] is not None for record in records)
-
-
 def answers_rules(dataset: str, data_type: str) -> dict[str, str]:
     """The `--answers` of the models that wrote into an augmented file, by their settings' files."""
     folder, name = augmented_file(dataset, data_type).parent, folder_name(data_type)
