@@ -103,9 +103,10 @@ def test_what_a_passage_is_and_whether_it_has_an_adapter_is_said(served, finishe
 
 
 def test_too_many_that_wait_are_sent_away(served, monkeypatch):
-    hold, prepare = threading.Event(), served.session.prepare
+    inside, hold, prepare = threading.Event(), threading.Event(), served.session.prepare
 
     def held(requests):
+        inside.set()
         assert hold.wait(60)
         return prepare(requests)
 
@@ -113,10 +114,10 @@ def test_too_many_that_wait_are_sent_away(served, monkeypatch):
     waiting = served.worker.waiting
     with ThreadPoolExecutor(5) as pool:
         first = pool.submit(send, served.port, question("Who?"))
-        while not served.worker.running:
-            time.sleep(0.01)
+        assert inside.wait(60)  # what comes now waits
         others = [pool.submit(send, served.port, question("Who?")) for _ in range(4)]
-        while waiting.qsize() < 4:
+        deadline = time.monotonic() + 30
+        while waiting.qsize() < 4 and time.monotonic() < deadline:
             time.sleep(0.01)
         status, reply, headers = send(served.port, question("Who?"))
         assert status == 429 and headers["retry-after"] == "1"
@@ -180,8 +181,6 @@ def test_a_failure_ends_its_batch_and_not_the_server(served, monkeypatch, capfd)
     finally:
         weights.with_suffix(".away").rename(weights)
     assert send(served.port, bad)[0] == 200
-    status, reply, _ = send(served.port, question("Who?", method="prag", scale=1000))
-    assert status in (200, 400)
 
 
 def test_the_server_finishes_what_runs_and_ends(finished, monkeypatch, capsys):

@@ -7,6 +7,7 @@ the batch goes through its own merged adapter; rows of `closed_book` and `icl` t
 import argparse
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -115,7 +116,6 @@ class Session:
         self.room = room_for_prompt(longest, recipe.max_new_tokens)
         self.encoder = self.experiment.encoder_for(self.room)
         self.base: str | None = None
-        self.several = 0  # passages with more than one adapter, of which the first is used
         place: dict[Path, int] = {}
         if adapters:
             works = SOURCES[recipe.adapters].works(self.experiment)
@@ -123,7 +123,6 @@ class Session:
             place = {folder: n for n, work in enumerate(works) for folder in work.folders}
             self.experiment.forget_examples()
         self._collect(place)
-        self.model = None
 
     def _collect(self, place: dict[Path, int]) -> None:
         """Gather the encoded passages by text and by id; `place` tells which folders share one
@@ -131,29 +130,34 @@ class Session:
         self.by_text: dict[str, Passage] = {}
         held: dict[str, set[int | None]] = {}
         for data_type in self.experiment.records:
-            for folder, entry in sum(self.experiment.passages(data_type), []):
+            for folder, entry in chain.from_iterable(self.experiment.passages(data_type)):
                 bare = {key: entry[key] for key in entry if key != "score"}  # of another question
                 own = Passage(bare, folder if place else None)
                 self.by_text.setdefault(entry["passage"], own)
                 held.setdefault(entry["passage"], set()).add(place.get(folder))
+        # passages with more than one adapter, of which the first is used
         self.several = sum(len(adapters) > 1 for adapters in held.values())
         self.by_id = {passage.id: passage for passage in self.by_text.values()}
         if len(self.by_id) < len(self.by_text):
             twice = next(p.id for p in self.by_text.values() if self.by_id[p.id] is not p)
             raise InputError(
-                f"the id {twice!r} means two passages of {self.recipe.dataset}, so its data types "
-                "are of different corpora; choose one with --data_type"
+                f"the id {twice!r} means two passages of {self.recipe.dataset}: its data types are "
+                "of different corpora, or the corpus has an id twice; choose one with --data_type, "
+                "or give each passage an id of its own"
             )
 
     def load(self) -> None:
-        """Load the model. Raises `InputError` if the first adapter changes nothing in it."""
+        """Load the model, and what the index loads at its first search. Raises `InputError` if the
+        first adapter changes nothing in the model."""
         self.model = self.experiment.load_model()
         stops = self.model.generation_config.eos_token_id
         self.stops: list[int] = stops if isinstance(stops, list) else [stops]
         self.bank = self.experiment.bank(self.model)
         self.merger = open_merger(self.experiment, self.bank, None, self.base, self.held)
-        first = next((p for p in self.by_text.values() if p.folder), None)
+        first = next(iter(self.by_text.values()), None)
         if first:
+            self.index.search([first.entry["passage"]], 1)
+        if first and first.folder:
             merged = self.merger.merge([(first.folder, first.entry)], Recipe())
             self.merger.use(self.bank.ready([merged]), [0], self.encoder.question("Who", []))
             self.bank.clear()
