@@ -4,8 +4,9 @@ r"""Ask a question, or one after the other: the passages found, and what each me
         --prompts demo --dataset demo --learning_rate 4e-3 --max_new_tokens 12 --index_name demo \
         --show_adapters
 
-Without a question it reads them from standard input, one a line. The flags of `encode.py` find the
-adapters, those of all data types of the data set; a passage without one is marked.
+Without a question it reads them from standard input, one a line (Ctrl-D ends). The flags of
+`encode.py` find the adapters, those of all data types of the data set; a passage without one is
+marked.
 """
 
 import argparse
@@ -55,8 +56,10 @@ def main() -> None:
     """Check, load, answer question after question."""
     options, recipe = parse_arguments()
     # torch takes seconds to import: not before the flags are known to be good
+    from utils.processes import refuse_launcher
     from utils.session import Session
 
+    refuse_launcher("ask.py")
     adapters = options.show_adapters or not set(IN_PARAMETERS).isdisjoint(options.methods)
     held = options.adapter_memory << 20
     session = Session(recipe, options, adapters, held)
@@ -78,7 +81,7 @@ def lines() -> Iterator[str]:
     """The questions on standard input; a person is asked for each."""
     while True:
         if sys.stdin.isatty():
-            print(PROMPT, end="", flush=True)
+            print(PROMPT, end="", file=sys.stderr, flush=True)
         if not (line := sys.stdin.readline()):
             return
         if line.strip():
@@ -99,9 +102,8 @@ def ask(session: "Session", question: str, options: argparse.Namespace) -> dict:
         return dict(zip(of, session.ask(asked), strict=True))
 
     said = answers({method: (method, None) for method in options.methods})
-    reads = [one for one in said.values() if one["passages"]]
-    reply = {"question": question, "passages": reads[0]["passages"] if reads else []}
-    reply["answers"] = {m: {k: one[k] for k in ("answer", "text")} for m, one in said.items()}
+    found = [one.pop("passages") for one in said.values()]
+    reply = {"question": question, "passages": max(found, key=len), "answers": said}
     if options.show_adapters:
         reply["adapters"] = left_out(answers)
     return {**reply, "seconds": round(time.perf_counter() - began, 3)}
@@ -121,13 +123,17 @@ def shown(reply: dict) -> str:
     if "error" in reply:
         return f"error: {one_line(reply['error'])}"
     rows = []
+    if not reply["passages"] and reply["answers"].keys() != {"closed_book"}:
+        rows.append("no passage was found")
     for number, passage in enumerate(reply["passages"], 1):
         score = "" if passage["score"] is None else f"  {passage['score']:.2f}"
         without = "" if passage["adapter"] else "  (no adapter)"
         rows.append(f"{number}. {passage['title']} [{passage['id']}]{score}{without}")
         rows.append(f"   {passage['text']}")
     width = max(map(len, reply["answers"]))
-    rows += [f"{name:<{width}}  {one['answer']}" for name, one in reply["answers"].items()]
+    for name, one in reply["answers"].items():
+        cut = "  (passages shortened)" if one["shortened"] else ""
+        rows.append(f"{name:<{width}}  {one['answer']}{cut}")
     if adapters := reply.get("adapters"):
         for number, passage in enumerate(reply["passages"], 1):
             said = adapters["without"].get(passage["id"])

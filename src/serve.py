@@ -25,6 +25,7 @@ from utils.running import InputError, run_stage
 from utils.serving.requests import add_session_flags
 
 KEY = "PRAG_API_KEY"
+CONNECTIONS = 500  # at once; others get 503
 GRACE = 120  # seconds that running requests have after SIGTERM
 
 
@@ -55,10 +56,12 @@ def main() -> None:
         raise InputError(
             f"serve.py needs the package {error.name}; run: pip install -r requirements-serve.txt"
         ) from None
+    from utils.processes import refuse_launcher
     from utils.serving.worker import Worker
     from utils.session import Session
 
     # 1. Check everything that needs no model
+    refuse_launcher("serve.py")
     key = os.environ.get(KEY) or None
     listening = open_port(options.host, options.port, key)
     session = Session(recipe, options, held=options.adapter_memory << 20)
@@ -67,7 +70,8 @@ def main() -> None:
     session.load()
     name = folder_name(recipe.model_name)
     app = new_app(Worker(session, options.queue), name, options.topk, key, options.host)
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=GRACE)
+    limits = {"limit_concurrency": CONNECTIONS, "timeout_graceful_shutdown": GRACE}
+    config = uvicorn.Config(app, log_level="warning", proxy_headers=False, **limits)
     if session.several:
         print(f"{session.several} passages have more than one adapter: the first is used")
     shown = f"[{options.host}]" if ":" in options.host else options.host

@@ -48,7 +48,7 @@ def test_many_clients_get_what_inference_says(served, client, finished, clients)
 
 
 def test_the_official_client_works_unchanged(served, client, finished):
-    assert [model.id for model in client.models.list()] == ["demo-model"]
+    assert list(client.models.list()) == [client.models.retrieve("demo-model")]
     _, text, ids, said = expected(finished)[0]
     messages = [{"role": "user", "content": [{"type": "text", "text": text}]}]
     how = {"model": "demo-model", "messages": messages}

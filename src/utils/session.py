@@ -171,8 +171,13 @@ class Session:
         for failed in (answer.bad for answer in answers if answer.bad):
             raise failed
         return [
-            {"passages": [one.shown for one in row.passages], "text": a.text, "answer": a.answer}
-            for row, a in zip(rows, answers, strict=True)
+            {
+                "passages": [one.shown for one in row.passages],
+                "answer": answer.answer,
+                "text": answer.text,
+                "shortened": row.shortened,
+            }
+            for row, answer in zip(rows, answers, strict=True)
         ]
 
     def prepare(self, requests: list[Request]) -> list[Row | InputError]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HTTPRequest
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -40,12 +41,13 @@ def new_app(worker: Worker, model: str, topk: int, key: str | None, host: str) -
         Route("/", service.page),
         Route("/health", service.health),
         Route("/v1/models", service.models),
+        Route("/v1/models/{name:path}", service.one_model),
         Route("/v1/passages", service.passage),
         Route("/v1/chat/completions", service.chat, methods=["POST"]),
         Route("/v1/completions", service.completions, methods=["POST"]),
     ]
     guard = Middleware(Guard, key=key, host=host)
-    kinds = (HTTPException, InputError, Busy, Exception)
+    kinds = (HTTPException, InputError, Busy, ClientDisconnect, Exception)
     handlers = dict.fromkeys(kinds, failed)
     return Starlette(
         routes=routes, middleware=[guard], exception_handlers=handlers, lifespan=running
@@ -74,12 +76,22 @@ class Service:
         return JSONResponse(state | {"waiting": self.worker.waiting.qsize()}, 200 if alive else 503)
 
     async def models(self, request: HTTPRequest) -> Response:
-        """The only model, and what a `prag` object may choose."""
+        """The list of the only model."""
+        return JSONResponse({"object": "list", "data": [self._described()]})
+
+    async def one_model(self, request: HTTPRequest) -> Response:
+        """The model, if it has this name."""
+        if (name := request.path_params["name"]) != self.model:
+            raise NotFound(f"there is no model {name[:80]!r}; this server has {self.model!r}")
+        return JSONResponse(self._described())
+
+    def _described(self) -> dict:
+        """The model, and what a `prag` object may choose."""
         choices = {"methods": METHODS, "merges": [*MERGES], "topk": self.topk}
         choices |= {"method": self.session.recipe.inference_method}
         choices |= {"passages": len(self.session.by_text)}
         own = {"id": self.model, "object": "model", "created": self.started, "owned_by": "prag"}
-        return JSONResponse({"object": "list", "data": [{**own, "prag": choices}]})
+        return {**own, "prag": choices}
 
     async def passage(self, request: HTTPRequest) -> Response:
         """What the adapter of an encoded passage was trained on."""

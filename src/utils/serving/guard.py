@@ -14,11 +14,12 @@ from starlette.requests import Request as HTTPRequest
 from starlette.responses import JSONResponse, Response
 
 from utils.files import parse_json
-from utils.running import InputError
+from utils.running import InputError, one_line
 from utils.serving.requests import Refused
 from utils.serving.worker import Busy
 
 MOST_BYTES = 1 << 18  # of a request's body
+MOST_WORDS = 400  # characters of an error, which may quote the request
 PATIENCE = 30  # seconds in which a body must have come
 OPEN_PATHS = ("/", "/health")  # without a key: they tell nothing
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -60,6 +61,7 @@ class Guard:
 def failure(status: int, message: str, headers: dict | None = None) -> JSONResponse:
     """An error as OpenAI's clients read it."""
     kind = "invalid_request_error" if status < 500 else "server_error"
+    message = one_line(message)[:MOST_WORDS]
     error = {"message": message, "type": kind, "param": None, "code": None}
     return JSONResponse({"error": error}, status, headers)
 
