@@ -34,7 +34,6 @@ from utils.running import InputError, run_stage
 if TYPE_CHECKING:
     from utils.augmentation.writing import LocalModel
 
-LIST, REWRITE = "question_answer_pairs", "rewrite"
 LEAST_TEXTS = 4  # of a round, however few side by side
 
 
@@ -104,30 +103,32 @@ Way = Callable[[list[str]], list[str]]
 
 def ways_of(here: "LocalModel", there: Server | None, width: int) -> dict[str, Way]:
     """What writes a text about each passage, by name."""
+    from utils.augmentation.writing import LIST, Request
+
     here.batch_size, form = width, here.form
 
     def local(kind: str, constrained: bool) -> Way:
         def write(passages: list[str]) -> list[str]:
-            here.form = form if constrained else None
-            return here.answer(kind, passages, list(range(len(passages))))
+            here.form, texts = (form if constrained else None), {}
+            asked = [Request(kind, passage, n, str(n)) for n, passage in enumerate(passages)]
+            here.write(asked, lambda request, text: texts.update({request.seed: text}))
+            return [texts[n] for n in range(len(passages))]
 
         return write
 
     def remote(kind: str) -> Way:
-        def one(item: tuple[int, str]) -> str:
-            return there.answer(kind, [item[1]], [item[0]])[0]
-
         def write(passages: list[str]) -> list[str]:
             with ThreadPool(width) as pool:
-                return pool.map(one, list(enumerate(passages)), chunksize=1)
+                asked = [(kind, passage, n) for n, passage in enumerate(passages)]
+                return pool.starmap(there.answer, asked, chunksize=1)
 
         return write
 
-    ways = {"rewrites": local(REWRITE, False), "lists": local(LIST, False)}
+    ways = {"rewrites": local("rewrite", False), "lists": local(LIST, False)}
     if form:
         ways["lists, constrained"] = local(LIST, True)
     if there:
-        ways |= {"rewrites, server": remote(REWRITE), "lists, server": remote(LIST)}
+        ways |= {"rewrites, server": remote("rewrite"), "lists, server": remote(LIST)}
     return ways
 
 
@@ -135,9 +136,11 @@ def in_turn(
     ways: dict[str, Way], passages: list[str], here: "LocalModel", repetitions: int
 ) -> dict[str, list[dict]]:
     """Seconds, tokens written and read of each way and counted round."""
+    from utils.augmentation.writing import LIST
+
     read = {
         kind: sum(len(here.encoder.request(kind, passage)) for passage in passages)
-        for kind in (LIST, REWRITE)
+        for kind in (LIST, "rewrite")
     }
     rounds: dict[str, list[dict]] = {name: [] for name in ways}
     for number in range(repetitions + 1):
@@ -146,7 +149,7 @@ def in_turn(
             texts = write(passages)
             seconds = time.perf_counter() - began
             tokens = sum(len(ids) + 1 for ids in here.tokenizer(texts)["input_ids"])
-            kind = LIST if name.startswith("lists") else REWRITE
+            kind = LIST if name.startswith("lists") else "rewrite"
             if number:
                 rounds[name].append({"seconds": seconds, "tokens": tokens, "read": read[kind]})
     return rounds
