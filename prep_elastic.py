@@ -11,6 +11,10 @@ its questions become one, which is kept as `index/{index_name}.tsv`:
 
     python prep_elastic.py --from_contexts data/hotpotqa --index_name hotpot
 
+So do your own documents, the .md and .txt files of a folder, in passages of 100 words:
+
+    python prep_elastic.py --from_text ~/notes --index_name notes
+
 An Elasticsearch 8 server takes the same corpus; searches use it with the same flags:
 
     python prep_elastic.py --engine elasticsearch --data_path data/dpr/psgs_w100.tsv.gz \
@@ -29,10 +33,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
 
 from utils.arguments import new_parser
 from utils.files import writing_file
-from utils.layout import contexts_corpus, index_folder
+from utils.layout import index_folder, made_corpus
 from utils.questions import load_contexts
 from utils.retrieval import ENGINES
 from utils.retrieval.corpus import write_corpus
+from utils.retrieval.texts import load_texts
 from utils.running import run_stage
 
 
@@ -43,13 +48,20 @@ def parse_arguments() -> argparse.Namespace:
     corpus.add_argument(
         "--data_path",
         type=Path,
-        help="corpus file, .tsv or .tsv.gz with columns id, text, title (not set: --from_contexts)",
+        help="corpus file, .tsv or .tsv.gz with columns id, text, title (not set: --from_contexts "
+        "or --from_text)",
     )
     corpus.add_argument(
         "--from_contexts",
         type=Path,
         help="folder with the files of 2wikimultihopqa, hotpotqa, musique or strategyqa, whose "
-        "paragraphs become the corpus (not set: --data_path)",
+        "paragraphs become the corpus (not set: --data_path or --from_text)",
+    )
+    corpus.add_argument(
+        "--from_text",
+        type=Path,
+        help="folder whose .md and .txt files become the corpus, also those in folders below it "
+        "(not set: --data_path or --from_contexts)",
     )
     parser.add_argument("--index_name", default="wiki", help="name of the index")
     engines = "search engine; embedded keeps the index in a folder"
@@ -66,22 +78,30 @@ def parse_arguments() -> argparse.Namespace:
 
 @contextmanager
 def opened_corpus(options: argparse.Namespace) -> Iterator[tuple[Path, str]]:
-    """The corpus's file, and the words that name its questions in the next command. One made from
-    contexts is kept if the block, which indexes it, ends well."""
+    """The corpus's file, and the next command's words of what is written about. One made from
+    contexts or texts is kept if the block, which indexes it, ends well."""
+    name = options.index_name
     if options.data_path:
-        yield options.data_path, "--dataset DATASET --data_path DATA_PATH"
+        about = f"--dataset DATASET --passages {name}"
+        about += f", or about questions: --data_path QUESTIONS --index_name {name}"
+        yield options.data_path, about
         return
-    dataset, passages = load_contexts(options.from_contexts)
-    with writing_file(contexts_corpus(index_folder(options.index_name))) as corpus:
+    if options.from_text:
+        passages, about = load_texts(options.from_text), f"--dataset {name} --passages {name}"
+    else:
+        dataset, passages = load_contexts(options.from_contexts)
+        about = f"--dataset {dataset} --data_path {shlex.quote(str(options.from_contexts))} "
+        about += f"--index_name {name}"
+    with writing_file(made_corpus(index_folder(name))) as corpus:
         write_corpus(corpus, passages)
-        yield corpus, f"--dataset {dataset} --data_path {shlex.quote(str(options.from_contexts))}"
+        yield corpus, about
 
 
 def main() -> None:
     """Build the index and say what to run next."""
     options = parse_arguments()
     start = time.perf_counter()
-    with opened_corpus(options) as (corpus, questions):
+    with opened_corpus(options) as (corpus, about):
         rows, where = ENGINES[options.engine].build(corpus, options)
     seconds = time.perf_counter() - start
     engine = "" if options.engine == "embedded" else f" --engine {options.engine}"
@@ -89,10 +109,7 @@ def main() -> None:
     if rows:
         done = f"{rows} rows indexed ({options.engine}) in {where} in {seconds:.1f} s, "
         done += f"{rows / seconds:.0f} rows/s"
-    print(
-        f"{done}\nnext: python src/augment.py --model_name MODEL {questions} "
-        f"--index_name {options.index_name}{engine}"
-    )
+    print(f"{done}\nnext: python src/augment.py --model_name MODEL {about}{engine}")
 
 
 if __name__ == "__main__":

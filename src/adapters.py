@@ -9,28 +9,36 @@ r"""Look after the adapters that `encode.py` made: list, check, hand over, pack.
         --data_type test --learning_rate 4e-3 --num_train_epochs 1 --question_id 0 \
         --output exported/question_0
 
+    python src/adapters.py export --model_name data/demo/demo-model --prompts demo --dataset demo \
+        --data_type test --learning_rate 4e-3 --num_train_epochs 1 --all \
+        --output exported --serve http://localhost:8000     # a running vLLM (docs/servers.md)
+
     python src/adapters.py pack --model_name data/demo/demo-model --prompts demo --dataset demo \
         --data_type test --learning_rate 4e-3 --num_train_epochs 1      # unpack: the same flags
 
 The flags of `encode.py` find the same adapters here. `verify` loads every adapter, compares it with
-its passage and ends with code 1 if one is missing, damaged or made otherwise. `export` writes one
-question's merged adapter for peft and model servers. `pack` puts a data type's into one tar.
+its passage and ends with code 1 if one is missing, damaged or made otherwise. `export` writes the
+merged adapters of questions for peft and model servers. `pack` puts a data type's into one tar.
 """
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from utils import layout
 from utils.arguments import HelpFormatter, new_parser, whole_number
 from utils.files import relative
-from utils.recipe import SAVE_DTYPES, Recipe, add_flags
-from utils.running import InputError, one_line, run_stage
+from utils.recipe import SAVE_DTYPES, SERVER_RANKS, Recipe, add_flags
+from utils.running import InputError, run_stage
 
-SERVER_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # those of vLLM's --max-lora-rank
+if TYPE_CHECKING:
+    from utils.experiment import Experiment
+    from utils.store.exporting import Exporter
+
 COMMANDS = {
     "list": "what is under offline/",
     "verify": "check that every passage has its adapter, and that it is sound",
-    "export": "write one question's merged adapter as a PEFT folder",
+    "export": "write the merged adapters of one question or all as PEFT folders",
     "pack": "put a data type's adapters into one tar",
     "unpack": "make the folders of packed adapters again",
 }
@@ -48,17 +56,30 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namesp
         if name != "list":
             add_flags(parsers[name], "model", "data", "adapter")
     add_flags(parsers["export"], "merging")
-    add = parsers["export"].add_argument_group("exporting").add_argument
+    exporting = parsers["export"].add_argument_group("exporting")
+    add = exporting.add_argument
     padding = "rank of the exported adapter, filled up with zeros; 0: as it is (not set: the first"
     padding += f" of {', '.join(map(str, SERVER_RANKS))} that holds it)"
     dtype = "dtype of the exported adapter"
-    add("--question_id", type=whole_number, required=True, help="N of data_N: the question's place")
-    add("--output", type=Path, required=True, help="folder to write, which must not exist")
+    which = exporting.add_mutually_exclusive_group(required=True)
+    place = "N of data_N: the place of the question, or of a corpus's passage (not set: --all)"
+    which.add_argument("--question_id", type=whole_number, help=place)
+    every = "all questions and passages of a corpus, each into a folder {data_type}_{N}; what is "
+    every += "there already stays"
+    which.add_argument("--all", action="store_true", help=every)
+    folder = "folder to write, which must not exist; with --all the folder of the folders"
+    add("--output", type=Path, required=True, help=folder)
+    loading = "address of a running vLLM, such as http://localhost:8000, which sees --output: load "
+    loading += "all adapters into it, each under its folder's name (only with --all)"
+    add("--serve", metavar="URL", help=loading)
     add("--pad_rank", type=whole_number, help=padding)
     add("--save_dtype", choices=SAVE_DTYPES, default="float32", help=dtype)
     options = parser.parse_args(arguments)
     recipe = Recipe.of(options)
-    if problem := recipe.problem():
+    problem = recipe.problem()
+    if options.command == "export" and options.serve is not None and not options.all:
+        problem = "--serve loads what --all exports; give --all instead of --question_id"
+    if problem:
         parsers[options.command].error(problem)
     return options, recipe
 
@@ -117,12 +138,13 @@ def verify(recipe: Recipe) -> None:
     """Print what is wrong with each adapter that cannot be used; `InputError` if there is one."""
     from utils.experiment import Experiment
     from utils.sources import SOURCES
-    from utils.store import check, packing
+    from utils.store import check, moved, packing
 
     experiment = Experiment(recipe)
     works = SOURCES[recipe.adapters].works(experiment)
     shapes = experiment.bank().shapes(recipe.lora_rank)
     found = check.check_adapters(experiment, works, experiment.settings, shapes=shapes)
+    moved.mark_moved(experiment, works, found, experiment.settings)
     bad = [one for one in found if one.state != check.RIGHT]
     for one in bad:
         print(f"{one.state}: {one.problem}")
@@ -137,64 +159,62 @@ def verify(recipe: Recipe) -> None:
 
 
 def export(options: argparse.Namespace, recipe: Recipe) -> None:
-    """Write one question's merged adapter; raises `InputError` if `inference.py` would too."""
-    import torch
-
+    """Write merged adapters; raises `InputError` if `inference.py` would too."""
     from utils.experiment import Experiment
-    from utils.lora.bank import pad
+    from utils.sources import SOURCES
     from utils.store.check import require_adapters
-    from utils.store.folders import save_adapter
-    from utils.store.merging import check_merge, open_merger
+    from utils.store.exporting import Exporter
+    from utils.store.merging import check_merge
 
     did, output = options.question_id, options.output
-    if output.exists():
+    if did is not None and output.exists():
         raise InputError(f"--output {relative(output)} exists already; give another folder")
     experiment = Experiment(recipe)
+    if did is None:
+        works = SOURCES[recipe.adapters].works(experiment)
+    else:
+        data_type = data_type_with(experiment, did)
+        works = experiment.works(experiment.passages(data_type)[did])
+    check_merge(experiment)
+    base = require_adapters(experiment, works, experiment.settings)
+    exporter = Exporter(experiment, base, options)
+    if did is None:
+        export_all(exporter, options)
+        return
+    print(f"{exporter.export(data_type, did, output)}: {relative(output)}")
+    print(f"next: PeftModel.from_pretrained(model, {str(output)!r}), or a model server")
+
+
+def data_type_with(experiment: "Experiment", did: int) -> str:
+    """The only data type; `InputError` if there are several, or if it has no passages of `did`."""
     if len(experiment.records) > 1:
         raise InputError(f"choose one --data_type of {', '.join(experiment.records)}")
     [(data_type, records)] = experiment.records.items()
     if did >= len(records) or not records[did]["augment"]:
-        problem = f"--question_id {did}: {data_type} has no passages of such a question"
-        raise InputError(f"{problem}; give another of its {len(records)} questions, from 0")
-    check_merge(experiment)
-    works = experiment.works(experiment.passages(data_type)[did])
-    base = require_adapters(experiment, works, experiment.settings)
-    merged = open_merger(experiment, experiment.bank(), data_type, base).merged(did)
-    rank = len(next(iter(merged.values()))[0])
-    padded = padded_rank(rank, options.pad_rank)
-    alpha = exported_alpha(recipe.lora_alpha, recipe.lora_rank, padded)
-    made_with = {
-        **experiment.settings,
-        **recipe.settings("merging"),
-        "base": base,
-        "question": records[did]["question"],
-        "adapter": relative(layout.adapters_folder(recipe, data_type) / f"data_{did}"),
-        "merged_rank": rank,
-    }
-    adapter, base_model = pad(merged, padded), experiment.base_model
-    dtype = getattr(torch, options.save_dtype)
-    save_adapter(adapter, output, alpha, base_model, made_with, dtype, replace=False)
-    numbers = f"rank {rank}, filled up to {padded}, lora_alpha {alpha:g}"
-    print(f'"{one_line(records[did]["question"])}": {numbers}: {relative(output)}')
-    print(f"next: PeftModel.from_pretrained(model, {str(output)!r}), or a model server")
+        what = "question" if records[0]["question"] else "passage"
+        problem = f"--question_id {did}: {data_type} has no passages of such a {what}"
+        raise InputError(f"{problem}; give another of its {len(records)} {what}s, from 0")
+    return data_type
 
 
-def padded_rank(rank: int, wanted: int | None) -> int:
-    """The rank to fill up to. Raises `InputError` if the merged one is larger."""
-    if wanted == 0:
-        return rank
-    ranks = SERVER_RANKS if wanted is None else (wanted,)
-    if rank > ranks[-1]:
-        remedy = "give a larger --pad_rank, 0 for no filling up, or a smaller --merge_topk"
-        raise InputError(f"the merged adapter has rank {rank}, above {ranks[-1]}; {remedy}")
-    return next(one for one in ranks if one >= rank)
+def export_all(exporter: "Exporter", options: argparse.Namespace) -> None:
+    """Write every question's adapter, and load them into the server that `--serve` names."""
+    from tqdm import tqdm
 
+    from utils.store.vllm import VllmServer
 
-def exported_alpha(alpha: float, rank: int, exported_rank: int) -> float:
-    """The lora_alpha with which an adapter of `exported_rank` counts as `alpha` does at `rank`.
-    Loaders divide it by r: exact for powers of two, else to one unit in the last place."""
-    exported = alpha / rank * exported_rank
-    return int(exported) if exported.is_integer() else exported
+    rank, names = exporter.largest_rank(), exporter.names()
+    server = None
+    if options.serve is not None:
+        server = VllmServer(options.serve, rank, exporter.experiment.base_model)
+    folders = {name: options.output / name for name in names}
+    for name, (data_type, did) in tqdm(names.items(), "export", unit="adapter"):
+        exporter.export(data_type, did, folders[name])
+    print(f"{len(names)} adapters, rank {rank} at most: {relative(options.output)}")
+    if server:
+        print(server.load(folders))
+    first = next(iter(names))
+    print(f"next: ask a model server for the model {first} and so on, in token ids")
 
 
 if __name__ == "__main__":

@@ -14,11 +14,17 @@ hard links. Started again after a stop, it trains what is missing; a damaged ada
 """
 
 import argparse
+from typing import TYPE_CHECKING
 
 from utils.arguments import add_shard_flag, new_parser, positive_integer
 from utils.recipe import SAVE_DTYPES, Recipe, add_flags, parse_recipe
 from utils.retrieval import add_index_flags
 from utils.running import run_stage
+
+if TYPE_CHECKING:
+    from utils.experiment import Experiment
+    from utils.processes import Processes
+    from utils.store.check import Checked
 
 
 def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namespace, Recipe]:
@@ -43,11 +49,11 @@ def main() -> None:
     options, recipe = parse_arguments()
     # torch takes seconds to import: not before the flags are known to be good
     from utils.experiment import Experiment
-    from utils.files import relative, remove_folder
+    from utils.files import relative
     from utils.neighbours import make_plan
     from utils.processes import start_processes
     from utils.sources import SOURCES
-    from utils.store import check
+    from utils.store import check, moved
     from utils.store.links import Saver
 
     processes = start_processes(options.shard, recipe.device_map)
@@ -66,6 +72,7 @@ def main() -> None:
     found = []
     if not options.overwrite:
         found = check.check_adapters(experiment, works, settings, weights=True)
+    moved.mark_moved(experiment, works, found, settings)
     check.refuse_other_adapters(found)
     right = {one.folder: one.base for one in found if one.state == check.RIGHT}
     missing = {folder for work in works for folder in work.folders} - right.keys()
@@ -76,11 +83,8 @@ def main() -> None:
         f"{len(right)} adapters exist already"
     )
 
-    # 2. What is damaged makes room
-    if damaged := [one for one in found if one.state == check.DAMAGED]:
-        processes.say(f"{len(damaged)} damaged adapters are made again: {damaged[0].problem}")
-        for one in damaged if processes.is_main or processes.is_shard else ():
-            remove_folder(one.folder)
+    # 2. What is damaged, or of a passage that the index has elsewhere now, makes room
+    make_room(found, processes)
     processes.wait()
 
     # 3. Give what exists under another question, make the others; each is saved as it is finished
@@ -93,11 +97,33 @@ def main() -> None:
     if processes.is_shard:
         processes.say_part_is_done()
         return
+    processes.say(moved.remove_unclaimed(experiment, works) if processes.is_main else "")
     if processes.count == 1:
         print(f"{saver.trained} adapters {recipe.adapters}, {saver}")
     processes.say(f"adapters of {', '.join(experiment.records)}: {relative(experiment.folder)}")
-    flags = recipe.flags("model", "data", "adapter")
-    processes.say(f"next: python src/inference.py {flags} --inference_method prag")
+    processes.say(next_step(experiment))
+
+
+def make_room(found: list["Checked"], processes: "Processes") -> None:
+    """Free the places of adapters that are damaged or of another passage, and say how many."""
+    from utils.files import remove_folder
+    from utils.store import check, moved
+
+    if not (processes.is_main or processes.is_shard):
+        return
+    if damaged := [one for one in found if one.state == check.DAMAGED]:
+        processes.say(f"{len(damaged)} damaged adapters are made again: {damaged[0].problem}")
+        for one in damaged:
+            remove_folder(one.folder)
+    processes.say(moved.set_aside(found))
+
+
+def next_step(experiment: "Experiment") -> str:
+    """The command that answers with the adapters; for a corpus the one that takes questions."""
+    flags = experiment.recipe.flags("model", "data", "adapter")
+    if len(experiment.corpora) == len(experiment.records):
+        return f"next: python src/ask.py {flags} --index_name INDEX"
+    return f"next: python src/inference.py {flags} --inference_method prag"
 
 
 if __name__ == "__main__":

@@ -53,6 +53,7 @@ def main() -> None:
 
     # 1. Check everything that needs no model
     experiment, base = Experiment(recipe), None
+    processes.say(experiment.leave_out_corpora())
     processes.say(experiment.short_of)
     answering = Answering(experiment, processes)
     check_merge(experiment)

@@ -123,3 +123,12 @@ def copy(finished, root):
     """The finished root's content in this test's own root."""
     shutil.copytree(finished, root, dirs_exist_ok=True)
     return root
+
+
+@pytest.fixture(scope="module")
+def served(finished):
+    """A server of the finished root: its port, worker and session."""
+    from serve_runs import opened, server_of
+
+    with server_of(opened(finished)) as server:
+        yield server

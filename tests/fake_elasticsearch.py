@@ -65,7 +65,7 @@ class FakeElasticsearch(FakeServer):
             del self.indices[path[0]]
             return DONE
         if path[1] == "_search":
-            assert flags["search_type"] == ["dfs_query_then_fetch"]
+            assert "query" not in content or flags["search_type"] == ["dfs_query_then_fetch"]
             assert flags["allow_partial_search_results"] == ["false"]
             return 200, {"took": 1, "hits": {"hits": self.search(found, content)}}
         [index] = found.values()
@@ -105,9 +105,17 @@ class FakeElasticsearch(FakeServer):
 
     def search(self, found, body):
         """The hits as Elasticsearch shows them; a document without a row counts as the last."""
+        documents = {k: v for index in found.values() for k, v in index.searchable.items()}
+        if "query" not in body:  # all of them, page by page
+            assert body["sort"] == [{"row": "asc"}]
+            [after] = body.get("search_after", [-1])
+            rows = sorted((v["row"], k) for k, v in documents.items() if v["row"] > after)
+            return [
+                {"_id": key, "sort": [row], "_source": documents[key]}
+                for row, key in rows[: body["size"]]
+            ]
         match = body["query"]["multi_match"]
         assert match["type"] == "best_fields" and body["size"] <= 10_000
-        documents = {k: v for index in found.values() for k, v in index.searchable.items()}
         terms = english_terms(match["query"])
         by_field = [bm25(terms, name, documents) for name in match["fields"]]
         hits = []

@@ -12,10 +12,10 @@ from stage_runs import ADAPTERS, ALL, ENCODE, MODEL, answer, refused, run, tree
 
 import adapters
 import encode
-from adapters import exported_alpha, padded_rank
 from utils.layout import packed_file
 from utils.lora.bank import pad
 from utils.lora.merges import scaled, total
+from utils.store.exporting import exported_alpha, padded_rank
 from utils.store.folders import ADAPTER_FILES, load_adapter, save_adapter
 from utils.store.links import link_adapter
 from utils.store.packing import pack, unpack

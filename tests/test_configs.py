@@ -90,7 +90,8 @@ def commands_of(script: str) -> dict[str, argparse.ArgumentParser]:
 def flags_of(script: str) -> dict[str, argparse.Action]:
     """The flags of the script by name, `--help` left out."""
     parsers = commands_of(script).values()
-    return {a.dest: a for parser in parsers for a in parser._actions if a.dest != "help"}
+    flags = [a for parser in parsers for a in parser._actions if a.option_strings]
+    return {a.dest: a for a in flags if a.dest != "help"}
 
 
 def recorded_commands(config: Path, folder: Path, **variables: str) -> list[list[str]]:
@@ -208,7 +209,7 @@ def test_help_names_each_flag_with_its_meaning_and_default(script, capsys):
         shown = capsys.readouterr().out
         for action in parser._actions:
             name = action.dest
-            if name == "help":
+            if name == "help" or not action.option_strings:
                 continue
             assert f"\n  --{name} " in shown or f"\n  --{name}\n" in shown
             assert action.help and len(action.help) > 8
@@ -243,7 +244,7 @@ for script in {SCRIPTS}:
     except SystemExit:
         pass
 heavy = ["torch", "transformers", "pandas", "matplotlib", "numpy", "nltk", "regex", "tantivy",
-         "openai", "elasticsearch", "peft", "sentence_transformers"]
+         "openai", "elasticsearch", "peft", "sentence_transformers", "starlette", "uvicorn"]
 print("imported:", [name for name in heavy if name in sys.modules])
 """
     said = subprocess.check_output([sys.executable, "-c", program], cwd=REPOSITORY, text=True)
@@ -272,6 +273,7 @@ def test_the_short_names_are_the_papers_models():
 
 
 ENCODE = ["src/encode.py", "--dataset=d", "--model_name=m"]
+PASSAGES = ["src/augment.py", *ENCODE[1:], "--passages=i"]
 
 
 @pytest.mark.parametrize("command, message", [
@@ -284,9 +286,17 @@ ENCODE = ["src/encode.py", "--dataset=d", "--model_name=m"]
     *(([*ENCODE, f"--shard={text}"], "argument --shard: ")
       for text in ("", "1", "2/2", "-1/2", "a/2", "0/0", "1/2/3", "½/2")),
     (["prep_elastic.py", "--from_context", "x"],
-        "--data_path --from_contexts is required; there is no --from_context\n"),
+        "--data_path --from_contexts --from_text is required; there is no --from_context\n"),
     (["prep_elastic.py", "--data_path=x", "--from_contexts=y"],
         "argument --from_contexts: not allowed with argument"),
+    ([*PASSAGES, "--topk=5"], "leave out --topk\n"),
+    ([*PASSAGES, "--index_name=i", "--engine=golden"], "out --index_name, --engine golden\n"),
+    ([*PASSAGES, "--data_type=dev"], "writes the data type corpus"),
+    ([*PASSAGES, "--data_path=x"], "--data_path: not allowed with argument --passages"),
+    (["src/augment.py", "--dataset=d", "--model_name=m"], "--data_path --passages is required"),
+    (["src/adapters.py", "export", *ENCODE[1:], "--output=x"], "--question_id --all is required"),
+    (["src/adapters.py", "export", *ENCODE[1:], "--output=x", "--question_id=0", "--serve=u"],
+        "--serve loads what --all exports"),
 ])  # fmt: skip
 def test_a_mistake_in_the_flags_is_named(command, message, capsys):
     with pytest.raises(SystemExit) as ended:

@@ -8,7 +8,7 @@ import numpy
 import pytest
 import torch
 from stage_runs import refused, stop_after
-from test_retrieval import PASSAGES, ids, write_corpus
+from test_retrieval import PASSAGES, ids, rows_of, write_corpus
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from utils.retrieval import dense
@@ -46,7 +46,9 @@ def test_the_best_passages_are_those_of_a_naive_computation(root, options, monke
     passages = [(f"p{i}", " ".join(text), "cats"[: i % 2 * 4]) for i, text in enumerate(words)]
     monkeypatch.setattr(dense, "SCORES", 1000)  # several blocks of questions
     questions = ["a cat in London", "the \ud800 river", "capital of England"]
-    found = build(root, options, passages)[0].search(questions, topk=20)
+    index, _ = build(root, options, passages)
+    assert rows_of(index) == passages
+    found = index.search(questions, topk=20)
     model = library.SentenceTransformer(options.dense_model)
     vectors = model.encode([f"{title}\n{text}" if title else text for _, text, title in passages])
     asked = model.encode([question.replace("\ud800", "?") for question in questions])

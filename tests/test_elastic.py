@@ -8,7 +8,7 @@ import time
 import pytest
 from fake_elasticsearch import FakeElasticsearch, error_body
 from stage_runs import refused, run
-from test_retrieval import PASSAGES, ids, index_of, write_corpus
+from test_retrieval import PASSAGES, ids, index_of, rows_of, write_corpus
 
 import prep_elastic
 from utils.retrieval import elasticsearch as engine
@@ -84,10 +84,14 @@ def test_both_engines_rank_alike_with_the_same_scores(tmp_path, options):
         assert index.search(["to be or not to be"], topk=2) == [[]]
 
 
-def test_duplicates_are_left_out_and_ties_come_in_the_order_of_the_corpus(tmp_path, options):
+def test_duplicates_are_left_out_and_ties_come_in_the_order_of_the_corpus(
+    tmp_path, options, monkeypatch
+):
     passages = [(f"d{i}", "cat cat cat", "") for i in range(300)]
     passages += [("last", "the cat sat down", ""), *((f"p{i}", f"dog n{i}", "") for i in range(50))]
     _, index = load(tmp_path, options, passages, threads=3, number_of_shards=2)
+    monkeypatch.setattr(engine, "PAGE", 100)
+    assert rows_of(index) == passages
     dogs, cats, other = index.search(["dog", "cat", "n7 dog"], topk=2)
     assert (ids(dogs), ids(cats), ids(other)) == (["p0", "p1"], ["d0", "last"], ["p7", "p0"])
 
@@ -105,6 +109,7 @@ def test_an_index_of_the_original_software_is_used_as_it_is(tmp_path, options):
     [[hit]] = index.search(["a cat"], topk=3)
     assert (hit["id"], hit["title"], hit["text"]) == ("7", "Cats", "The cat sat")
     assert index.identity == {"indices": [name]}
+    refused("was not loaded by this program, so its passages have no order", rows_of, index)
     load(tmp_path, options, overwrite=True)
     [found] = indices(options).values()
     assert list(found["aliases"]) == [name]

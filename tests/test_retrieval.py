@@ -82,9 +82,14 @@ def test_both_word_patterns_agree_on_latin_text(text):
     assert LATIN_WORD.findall(text) == ANY_WORD.findall(text)
 
 
+def rows_of(index) -> list[tuple[str, str, str]]:
+    return [(one["id"], one["text"], one["title"]) for one in index.passages()]
+
+
 def test_worker_processes_give_the_same_index(tmp_path, monkeypatch):
     passages = [(f"p{i}", f"the cat number{i} of {'dogs ' * (i % 7)}", "") for i in range(2500)]
     plain = index_of(tmp_path, passages)
+    assert rows_of(plain) == passages
     monkeypatch.setattr(retrieval, "BYTES_WORTH_WORKERS", 0)
     assert build_index(tmp_path / "corpus.tsv", tmp_path / "parallel") == 2500
     questions = ["cats", "number1 number2499", "dog number1700"]

@@ -30,6 +30,7 @@ from utils.models import (
 from utils.neighbours import read_groups
 from utils.prompting import PromptEncoder, load_prompts
 from utils.recipe import Recipe
+from utils.running import InputError
 from utils.store.base import check_init_adapter
 from utils.warmup import refuse_trained_questions
 
@@ -92,6 +93,25 @@ class Experiment:
         short = [f"{name} has {len(r)}" for name, r in self.records.items() if len(r) < asked]
         return f"fewer questions than --sample {asked}: {', '.join(short)}" if short else ""
 
+    @property
+    def corpora(self) -> list[str]:
+        """The data types without questions: the passages of an index."""
+        of_each = self.records.items()
+        return [name for name, rows in of_each if all(one["question"] is None for one in rows)]
+
+    def leave_out_corpora(self) -> str:
+        """Keep the data types that have questions; a sentence if others are left out, else "".
+        Raises `InputError` if there is nothing to ask."""
+        corpora = self.corpora
+        self.records = {name: self.records[name] for name in self.records if name not in corpora}
+        if not self.records:
+            raise InputError(
+                f"{', '.join(corpora)} of {self.recipe.dataset} has passages but no questions, so "
+                "there is nothing to answer and score; augment questions of its index with "
+                "augment.py --data_path, or ask one with ask.py"
+            )
+        return f"without questions, left out: {', '.join(corpora)}" if corpora else ""
+
     @cached_property
     def trained(self) -> "Experiment":
         """The same with trained adapters, of which other sources make theirs."""
@@ -114,6 +134,10 @@ class Experiment:
             )
             self._made[key] = examples, hash_json([example.ids for example in examples])
         return self._made[key]
+
+    def forget_examples(self) -> None:
+        """Give back the memory of the examples, once the works are checked."""
+        self._made.clear()
 
     def works(
         self, passages: list[tuple[Path, dict]] | None = None, grouped: bool = True
@@ -167,7 +191,8 @@ class Experiment:
     def refuse_trained_questions(self) -> None:
         """Raise `InputError` if the warm-up was trained on a question of this experiment."""
         if self.start:
-            asked = [record["question"] for rows in self.records.values() for record in rows]
+            rows = [record for rows in self.records.values() for record in rows]
+            asked = [row["question"] for row in rows if row["question"] is not None]
             refuse_trained_questions(self.start, asked)
 
     def load_model(self) -> PreTrainedModel:

@@ -16,9 +16,12 @@ SEGMENT = 32  # tokens after which texts that have ended leave, and others take 
 
 
 class RowProcessor(LogitsProcessor):
-    """A step of a generation; `rows` are the prompts, by their places, that are still continued."""
+    """A step of a generation; `rows` are the prompts, by their places, that are still continued.
+    `written` are the texts' tokens up to this segment; its own ones are `input_ids[:, before:]`."""
 
     rows: Sequence[int] = ()
+    before: int = 0
+    written: Sequence[list[int]] = ()
 
 
 class SeededSampling(RowProcessor):
@@ -152,9 +155,9 @@ class Batch:
 
     def write(self, tokens: int, processors: list[RowProcessor]) -> torch.Tensor:
         """Add at most so many tokens to each text, and give them: `[rows, tokens]`."""
-        for one in processors:
-            one.rows = self.rows
         before = self.ids.shape[1]
+        for one in processors:
+            one.rows, one.before = self.rows, before
         self.ids = self.model.generate(
             input_ids=self.ids,
             attention_mask=self.mask,
@@ -210,6 +213,8 @@ def generate(
     stops = torch.tensor(stops if isinstance(stops, list) else [stops], device=model.device)
     waiting, batch = deque(enumerate(prompts)), Batch(model, tokenizer.pad_token_id)
     written: list[list[int]] = [[] for _ in prompts]
+    for one in processors:
+        one.written = written
     texts = [""] * len(prompts)
     while batch.rows or waiting:
         if waiting and batch.takes_more() and (room := (width or len(prompts)) - len(batch.rows)):

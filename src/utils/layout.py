@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 # what else is in the folders that a data set's name is put into
 NO_DATASETS = ("warmup", "base_weight", "warmup_direct", "warmup_cot")
 
+CORPUS = "corpus"  # the data type of all passages of an index
+
 
 def folder_name(name: str) -> str:
     """`name` as one safe path component: a model folder or hub id becomes its last part. Raises
@@ -46,8 +48,8 @@ def index_folder(index_name: str) -> Path:
     return ROOT_DIR / "index" / index_name
 
 
-def contexts_corpus(index: Path) -> Path:
-    """`index/{index_name}.tsv`, the corpus that `prep_elastic.py --from_contexts` makes."""
+def made_corpus(index: Path) -> Path:
+    """`index/{index_name}.tsv`, the corpus that `prep_elastic.py` makes of contexts or texts."""
     return index.with_name(f"{index.name}.tsv")
 
 
@@ -81,6 +83,11 @@ def results_folder(recipe: "Recipe", data_type: str) -> Path:
 def neighbours_file(adapters: Path) -> Path:
     """What says beside which passages a data type's adapters were trained (`--neighbours`)."""
     return adapters / "neighbours.json"
+
+
+def groups_file(recipe: "Recipe") -> Path:
+    """In which groups the adapters of an experiment with a corpus were trained."""
+    return experiment_folder("offline", recipe) / "groups.json"
 
 
 def packed_file(adapters: Path) -> Path:

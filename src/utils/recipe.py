@@ -27,6 +27,7 @@ IN_CONTEXT = ("icl", "da_icl", "combine")  # of these: passages are in the promp
 IN_PARAMETERS = ("prag", "combine")  # of these: adapters are in the model
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 SAVE_DTYPES = DTYPES[1:]
+SERVER_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # those of vLLM's --max-lora-rank
 AUGMENT_PARTS = ("rewrite", "qa")
 # what a field belongs to -> the title of its flags in --help
 GROUPS = {
@@ -252,12 +253,16 @@ DEFAULTS |= {"answers": "published", "pairs": 3}  # of augment.py
 DEFAULTS |= {"constrained": False, "check_answers": False}
 
 
-def add_flags(parser: argparse.ArgumentParser, *groups: str) -> dict[str, Any]:
-    """Add the flags of these groups of settings; gives argparse's group of each for more."""
+def add_flags(
+    parser: argparse.ArgumentParser, *groups: str, **changed: dict | None
+) -> dict[str, Any]:
+    """Add the flags of these groups of settings; gives argparse's group of each for more. `changed`
+    has other arguments for the flag of a name; None leaves it out."""
     made = {group: parser.add_argument_group(GROUPS[group]) for group in groups}
     for name, f in _FIELDS.items():
-        if group := made.get(f.metadata["of"]):
-            group.add_argument(f"--{name}", **f.metadata["flag"])
+        group, other = made.get(f.metadata["of"]), changed.get(name, {})
+        if group and other is not None:
+            group.add_argument(f"--{name}", **{**f.metadata["flag"], **other})
     return made
 
 

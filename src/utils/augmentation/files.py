@@ -16,6 +16,8 @@ from utils.journal import Journal, journal_parts, refuse_difference
 from utils.layout import augmented_file, folder_name
 from utils.running import InputError
 
+REMEDY = "use the same settings, or --overwrite to start again"
+
 
 class AugmentedFiles:
     """The files of one run, one for each data type in `questions`.
@@ -47,7 +49,7 @@ class AugmentedFiles:
         self.results: dict[str, dict] = {}
         for data_type in questions:
             self.results |= self._results_in(data_type)
-        self.waiting = [t for t, asked in questions.items() if len(self.done[t]) < len(asked)]
+        self.waiting = [data_type for data_type in questions if self._waits(data_type)]
 
     def _path(self, data_type: str) -> Path:
         return augmented_file(self.dataset, data_type)
@@ -59,21 +61,27 @@ class AugmentedFiles:
         per_question = self.settings.get("write_per_question")
         return work_key(passage, (data_type, record) if per_question else None)
 
+    def _waits(self, data_type: str) -> bool:
+        """Whether the file of a data type must still be made."""
+        return len(self.done[data_type]) < len(self.questions[data_type])
+
+    def _own_settings(self, data_type: str) -> dict | None:
+        """What made this model's texts, {} if nothing says it; None: they do not count."""
+        path = self._settings_path(data_type)
+        made_with = read_object(path, "the settings file") if path.exists() else {}
+        return None if self.overwrite or made_with.get(UNFINISHED) else made_with
+
     def _look(self, data_type: str) -> tuple[list[dict], list[dict]]:
         """The records to which texts are added ([]: the file is made new), and those that count."""
         path, questions = self._path(data_type), self.questions[data_type]
         records = read_augmented_file(path) if path.exists() else []
-        keys = {key for record in records for entry in record["augment"] for key in entry}
-        others = any(key.endswith("_qa") and key != self.pairs_key for key in keys)
-        known, made_with = self._settings_path(data_type).exists(), {}
-        if known:
-            made_with = read_object(self._settings_path(data_type), "the settings file")
-        if self.pairs_key in keys and not (self.overwrite or made_with.get(UNFINISHED)):
-            if known:
+        own, others = self._writers(records)
+        made_with = self._own_settings(data_type)
+        if own and made_with is not None:
+            if made_with:
                 made_with.pop("questions", None)  # commit 4200079 and before kept a hash of them
-                remedy = "use the same settings, or --overwrite to start again"
-                refuse_difference(relative(path), made_with, self.settings, remedy)
-            if known and _alike(records, questions, "question", "answer"):
+                refuse_difference(relative(path), made_with, self.settings, REMEDY)
+            if made_with and _alike(records, questions, "question", "answer"):
                 if len(records) >= len(questions):
                     return records, records
                 if not others:
@@ -87,6 +95,12 @@ class AugmentedFiles:
             "the same --data_path and --sample, --overwrite if no other model wrote into it, or "
             "move the file away"
         )
+
+    def _writers(self, records: list[dict]) -> tuple[bool, bool]:
+        """Whether this model has written into `records`, and whether another one has."""
+        keys = {key for record in records for entry in record["augment"] for key in entry}
+        written = {key for key in keys if key.endswith("_qa")}
+        return self.pairs_key in written, bool(written - {self.pairs_key})
 
     def _results_in(self, data_type: str) -> dict[str, dict]:
         """What this model wrote into the records that count, by work key."""
@@ -129,14 +143,19 @@ class AugmentedFiles:
             written = [(candidates[number][key], results[key]) for key in keys]
             augment = self._merge(existing[number]["augment"] if existing else [], written)
             passages = [entry["passage"] for entry in augment]
+            passages = question.get("passages", passages)
             records.append({**question, "passages": passages, "augment": augment})
             count, short = count + len(keys), short + (len(keys) < topk)
-        write_json(self._settings_path(data_type), {UNFINISHED: True})
+        if not self.done[data_type]:  # else what is there, and what comes, has these settings
+            write_json(self._settings_path(data_type), {UNFINISHED: True})
         write_json(path, records)
         write_json(self._settings_path(data_type), self.settings)
-        return f"{relative(path)}: {len(records)} questions, {count} passages" + (
-            f"; {short} questions have fewer than {topk}" if short else ""
-        )
+        return f"{relative(path)}: {len(records)} {self._counted(count, short, topk)}"
+
+    def _counted(self, passages: int, short: int, topk: int) -> str:
+        """What a file holds, in words; `short` questions have fewer passages than `topk`."""
+        missing = f"; {short} questions have fewer than {topk}" if short else ""
+        return f"questions, {passages} passages{missing}"
 
     def _merge(self, old: list[dict], written: list[tuple[dict, dict]]) -> list[dict]:
         """The passages of a record: those of other models in `old`, and this model's, `written`.

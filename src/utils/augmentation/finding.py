@@ -44,16 +44,23 @@ def find_candidates(
     """For each question of each data type its candidates, best first: work key -> hit.
 
     A question of several data types is searched once. `per_question`: each question gets its own
-    texts. Raises `InputError` if a search fails or nothing is found for any question.
+    texts. A row of a corpus gets itself. Raises `InputError` if a search fails or nothing is found
+    for any question.
     """
     asked = list(dict.fromkeys(r["question"] for rows in questions.values() for r in rows))
+    asked = [question for question in asked if question is not None]
     found: dict[str, list[dict]] = {}
     starts = range(0, len(asked) if index else 0, SEARCHES)
-    for start in tqdm(starts, desc="retrieve", unit="block"):
+    for start in tqdm(starts, desc="retrieve", unit="block", disable=not starts):
         block = asked[start : start + SEARCHES]
         found |= zip(block, index.search(block, topk + SPARE_PASSAGES), strict=True)
 
     def candidates(data_type: str, record: dict) -> Candidates:
+        if record["question"] is None:
+            [passage] = record["passages"]
+            return {
+                work_key(passage): {"text": passage, "id": record["id"], "title": record["title"]}
+            }
         question = (data_type, record) if per_question else None
         golden = [{"text": passage} for passage in record.get("golden_passages", [])]
         hits = found[record["question"]] if index else golden

@@ -102,7 +102,8 @@ def read_augmented(dataset: str, data_type: str, augment_model: str) -> list[dic
     `passage`, `rewrite` (text) and `qa` (a list of `{"question", "answer", "full_answer"}`), and
     `id`, `title` and `score` if it was found by an engine and not by commit 4200079 or before.
     "augment" is an empty list if the model has not come to that record yet. "passages" are those of
-    this model, whatever others have added.
+    this model, whatever others have added. A record whose "question" is None has no "answer": it is
+    a passage of a corpus (`augment.py --passages`), in the index's order.
     Raises `InputError` if there is no file, no work of this model, or a broken record.
     """
     model = folder_name(augment_model)
@@ -177,6 +178,8 @@ def _problems(record: dict, place: str) -> Iterator[str]:
     """What is wrong in a record of an augmented file; the answers in it become texts in place."""
     answer = [is_text] if isinstance(record.get("answer"), list) else is_text
     form = {"test_id": int, "question": str, "answer": answer, "augment": list}
+    if record.get("question", "") is None:  # a passage of a corpus
+        form = {"test_id": int, "question": object, "passages": [str], "augment": list}
     yield from problems_in(record, form, place)
     augment = record.get("augment")
     for number, entry in enumerate(augment if isinstance(augment, list) else []):

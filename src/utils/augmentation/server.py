@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from utils.augmentation.writing import Next, Request
 
 MAX_RETRIES = 8
+ADDRESS = re.compile(r"https?://([^/]*@)?(\[[^/]+\]|[\w.-]+)(:\d+)?(/|$)")
 FORM = "response_format"  # of question lists
 KEY = "refuses the key ({}); give the right one in the variable OPENAI_API_KEY"
 REFUSALS = {  # HTTP status -> what is wrong and what to do; {} are the server's words
@@ -89,8 +90,8 @@ class Server:
         import openai
 
         url = options.api_base.strip()
-        self.url = _without_password(url)
-        if not re.match(r"https?://([^/]*@)?(\[[^/]+\]|[\w.-]+)(:\d+)?(/|$)", url):
+        self.url = without_password(url)
+        if not ADDRESS.match(url):
             raise InputError(
                 f"--api_base {self.url} is not the address of a server; it must read "
                 "http://HOST:PORT/v1 or https://HOST/v1"
@@ -225,7 +226,7 @@ class Server:
         """What the client raised as a sentence, with the server's words but no key or password."""
         status = getattr(error, "status_code", 500)
         words = BUSY if status == 429 or status >= 500 else REFUSALS.get(status, OTHER)
-        reason = " ".join(_without_password(str(error)).split())
+        reason = " ".join(without_password(str(error)).split())
         reason = reason.replace(self.key, "...") if self.key else reason
         return InputError(f"the server at {self.url} {words.format(reason[:300])}")
 
@@ -258,5 +259,6 @@ def _with_deadline(seconds: float) -> Any:
     return client
 
 
-def _without_password(text: str) -> str:
+def without_password(text: str) -> str:
+    """`text` without what is before the @ of a URL."""
     return re.sub("//.*@", "//...@", text)

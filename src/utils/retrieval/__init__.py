@@ -10,6 +10,7 @@ What engines share is in `corpus.py` and, for an index in a folder, `folders.py`
 """
 
 import argparse
+from collections.abc import Iterator
 from importlib import import_module
 from types import ModuleType
 from typing import Protocol
@@ -37,6 +38,10 @@ class PassageIndex(Protocol):
     """What `open_index` returns."""
 
     identity: dict  # JSON values: what the index was made of
+
+    def passages(self) -> Iterator[dict]:
+        """All passages `{"id": str, "title": str, "text": str}` in the corpus's order, repeated
+        texts too. Raises `InputError` if the engine does not know the order."""
 
     def search(self, questions: list[str], topk: int) -> list[list[dict]]:
         """The `topk` best passages of each question, in the order of `questions`.

@@ -4,6 +4,7 @@ import argparse
 import hashlib
 import json
 from array import array
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from textwrap import shorten
@@ -96,9 +97,16 @@ class DenseIndex:
         enough = len(best) == topk and best[-1]["score"] >= least
         return best if enough or count == len(scores) else self._best(scores, topk, 4 * count)
 
+    def passages(self) -> Iterator[dict]:
+        """See `PassageIndex.passages`."""
+        return map(self._stored, range(len(self._vectors)))
+
     def _hit(self, row: int, score: float) -> dict:
+        return self._stored(row) | {"score": score}
+
+    def _stored(self, row: int) -> dict:
         start, end = self._ends[row : row + 2]
-        return json.loads(self._passages[start:end].tobytes()) | {"score": score}
+        return json.loads(self._passages[start:end].tobytes())
 
 
 open_index = DenseIndex

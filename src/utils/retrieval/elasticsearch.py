@@ -51,6 +51,7 @@ SETTINGS = {
 }
 SEARCHES = 4  # at the same time
 LARGEST_RESULT = 10_000  # index.max_result_window
+PAGE = 1000  # passages that are read at a time
 # The bulk helper tries again what a busy server rejects; pauses in seconds
 LOADING = {"chunk_size": 2000, "max_retries": 8, "initial_backoff": 0.5, "max_backoff": 20}
 
@@ -145,6 +146,32 @@ class ElasticsearchIndex:
         with connected(self._options, SEARCHES) as client, ThreadPoolExecutor(SEARCHES) as pool:
             return list(pool.map(lambda question: self._best(client, question, topk), questions))
 
+    def passages(self) -> Iterator[dict]:
+        """See `PassageIndex.passages`; an index that another program made has no order."""
+        if "rows" not in self.identity:
+            raise InputError(
+                f"the index {self._options.index_name} was not loaded by this program, so its "
+                "passages have no order; load its corpus with prep_elastic.py"
+            )
+        after: list[int] = []
+        while True:
+            with connected(self._options) as client:
+                answer = client.search(
+                    index=self._options.index_name,
+                    size=PAGE,
+                    sort=[{"row": "asc"}],
+                    search_after=after or None,
+                    source=FIELDS,
+                    allow_partial_search_results=False,
+                    track_total_hits=False,
+                )
+            hits = answer["hits"]["hits"]
+            for hit in hits:
+                yield _passage(hit)
+            if len(hits) < PAGE:
+                return
+            after = hits[-1]["sort"]
+
     def _best(self, client: "Elasticsearch", question: str, topk: int) -> list[dict]:
         from utils.retrieval.english import question_terms
 
@@ -173,15 +200,14 @@ class ElasticsearchIndex:
             allow_partial_search_results=False,
             track_total_hits=False,
         )
-        return [
-            {
-                "id": hit["_id"],
-                "title": hit["_source"].get("title") or "",
-                "text": hit["_source"].get("txt") or "",
-                "score": hit["sort"][0],
-            }
-            for hit in answer["hits"]["hits"]
-        ]
+        return [_passage(hit) | {"score": hit["sort"][0]} for hit in answer["hits"]["hits"]]
+
+
+def _passage(hit: dict) -> dict:
+    """The id, title and text of a hit."""
+    source = hit["_source"]
+    texts = {"title": source.get("title") or "", "text": source.get("txt") or ""}
+    return {"id": hit["_id"], **texts}
 
 
 open_index = ElasticsearchIndex

@@ -81,6 +81,16 @@ class EmbeddedIndex:
         found = map(question_terms, questions)
         return [self._best(self._query(terms), topk) if terms else [] for terms in found]
 
+    def passages(self) -> Iterator[dict]:
+        """See `PassageIndex.passages`."""
+        from tantivy import Order, Query
+
+        rows = self.identity["rows"]
+        in_order = {"order_by_field": "row", "order": Order.Asc}
+        found = self._searcher.search(Query.all_query(), rows, count=False, **in_order)
+        for _, address in found.hits:
+            yield self._stored(address)
+
     def _query(self, terms: list[str]) -> "Query":
         """The better field of the two, either with any of `terms`; no query syntax is parsed."""
         from tantivy import Occur, Query
@@ -118,9 +128,11 @@ class EmbeddedIndex:
             limit *= 4
 
     def _hit(self, address: object, score: float) -> dict:
+        return self._stored(address) | {"score": score}
+
+    def _stored(self, address: object) -> dict:
         stored = self._searcher.doc(address)
-        values = {key: stored.get_first(f"original_{key}").decode("utf-8") for key in ORIGINALS}
-        return values | {"score": score}
+        return {key: stored.get_first(f"original_{key}").decode("utf-8") for key in ORIGINALS}
 
 
 def _open(folder: Path) -> "Searcher":

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from utils.files import hash_json, missing, read_object, refuse_link, relative, write_json
-from utils.layout import contexts_corpus
+from utils.layout import made_corpus
 from utils.retrieval.corpus import content_of
 from utils.running import InputError
 
@@ -77,7 +77,7 @@ def refusal(folder: Path, cause: str, flags: str = "") -> InputError:
 
 
 def _build_command(folder: Path, flags: str) -> str:
-    known, made = KNOWN_CORPORA.get(folder.name, "CORPUS.tsv"), contexts_corpus(folder)
+    known, made = KNOWN_CORPORA.get(folder.name, "CORPUS.tsv"), made_corpus(folder)
     corpus = relative(made) if made.is_file() else known
     return f"python prep_elastic.py {flags}--data_path {corpus} --index_name {folder.name}"
 

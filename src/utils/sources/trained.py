@@ -5,7 +5,8 @@ from functools import partial
 import torch
 
 from utils.experiment import Experiment, Work
-from utils.layout import adapters_folder
+from utils.files import read_json, write_json
+from utils.layout import adapters_folder, groups_file
 from utils.lora.examples import Steps
 from utils.lora.memory import adapters_that_fit
 from utils.lora.objectives import OBJECTIVES
@@ -44,6 +45,8 @@ def make(
         plan = read_plan(adapters_folder(recipe, next(iter(experiment.records))))
         place = {work.data: number for number, work in enumerate(works)}
         groups = [[place[data] for data in group] for group in plan["groups"]]
+    elif experiment.corpora:
+        groups = _lasting_groups(experiment, works, size, saver, processes)
     else:
         groups = group_by_cost(examples, size)
     groups = processes.share(groups)
@@ -59,6 +62,27 @@ def make(
             objective = OBJECTIVES[recipe.objective]
             adapters = train_as_fits(bank, base, steps, objective, recipe.learning_rate, **more)
             saver.save(members, adapters)
+
+
+def _lasting_groups(
+    experiment: Experiment, works: list[Work], size: int, saver: Saver, processes: Processes
+) -> list[list[int]]:
+    """Groups of `works` for a corpus, which may grow: those of earlier runs stay as they were, so
+    new passages are trained alone, and a stopped run goes on with the same groups."""
+    path = groups_file(experiment.recipe)
+    kept = path.exists() and not saver.replace
+    known = read_json(path, "the list of groups") if kept else []
+    trained = {data for group in known for data in group}
+    new = [work for work in works if work.data not in trained]
+    more = [
+        [new[i].data for i in group] for group in group_by_cost([one.examples for one in new], size)
+    ]
+    if more and (processes.is_main or processes.is_shard):
+        write_json(path, known + more)
+    processes.wait()
+    place = {work.data: number for number, work in enumerate(works)}
+    groups = [[place[data] for data in group if data in place] for group in known + more]
+    return [group for group in groups if group]
 
 
 def _tell(saver: Saver, group: str, steps: list[Steps], state: State, losses: torch.Tensor) -> None:

@@ -27,6 +27,7 @@ from utils.store.folders import (
 from utils.store.packing import where_packed
 
 RIGHT, MISSING, DAMAGED, OTHER = "right", "missing", "damaged", "made otherwise"
+MOVED = "of another passage"  # see `moved.py`
 
 
 @dataclass

@@ -31,18 +31,28 @@ def check_merge(experiment: Experiment) -> None:
     if (recipe.merge_topk or 0) > most:
         topk = f"--merge_topk {recipe.merge_topk} is more than the {most} passages of a question"
         raise InputError(f"{topk}; leave it out to merge all of them")
-    for need in getattr(MERGES[recipe.merge], "needs", ()):
-        if any(entry.get(need) is None for entries in passages for entry in entries):
-            raise InputError(
-                f"--merge {recipe.merge} needs the {need} of every passage, but this data_aug is "
-                "older or without it; run augment.py --overwrite, or use --merge sum"
-            )
+    if need := lacking(recipe.merge, [entry for entries in passages for entry in entries]):
+        raise InputError(
+            f"--merge {recipe.merge} needs the {need} of every passage, but this data_aug is "
+            "older or without it; run augment.py --overwrite, or use --merge sum"
+        )
+
+
+def lacking(merge: str, entries: list[dict]) -> str | None:
+    """What `merge` needs and one of the `entries` does not have; None if they have all."""
+    needs = getattr(MERGES[merge], "needs", ())
+    return next((n for n in needs if any(entry.get(n) is None for entry in entries)), None)
 
 
 def open_merger(
-    experiment: Experiment, bank: LoraBank, data_type: str, base_hash: str | None
+    experiment: Experiment,
+    bank: LoraBank,
+    data_type: str | None,
+    base_hash: str | None,
+    held: int = HELD,
 ) -> "Merger":
-    """What merges the adapters of a data type; `base_hash` is their base's fingerprint."""
+    """What merges the adapters of a data type (None: of passages that are given each time);
+    `base_hash` is their base's fingerprint, `held` the bytes of adapters kept in memory."""
 
     def base() -> Adapter:
         loaded = load_adapter(experiment.base_folder, bank.shapes(bank.rank))
@@ -51,28 +61,32 @@ def open_merger(
             raise InputError(f"{where} was replaced since passages grew from it; {REMEDY}")
         return loaded
 
-    return Merger(bank, experiment.recipe, experiment.passages(data_type), base)
+    passages = experiment.passages(data_type) if data_type else []
+    return Merger(bank, experiment.recipe, passages, base, held)
+
+
+Passages = list[tuple[Path, dict]]  # each an adapter's folder and the entry of `data_aug`
 
 
 class Merger:
     """Puts the merged adapters of a batch of questions into the model.
 
-    `passages[i]` are question i's passages: an adapter's folder and the entry of `data_aug`.
-    `base` loads the adapter that all of them were trained from.
+    `passages[i]` are question i's passages, `base` loads the adapter that all were trained from.
     """
 
     def __init__(
         self,
         bank: LoraBank,
         recipe: Recipe,
-        passages: list[list[tuple[Path, dict]]],
+        passages: list[Passages],
         base: Callable[[], Adapter],
+        held: int = HELD,
     ):
         self.bank, self.recipe, self.passages, self.base = bank, recipe, passages, base
         self.shapes = bank.shapes(bank.rank)
         self.checked = False
         size = 4 * sum(prod(shape) for both in self.shapes.values() for shape in both)
-        self.read = lru_cache(HELD // size)(lambda folder: load_adapter(folder, self.shapes))
+        self.read = lru_cache(held // size)(lambda file, folder: load_adapter(folder, self.shapes))
         self.first: dict[tuple[int, ...], Path] = {}  # a file on the disk -> a folder that has it
 
     def ahead(self, batches: list[list[int]]) -> Iterator[tuple[list[int], Adapter]]:
@@ -90,19 +104,26 @@ class Merger:
 
     def merged(self, did: int) -> Adapter:
         """The merged adapter of question `did`, read from the disk."""
-        passages = self.passages[did][: self.recipe.merge_topk]
+        return self.merge(self.passages[did], self.recipe)
+
+    def merge(self, passages: Passages, recipe: Recipe) -> Adapter:
+        """The adapters of `passages`, read from the disk, merged as `recipe` says."""
+        passages = passages[: recipe.merge_topk]
         if not passages:
             return self.bank.no_adapter()
         adapters = [self._adapter(folder) for folder, _ in passages]
-        merged = MERGES[self.recipe.merge](adapters, [entry for _, entry in passages], self.base)
-        return merged if self.recipe.merge_scale == 1 else scaled(merged, self.recipe.merge_scale)
+        merged = MERGES[recipe.merge](adapters, [entry for _, entry in passages], self.base)
+        return merged if recipe.merge_scale == 1 else scaled(merged, recipe.merge_scale)
 
     def _adapter(self, folder: Path) -> Adapter:
-        """The adapter in `folder`; one that hard links give to several passages is read once."""
+        """The adapter in `folder`; one that hard links give to several passages is read once, one
+        that was trained again is read again."""
+        key: tuple[int, ...] = ()
         with suppress(OSError):  # of a missing file `load_adapter` says more
             file = (folder / WEIGHTS_FILE).stat()
-            folder = self.first.setdefault((file.st_dev, file.st_ino, file.st_mtime_ns), folder)
-        return self.read(folder)
+            key = file.st_dev, file.st_ino, file.st_mtime_ns
+            folder = self.first.setdefault(key, folder)
+        return self.read(key, folder)
 
     def use(self, merged: Adapter, rows: list[int], prompt: list[int] | None) -> None:
         """Put the `rows` (in sequence) of the stacked `merged` into the model, one row group each.
