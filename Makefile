@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 GGUF := models/SmolLM2-135M-Instruct.Q4_1.gguf
 
-.PHONY: setup demo serve model real effect test test-slow lint bench prompts demo-world demo-model clean-demo
+.PHONY: setup demo serve model real effect test test-slow lint bench bench-check prompts demo-world demo-model clean-demo
 
 setup: .venv/ready
 
@@ -52,6 +52,10 @@ bench: demo                ## what is measured is in benchmarks/README.md
 	$(BIN)/python -m pip install --quiet bm25s PyStemmer
 	$(BIN)/python benchmarks/retrieval.py --rows 200000 --bm25s
 	$(BIN)/python benchmarks/retrieval.py --rows 1000000 --bm25s
+
+bench-check: demo          ## has anything become slower or larger than the committed baseline?
+	$(BIN)/python benchmarks/speed.py --passages 48 --questions 32 --json output/speed.json
+	$(BIN)/python benchmarks/check.py output/speed.json
 
 prompts: setup             ## write all_prompt.md again after a change in src/prompts/
 	$(BIN)/python src/show_prompts.py > all_prompt.md

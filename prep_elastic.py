@@ -6,8 +6,8 @@ needs no server and writes to `index/{index_name}`:
     python prep_elastic.py --data_path data/demo/corpus.tsv --index_name demo
     python prep_elastic.py --data_path data/dpr/psgs_w100.tsv.gz --index_name wiki
 
-Without a corpus, the paragraphs that 2WikiMultihopQA or HotpotQA shows beside its questions become
-one, which is kept as `index/{index_name}.tsv`:
+Without a corpus, the paragraphs that 2WikiMultihopQA, HotpotQA, MuSiQue or StrategyQA has beside
+its questions become one, which is kept as `index/{index_name}.tsv`:
 
     python prep_elastic.py --from_contexts data/hotpotqa --index_name hotpot
 
@@ -54,7 +54,7 @@ def parse_arguments() -> argparse.Namespace:
     corpus.add_argument(
         "--from_contexts",
         type=Path,
-        help="folder with the files of 2wikimultihopqa or hotpotqa, whose records' context "
+        help="folder with the files of 2wikimultihopqa, hotpotqa, musique or strategyqa, whose "
         "paragraphs become the corpus (not set: --data_path or --from_text)",
     )
     corpus.add_argument(

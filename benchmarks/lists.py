@@ -17,8 +17,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 from utils.arguments import new_parser, positive_integer
+from utils.augmentation.records import parse_pairs
 from utils.augmentation.sampling import Sampling, add_sampling_flags
-from utils.augmentation.writing import COUNTS, LocalModel, parse_pairs, write_chunk
+from utils.augmentation.writing import COUNTS, LIST, LocalModel, Next, Request, write_chunk
 from utils.files import read_json, write_json
 from utils.prompting import load_prompts
 from utils.recipe import Recipe, add_flags, parse_recipe
@@ -45,15 +46,20 @@ class Lists(LocalModel):
 
     asked = valid = tokens = 0
 
-    def answer(self, kind: str, passages: list[str], seeds: list[int]) -> list[str]:
+    def write(self, requests: list[Request], then: Next) -> None:
         """See `Author`; a rewrite takes no time and says nothing."""
-        if kind == "rewrite":
-            return ["-"] * len(passages)
-        texts = super().answer(kind, passages, seeds)
-        self.asked += len(texts)
-        self.valid += sum(parse_pairs(text) is not None for text in texts)
-        self.tokens += sum(len(self.tokenizer(text)["input_ids"]) for text in texts)
-        return texts
+
+        def counted(request: Request, text: str) -> Request | None:
+            self.asked += 1
+            self.valid += parse_pairs(text) is not None
+            self.tokens += len(self.tokenizer(text)["input_ids"])
+            following = then(request, text)
+            if following and following.kind != LIST:
+                then(following, "-")
+                following = None
+            return following
+
+        super().write(requests, counted)
 
 
 def measured(author: Lists, passages: list[str]) -> dict:

@@ -7,13 +7,13 @@
 
 The limit is the rate of this machine's own matrix products, in the model's shapes and dtype, in the
 same run: 4 operations per parameter and token for training, 2 for reading and writing. All ways run
-in one process, in turn, over and over (a, b, c, a, b, c, ...), after one round that is
-not counted; medians are shown. The published way (`published_loop.py`) is slow and gets few of the
-passages and questions, those of typical length. Prompts are tokenized beforehand for all; written
-adapters and their loading count. One pass over a passage's prompts, learning rate 3e-4, rank 2,
-one prompt a step. The model that is not being measured waits in the machine's memory, not on the
-GPU. With `--architecture` weights and tokens are random: no download, and answers hardly ever end
-before `--max_new_tokens`.
+in one process, in turn, over and over (a, b, c, a, b, c, ...), after one round that is not counted;
+medians are shown, and medians of each round's ratios. The published way (`published_loop.py`) is
+slow and gets few of the passages and questions, those of typical length. Prompts are tokenized
+beforehand for all; written adapters and their loading count. One pass over a passage's prompts,
+learning rate 3e-4, rank 2, one prompt a step. The model that is not being measured waits in the
+machine's memory, not on the GPU. With `--architecture` weights and tokens are random: no download,
+and answers hardly ever end before `--max_new_tokens`.
 """
 
 import argparse
@@ -42,6 +42,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--architecture", choices=list(ARCHITECTURES), help="instead of --model")
     group.add_argument("--mode", choices=["direct", "cot"], default="direct", help="prompts")
     group.add_argument("--prompts", default="demo", help="prompt set, with --model")
+    group.add_argument("--augment_model", help="who wrote the texts (not set: --model)")
     group.add_argument("--dataset", default="demo", help="augmented data set, with --model")
     group.add_argument("--data_type", default="test", help="its data type")
     group = parser.add_argument_group("amounts")
@@ -74,6 +75,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="tokens to which the published way pads a training prompt",
     )
     group = parser.add_argument_group("this toolkit's way")
+    group.add_argument(
+        "--neighbours",
+        type=positive_integer,
+        default=2,
+        help="adapters that another way of encoding adds to each (encode.py --neighbours)",
+    )
     group.add_argument("--dtype", choices=DTYPES, default="auto", help="auto: bfloat16 on a GPU")
     group.add_argument(
         "--adapters_per_batch", type=positive_integer, help="not set: as many as fit"

@@ -56,10 +56,15 @@ def add_ratios(result: dict) -> None:
                 operations = 2 * (parameters - head) * way["tokens"] + 2 * head * way["rows"]
             seconds = way["items"] * way["seconds_per_item"]
             way["utilisation"] = operations / seconds / result["matmul_rate"]
-    answer = result["answer"]
-    answer["extra_cost_of_prag"] = (
-        answer["ours"]["seconds_per_item"] / answer["closed_book"]["seconds_per_item"] - 1
-    )
+    encode, answer = result["encode"], result["answer"]
+    answer["extra_cost_of_prag"] = _ratio(answer["ours"], answer["closed_book"]) - 1
+    encode["extra_cost_of_neighbours"] = _ratio(encode["neighbours"], encode["ours"]) - 1
+
+
+def _ratio(one: dict, other: dict) -> float:
+    """The median of how many times as long `one` took, round by round, for as many items."""
+    pairs = zip(one["seconds"], other["seconds"], strict=True)
+    return statistics.median(a / b for a, b in pairs)
 
 
 def print_tables(result: dict) -> None:
@@ -73,7 +78,7 @@ def print_tables(result: dict) -> None:
     )
     titles = ("s/passage", "x publ.", "x unp.", "passages/s", "tokens/s", "padding", "util.")
     print(f"\n{'encode':12}" + "".join(f"{title:>12}" for title in (*titles, "peak GB")))
-    for name in ("published", "unpadded", "ours"):
+    for name in ("published", "unpadded", "ours", "neighbours"):
         way = result["encode"][name]
         cells = (
             ("seconds_per_item", ".4f"),
@@ -91,6 +96,8 @@ def print_tables(result: dict) -> None:
         f"{ours['peak_bytes'] / 1e9:.2f} GB at most, {ours['expected_bytes'] / 1e9:.2f} GB by the "
         "formula of training_bytes (utils/lora/memory.py)"
     )
+    extra = result["encode"]["extra_cost_of_neighbours"]
+    print(f"{options['neighbours']} neighbours cost {extra:+.1%} (ours)")
     titles = ("s/question", "x publ.", "steps", "util.", "peak GB")
     print(f"\n{'answer':12}" + "".join(f"{title:>12}" for title in titles))
     for name in ("published", "ours", "closed_book"):

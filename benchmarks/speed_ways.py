@@ -21,6 +21,7 @@ from utils.layout import passage_folder
 from utils.lora.bank import Adapter, LoraBank
 from utils.lora.examples import Example, Steps
 from utils.lora.memory import adapters_that_fit, prompts_that_fit, training_bytes
+from utils.lora.neighbours import Neighbours
 from utils.lora.objectives import OBJECTIVES
 from utils.lora.training import group_by_cost, train_as_fits
 from utils.model_files import resolve_model
@@ -91,7 +92,8 @@ def text_work(options: argparse.Namespace) -> Work:
     with_cot = options.mode == "cot"
     path = resolve_model(options.model)
     prompts = load_prompts(options.prompts, FEW_SHOT if with_cot else options.dataset, with_cot)
-    records = read_sample(options.dataset, options.data_type, options.model, -1)[options.data_type]
+    of = options.dataset, options.data_type, options.augment_model or options.model
+    records = read_sample(*of, -1)[options.data_type]
     tokenizer = load_tokenizer(options.model)
     encoder = PromptEncoder(tokenizer, prompts, with_cot, MAX_LENGTH)
     passages = {}
@@ -128,8 +130,8 @@ def typical(lengths: list[int], count: int) -> list[int]:
     return [order[(2 * i + 1) * len(order) // (2 * count)] for i in range(count)]
 
 
-def encode_ours(work: Work, folder: Path, options: argparse.Namespace) -> None:
-    """All passages as `encode.py` does it, into `{folder}/{number}`."""
+def encode_ours(work: Work, folder: Path, options: argparse.Namespace, neighbours: int = 0) -> None:
+    """All passages as `encode.py` does it, into `{folder}/{number}`, each beside `neighbours`."""
     base = work.bank.new_base_adapter(0)
 
     def save(group: list[int], adapters: list[Adapter]) -> None:
@@ -140,11 +142,20 @@ def encode_ours(work: Work, folder: Path, options: argparse.Namespace) -> None:
         saving = None
         for group in group_by_cost(work.passages, work.group_size(options)):
             steps = [Steps(work.passages[i], 1, 1) for i in group]
-            adapters = train_as_fits(work.bank, base, steps, OBJECTIVES["lm"], LEARNING_RATE)
+            count = min(neighbours, len(group) - 1)
+            met = next_places(len(group), count) if count else None
+            adapters = train_as_fits(
+                work.bank, base, steps, OBJECTIVES["lm"], LEARNING_RATE, neighbours=met
+            )
             if saving:
                 saving.result()
             saving = writer.submit(save, group, adapters)
         saving.result()
+
+
+def next_places(size: int, count: int) -> Neighbours:
+    """At every step the `count` adapters that come after one's own, around and around."""
+    return lambda adapter, step: [(adapter + k) % size for k in range(1, count + 1)]
 
 
 def answer_ours(work: Work, merger: Merger | None, options: argparse.Namespace) -> list[str]:
@@ -167,14 +178,14 @@ def answer_ours(work: Work, merger: Merger | None, options: argparse.Namespace) 
 
 
 def measure_encoding(work: Work, stage: Stage, folder: Path, options: argparse.Namespace) -> dict:
-    """Times of the three ways, and how far their adapters agree; ours are left in `folder`."""
+    """Times of the four ways, and how far their adapters agree; ours are left in `folder`."""
     few = typical(work.lengths, options.published_passages)
     save_adapter(work.bank.new_base_adapter(0), folder / "base", ALPHA, "", {})
     stage.hold(work.ours)
     expected = training_bytes(work.bank, work.passages, 1, work.group_size(options))
 
-    def ours() -> None:
-        encode_ours(work, folder / "ours", options)
+    def ours(name: str = "ours", neighbours: int = 0) -> None:
+        encode_ours(work, folder / name, options, neighbours)
 
     def published(name: str, padded_length: int | None) -> None:
         for i in few:
@@ -194,17 +205,18 @@ def measure_encoding(work: Work, stage: Stage, folder: Path, options: argparse.N
             "published": (work.published, lambda: published("published", options.padded_length)),
             "unpadded": (work.published, lambda: published("unpadded", None)),
             "ours": (work.ours, ours),
+            "neighbours": (work.ours, lambda: ours("neighbours", options.neighbours)),
         },
         options.repetitions,
     )
     result = {}
     for name, timing in timings.items():
-        chosen = range(len(work.passages)) if name == "ours" else few
+        chosen = few if name in ("published", "unpadded") else range(len(work.passages))
         result[name] = vars(timing) | {
             "items": len(chosen),
             "prompt_tokens": sum(work.lengths[i] for i in chosen),
         }
-        if name != "ours" and not timing.failure:
+        if chosen is few and not timing.failure:
             pairs = [(folder / name / str(i), folder / "ours" / str(i)) for i in few]
             result[name]["agreement"] = agreement(pairs, work.bank.shapes(RANK))
     result["ours"] |= {"adapters_per_batch": work.group_size(options)}

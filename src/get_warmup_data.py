@@ -3,7 +3,7 @@
     python src/get_warmup_data.py --dataset demo --data_path data/demo/warmup.json --sample 0
     python src/get_warmup_data.py --model_name llama3.2-1b-instruct
 
-The second command reads the published data sets in `data/` and makes
+The second command reads the data sets of the paper in `data/` and makes
 * `data_aug/warmup/direct.json`: questions with their answers, from popqa and complexwebquestions
 * `data_aug/warmup/{model}/cot.json`: with a reasoning (chain of thought, CoT) that the model
   writes from the supporting sentences and the known answer, from 2wikimultihopqa and hotpotqa
@@ -19,10 +19,10 @@ from pathlib import Path
 
 from utils import warmup
 from utils.arguments import new_parser, positive_integer, seed_number, whole_number
+from utils.datasets import DATASETS, PAPER
 from utils.files import hash_json, read_object, relative, write_json
 from utils.journal import Journal, refuse_difference, remove_journal
 from utils.prompting import PromptEncoder, PromptSet, load_prompts, room_for_prompt
-from utils.questions import DATASETS
 from utils.recipe import add_flags
 from utils.running import InputError, run_stage
 from utils.warmup import COT, DIRECT, warmup_file
@@ -39,8 +39,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     # fmt: off
     add = parser.add_argument_group("data").add_argument
     add("--data_path", default="data/",
-        help="folder of the published data sets; with --dataset its own folder, or your JSON file")
-    add("--dataset", help="one data set only (not set: the published ones)")
+        help="folder of the paper's data sets; with --dataset its own folder, or your JSON file")
+    add("--dataset", help="one data set only (not set: the paper's four)")
     add("--data_type", help="data type to take records from (only if your JSON file has several)")
     add("--sample", type=whole_number, default=300,
         help="first N questions of each data type that the stages evaluate (0: none)")
@@ -64,16 +64,16 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def open_sources(options: argparse.Namespace) -> list[warmup.Source]:
-    """The data sets that the flags name; of the published ones those that have a folder."""
+    """The data sets that the flags name; of the paper's those that have a folder."""
     path = Path(options.data_path)
-    folders = {name: path / name for name in DATASETS if (path / name).is_dir()}
+    folders = {name: path / name for name in PAPER if (path / name).is_dir()}
     if options.dataset:
         folders = {options.dataset: path}
-    elif missing := DATASETS.keys() - folders:
+    elif missing := set(PAPER) - folders.keys():
         print(f"{relative(path)} holds no folder of {', '.join(sorted(missing))}: left out")
     if not folders:
         raise InputError(
-            f"--data_path {options.data_path} holds no folder named {', '.join(DATASETS)}; download"
+            f"--data_path {options.data_path} holds no folder named {', '.join(PAPER)}; download"
             " these data sets (see README.md), or give --dataset and --data_path for your own"
         )
     return [warmup.open_source(*one, options.data_type, options.sample) for one in folders.items()]

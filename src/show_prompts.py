@@ -7,6 +7,7 @@ python src/show_prompts.py --prompts my_prompts.json       # your own set
 import argparse
 
 from utils.arguments import new_parser
+from utils.datasets import PAPER
 from utils.prompting import PROMPTS_FOLDER, PromptSet, load_prompts
 from utils.running import run_stage
 from utils.warmup import ReasoningRequest
@@ -48,17 +49,18 @@ def document_of(name: str) -> str:
     pairs_request = plain.request("question_answer_pairs", PASSAGES[0])
     text += fenced("Write question-answer pairs", pairs_request)
     text += fenced("A passage with its augmentation, one pair of three: da_icl", augmented)
-    text += modes(plain, False, "Direct", ANSWER)
+    text += "".join(modes(plain, False, "Direct", ANSWER))
     for file in sorted((PROMPTS_FOLDER / "fewshot").glob("*.json")):
-        with_cot = load_prompts(name, file.stem, with_cot=True)
-        text += modes(with_cot, True, f"Chain of thought, {file.stem}", FULL_ANSWER)
-        if "reasoning_request" in with_cot.texts["cot"]:
+        with_cot, whole = load_prompts(name, file.stem, with_cot=True), file.stem in PAPER
+        cot = modes(with_cot, True, f"Chain of thought, {file.stem}", FULL_ANSWER)
+        text += "".join(cot if whole else cot[:1])  # of the others the examples are new, no more
+        if whole and "reasoning_request" in with_cot.texts["cot"]:
             request = ReasoningRequest(with_cot, ANSWER).user_message(QUESTION, PASSAGES, True)
             text += fenced(f"Warm-up: reasoning for a known answer, {file.stem}", request)
     return text
 
 
-def modes(prompts: PromptSet, with_cot: bool, title: str, answer: str) -> str:
+def modes(prompts: PromptSet, with_cot: bool, title: str, answer: str) -> list[str]:
     """The prompts of one mode: at inference and, with their answers, in training."""
     opening = prompts.opening(with_cot)
     trained = f"{'' if opening[-1:].isspace() else ' '}{answer}."
@@ -68,14 +70,14 @@ def modes(prompts: PromptSet, with_cot: bool, title: str, answer: str) -> str:
         ("training, passage or rewrite as context", [REWRITE], trained),
         ("training, no context", [], trained),
     )
-    return "".join(
+    return [
         fenced(
             f"{title}: {use}",
             f"[user]\n{prompts.user_message(QUESTION, passages, with_cot)}\n"
             f"[assistant]\n{opening}{ending}",
         )
         for use, passages, ending in shown
-    )
+    ]
 
 
 def main() -> None:

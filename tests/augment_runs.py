@@ -36,16 +36,18 @@ def instantly(monkeypatch, bad: set[str] = frozenset()) -> list[str]:
     """Write at once, no valid list about `bad`; the passages that lists are asked for come back."""
     asked = []
 
-    def generate(model, tokenizer, prompts, *more, **keywords):
-        texts = []
-        for shown in map(tokenizer.decode, prompts):
-            passage = shown.split("Passage: ")[1].split("<|eot|>")[0]
-            if "JSON list" in shown:
-                asked.append(passage)
-                texts.append("[{'question': 'only one'}" if passage in bad else PAIRS)
-            else:
-                texts.append("rewritten " + passage)
-        return texts
+    def text(shown: str) -> str:
+        passage = shown.split("Passage: ")[1].split("<|eot|>")[0]
+        if "JSON list" not in shown:
+            return "rewritten " + passage
+        asked.append(passage)
+        return "[{'question': 'only one'}" if passage in bad else PAIRS
+
+    def generate(model, tokenizer, prompts, *_, more, **keywords):
+        waiting = list(prompts)
+        for row, prompt in enumerate(waiting):  # which grows
+            if following := more(row, text(tokenizer.decode(prompt))):
+                waiting.append(following[0])
 
     monkeypatch.setattr(writing, "load_model", lambda *_: None)
     monkeypatch.setattr(writing, "generate", generate)

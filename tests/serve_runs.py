@@ -41,7 +41,7 @@ def server_of(
     app = new_app(worker, "demo-model", 3, key, "127.0.0.1")
     server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
     listening = serve.open_port("127.0.0.1", 0, None)
-    listening.listen()
+    listening.listen()  # the thread may begin later
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
     yield SimpleNamespace(port=listening.getsockname()[1], worker=worker, session=session)

@@ -13,15 +13,18 @@ from transformers import AutoModelForCausalLM
 
 from utils.files import write_json
 from utils.lora.bank import LoraBank
+from utils.running import InputError
 from utils.store.folders import load_adapter, save_adapter
 
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
+import check
 import effect_plots
 import effect_summary as effect
 import scaling
 import speed
 import storage
 import storage_files
+import writing
 from random_work import config_of, random_model, random_prompts
 from speed_report import agreement
 from speed_ways import open_work
@@ -37,13 +40,14 @@ def test_the_three_ways_are_measured_and_agree(tmp_path, capsys):
     run(speed, *flags)
     result = json.loads(file.read_text())
     encode, answer = result["encode"], result["answer"]
-    for way in (*encode.values(), *(answer[n] for n in ("published", "ours", "closed_book"))):
+    ways = [way for way in encode.values() if isinstance(way, dict)]
+    for way in (*ways, *(answer[n] for n in ("published", "ours", "closed_book"))):
         assert len(way["seconds"]) == 1 and way["failure"] is None
         assert 0 < way["utilisation"] * result["matmul_rate"] < float("inf")
     assert encode["published"]["tokens"] == 2 * 5 * 300
     assert encode["unpadded"]["tokens"] == encode["unpadded"]["prompt_tokens"]
     assert encode["ours"]["tokens"] >= encode["ours"]["prompt_tokens"]
-    seconds = {name: way["seconds_per_item"] for name, way in encode.items()}
+    seconds = {name: encode[name]["seconds_per_item"] for name in ("published", "ours")}
     ratio = seconds["published"] / seconds["ours"]
     assert encode["ours"]["times_published"] == pytest.approx(ratio)
     for name in ("published", "unpadded"):
@@ -53,6 +57,45 @@ def test_the_three_ways_are_measured_and_agree(tmp_path, capsys):
     assert same["changed_strong"] > 0  # equal answers would say nothing otherwise
     shown = capsys.readouterr().out
     assert shown.count("1e-6, within the bounds") == 2 and "2 of 2 equal" in shown
+
+
+def test_what_grew_beyond_the_baseline_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(check, "BASELINES", tmp_path)
+    ours = {"times_unpadded": 4.0, "utilisation": 0.5, "peak_bytes": 1000}
+    result = {
+        "encode": {"ours": ours, "extra_cost_of_neighbours": 0.2},
+        "answer": {"ours": {"times_published": 30.0}, "extra_cost_of_prag": 0.1},
+        "machine": {"threads": 2, "features": ["avx2", "avx512f"]},
+        "provenance": {"device": "cpu"}, "arguments": {},
+    }  # fmt: skip
+    file = tmp_path / "speed.json"
+    write_json(file, result)
+    with pytest.raises(InputError, match="no baseline of a machine of the kind cpu-avx512f-2"):
+        run(check, str(file))
+    run(check, str(file), "--write")
+    ours |= {"times_unpadded": 3.5, "utilisation": 0.43, "peak_bytes": 1051}
+    write_json(file, result)
+    with pytest.raises(InputError) as grown:
+        run(check, str(file))
+    said = str(grown.value)
+    assert "matrix products grew by 16.3% (allowed: 15%)" in said and "memory of" in said
+    assert "one adapter at a time" not in said and "5.1%" in said
+
+
+def test_the_writing_benchmark_counts_the_same_texts_here_and_at_a_server(tmp_path, capsys):
+    amounts = "--widths 2 --repetitions 1 --max_new_tokens 5 --temperature 0"
+    model = str(REPOSITORY / "data/demo/demo-model")
+    corpus, file = str(REPOSITORY / "data/demo/corpus.tsv"), tmp_path / "writing.json"
+    flags = ["--model_name", model, "--prompts", "demo", "--corpus", corpus, *amounts.split()]
+    run(writing, *flags, "--json", str(file))
+    rows = json.loads(file.read_text())["rows"]
+    assert [row["way"] for row in rows] == [
+        "rewrites",
+        "lists",
+    ]  # the demo's tokenizer has no grammar
+    for row in rows:
+        assert row["rounds"][0]["tokens"] in range(4, 4 * 6 + 1) and row["utilisation"] > 0
+    assert capsys.readouterr().out.count("2 side by side") == 2
 
 
 def test_the_speed_benchmark_takes_the_texts_of_a_data_set(root):

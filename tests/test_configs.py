@@ -18,7 +18,13 @@ from utils.provenance import provenance
 
 SCRIPTS = sorted(
     str(path.relative_to(REPOSITORY))
-    for place in ("src/*.py", "*.py", "benchmarks/effect*.py", "benchmarks/real*.py")
+    for place in (
+        "src/*.py",
+        "*.py",
+        "benchmarks/effect*.py",
+        "benchmarks/real*.py",
+        "benchmarks/writing.py",
+    )
     for path in REPOSITORY.glob(place)
     if "parse_arguments" in path.read_text(encoding="utf-8")
 )
@@ -114,6 +120,18 @@ def test_every_command_of_a_config_is_one_that_its_script_takes(config, tmp_path
         paper_model = getattr(options, "model_name", None) in PAPER_MODELS
         if paper_model and getattr(options, "dataset", None) in PAPER:
             check_paper_settings(Path(script).stem, options)
+
+
+def test_the_gpu_script_measures_what_its_benchmark_takes(tmp_path):
+    variables = {"OUT": str(tmp_path / "out")}
+    commands = recorded_commands(REPOSITORY / "benchmarks/gpu.sh", tmp_path, **variables)
+    files = [word for word in commands[0] if word.endswith(".py")]
+    assert files and all((REPOSITORY / file).is_file() for file in files)
+    asked = [parse(script, words) for script, *words in commands if "speed" in script]
+    shapes = [(one.architecture, one.mode) for one in asked]
+    assert shapes == [("llama3.2-1b", "direct"), ("llama3.2-1b", "cot"), ("llama3-8b", "direct")]
+    stages = {script for script, *_ in commands if script.startswith("src/")}
+    assert stages == {f"src/{one}.py" for one in ("augment", "encode", "inference", "report")}
 
 
 def test_every_table_of_the_paper_is_made_with_its_settings(tmp_path):

@@ -217,13 +217,14 @@ def lists(monkeypatch, texts: list[list[dict]]) -> None:
     """The model writes these lists one after the other, and rewrites."""
     waiting = iter(texts)
 
-    def answer(self, kind, passages, seeds):
-        rewrite = kind == "rewrite"
-        return ["again" if rewrite else json.dumps(next(waiting)) for _ in passages]
+    def write(self, requests, then):
+        for one in requests:
+            while one:
+                one = then(one, "again" if one.kind == "rewrite" else json.dumps(next(waiting)))
 
     monkeypatch.setattr(writing, "load_model", lambda *_: None)
     monkeypatch.setattr(writing.LocalModel, "_list_form", lambda *_: None)
-    monkeypatch.setattr(writing.LocalModel, "answer", answer)
+    monkeypatch.setattr(writing.LocalModel, "write", write)
 
 
 def quiz(root, *flags: str) -> None:
@@ -269,14 +270,14 @@ def test_a_server_gets_the_schema_and_may_refuse_it():
     with FakeOpenAI(text=lambda body: json.dumps([PAIR] * 3)) as fake:
         options, _ = augment.parse_arguments([*AUGMENT, "--api_base", fake.url])
         opened = Server(options, prompts, Sampling.of(options, prompts), said.append)
-        opened.answer("question_answer_pairs", ["one"], [1])
-        opened.answer("rewrite", ["one"], [1])
+        opened.answer("question_answer_pairs", "one", 1)
+        opened.answer("rewrite", "one", 1)
         form = fake.requests[0]["response_format"]
         assert form["json_schema"]["schema"] == list_schema(prompts.pair_order)
         assert "response_format" not in fake.requests[1] and not said
         fake.refused = {"response_format"}
-        opened.answer("question_answer_pairs", ["one", "two"], [1, 2])
-        opened.answer("rewrite", ["one"], [1])
+        for kind in ("question_answer_pairs", "question_answer_pairs", "rewrite"):
+            opened.answer(kind, "one", 1)
     assert len(said) == 1 and "takes no response_format: lists are not constrained" in said[0]
     assert all("top_k" in request for request in fake.requests)
 

@@ -73,6 +73,33 @@ def test_batched_greedy_answers_are_those_of_one_prompt_at_a_time(family, monkey
     assert [generate(model, Numbers(), [prompt], 12)[0] for prompt in prompts] == expected
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_texts_that_wait_take_the_places_of_finished_ones_and_stay_what_they_are(
+    family, monkeypatch
+):
+    """Two side by side; a text that has ended may ask for one more."""
+    monkeypatch.setattr(generation, "SEGMENT", 3)
+    model = tiny_model(family)
+    prompts = [*PROMPTS, list(range(3, 3 + 3 * WINDOW)), [9, 8, 7, 6, 5, 4]]
+    seeds, how = [5, 6, 7, 8, 9], {"temperature": 1.5, "top_k": 20}
+    alone = [
+        generate(model, Numbers(), [prompt], 11, seeds=[seed], **how)[0]
+        for prompt, seed in zip(prompts, seeds, strict=True)
+    ]
+    told, later = {}, [(prompts[4], seeds[4])]
+
+    def more(row: int, text: str) -> tuple[list[int], int] | None:
+        told[row] = text
+        return later.pop() if later else None
+
+    how |= {"seeds": seeds[:4], "width": 2, "more": more}
+    assert (
+        generate(model, Numbers(), prompts[:4], 11, **how)
+        == alone
+        == list(dict(sorted(told.items())).values())
+    )
+
+
 @pytest.mark.parametrize("segment", [3, 32])
 def test_a_sample_depends_on_its_seed_and_not_on_its_neighbours(model, monkeypatch, segment):
     monkeypatch.setattr(generation, "SEGMENT", segment)

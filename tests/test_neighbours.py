@@ -141,8 +141,10 @@ def test_more_pairs_come_from_further_lists_and_no_question_twice():
     class Author:
         sampling = Sampling(9, 0.7, 50, 2, seed=0, pairs=5, constrained=False, check_answers=False)
 
-        def answer(self, kind, passages, seeds):
-            return [texts.pop(0)]
+        def write(self, requests, then):
+            [one] = requests
+            while one:
+                one = then(one, texts.pop(0))
 
     texts = [listed(0, 1, 2), listed(1, 2, 3), "nonsense", listed(4, 5, 6), "rewritten"]
 

@@ -71,6 +71,71 @@ def test_popqa_and_complexwebquestions_give_every_answer_and_quoted_cells_as_the
     assert [(r["test_id"], r["qid"], r["answer"]) for r in loaded["total"]] == rows
 
 
+ROE, HALE = "The Quell is a river. Tamsin Roe mapped it.", "Hale lies at the mouth of the Quell."
+WEAVER = "Ilva Torn is a weaver. She moved to Hale when Orr Tower was built."
+
+
+@pytest.mark.parametrize("dataset, types, answers, golden, evidence", [
+    ("musique", {"2hop": 1, "3hop": 1, "4hop": 1},  # in the order of the steps
+        [["Tamsin Roe", "T. Roe"], ["Sorrel Bay"], ["Vessel"]],
+        [[HALE, ROE], [HALE, ROE, "Tamsin Roe was born in Sorrel Bay in 1850."], [ROE]],
+        [f"Hale: {HALE}", f"Quell: {ROE}"]),
+    ("strategyqa", {}, ["no", "yes", "yes"],
+        [["Fish live in water.", "It has no windows.", "Orr Tower is in Hale."], [], []],
+        ["Orr Tower has no windows.", "Fish live in water."]),
+    ("iirc", {}, [["1801", "1820"], ["29"], ["no"]],  # "none" is left out
+        [[WEAVER, "It was flooded in 1801. Again in 1820.", "Built in 1830."], [WEAVER],
+         ["The Quell is a river.", "The Marn is the longest river."]],
+        [f"Ilva Torn: {WEAVER}", "hale: It was flooded in 1801. Again in 1820.",
+         "orr tower: Built in 1830."]),
+    ("triviaqa", {}, [["Orr", "Orr Town"]], None, None),
+    ("nq_open", {}, [["Tamsin Roe", "Roe"], ["1830"]], None, None),
+    ("webquestions", {}, [["Sorrel Bay", "Hale", "Orr (town)", 'The "Door"'], ["1830"]],
+        None, None),
+])  # fmt: skip
+def test_a_published_format_gives_answers_support_and_types(
+    dataset, types, answers, golden, evidence
+):
+    loaded = load_questions(dataset, DATA / dataset)
+    total = loaded.pop("total")
+    assert [record["answer"] for record in total] == answers
+    assert {name: len(records) for name, records in loaded.items()} == types
+    assert all(record["question"] for record in total)
+    if golden:
+        assert [record["golden_passages"] for record in total] == golden
+        assert len({record["qid"] for record in total}) == len(total)
+        assert questions.load_supporting_sentences(dataset, DATA / dataset)[0] == evidence
+
+
+@pytest.mark.parametrize("dataset, said", [
+    ("musique", ["1 of 4 questions have no answer", "1 of 3 questions lack supporting paragraphs"]),
+    ("strategyqa", ["1 of 3 questions lack supporting paragraphs"]),
+    ("iirc", ["1 of 4 questions have no answer", "1 of 3 questions have several answer spans"]),
+])  # fmt: skip
+def test_what_a_published_format_leaves_out_or_lacks_is_counted(dataset, said, capsys):
+    load_questions(dataset, DATA / dataset)
+    lines = capsys.readouterr().err.splitlines()
+    assert all(words in line for words, line in zip(said, lines, strict=True))
+
+
+@pytest.mark.parametrize("dataset, change, problem", [
+    ("musique", ('"answerable"', '"a"'), "is damaged or another one"),  # as in its test set
+    ("musique", ("\n", "\n{]\n"), "line 2 of .*jsonl is not valid JSON"),
+    ("strategyqa", ("false", '"no"'), "is damaged or another one"),
+    ("iirc", ('"questions"', '"asked"'), "is damaged or another one"),
+    ("triviaqa", ('"Data"', '"data"'), "is damaged or another one"),
+    ("nq_open", ('["1830"]', '"1830"'), "is damaged or another one"),
+    ("webquestions", ("1830)", '\\"1830)'), "is damaged or another one"),  # an answer not read
+    ("webquestions", ("when was orr tower built?", " "), "record 1: question is an empty text"),
+])  # fmt: skip
+def test_a_published_format_that_is_not_as_it_should_be_is_refused(
+    dataset, change, problem, tmp_path
+):
+    for file in (DATA / dataset).iterdir():
+        (tmp_path / file.name).write_text(file.read_text().replace(*change))
+    refused(f"{problem}.*download it again from https", load_questions, dataset, tmp_path)
+
+
 def test_layouts_of_the_hub_are_read_and_what_is_left_out_or_lost_is_counted(capsys):
     hotpot = load_questions("hotpotqa", DATA / "hub")["total"]
     assert [r["qid"] for r in hotpot] == ["columns", "text", "rows", "lost"]

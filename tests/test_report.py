@@ -296,3 +296,37 @@ def test_rounding_does_not_decide_and_what_cannot_be_averaged_or_paired_is_refus
             bootstrap_interval(scores)
     with pytest.raises(ValueError, match="of 2 and of 1 questions"):
         paired_test([0, 1], [1])
+
+
+def reproduction(root) -> str:
+    sys.argv.append("--reproduction")
+    report.main()
+    return (root / "output/report/reproduction.md").read_text()
+
+
+def test_the_page_of_reproductions_holds_the_tables_of_the_published_figures(here):
+    made = reproduction(here)
+    page = (REPOSITORY / "docs/reproduction.md").read_text(encoding="utf-8")
+    written = page.split("<!-- begin -->\n\n")[1].split("\n<!-- end -->")[0]
+    assert made == written, "run `python src/report.py --reproduction`"
+    averages = {tuple(row[:3]): row[3:] for row in cells_of(written.split("### Averages")[1])}
+    # the two averages at 8B, and one that its paper prints
+    assert averages["llama3-8b-instruct", "prag", "paper"] == ["0.411", "0.404"]
+    assert averages["llama3-8b-instruct", "prag", "2509.01088"] == ["0.282", ""]
+    assert averages["qwen2.5-1.5b-instruct", "icl", "2510.12668 (judged)"] == ["0.249", "0.241"]
+
+
+def test_a_run_is_a_line_of_its_cell_among_those_of_others(here):
+    more = {"seed": 3, "prompts": "99c03d4a6f7e", "provenance": {"git_commit": "957f8e43aaa3"}}
+    add(here, "prag", GOOD, **more)
+    add(here, "prag", BAD, data_type="inference", **more)
+    add(here, "icl", BAD, dataset="own")
+    table = reproduction(here).split("### 2wikimultihopqa")[1].split("###")[0]
+    [mine] = [row for row in cells_of(table) if "yours" in row[2]]
+    by = f"yours, rank=2_alpha=32, {TRAINING}, aug_model={MODEL}, seed 3, prompts 99c03d4a, "
+    by += "commit 957f8e4"
+    assert mine[:5] == [MODEL, "prag", by, "", ""] and mine[6] == ""
+    assert re.fullmatch(r"0\.050 \[0\.\d+, 0\.\d+\] n 20", mine[5])
+    assert mine[7].startswith("0.950 [")
+    before = [row[1] for row in cells_of(table) if row[0] == MODEL].index("combine")
+    assert cells_of(table)[before] == mine  # after the others' prag, before combine

@@ -229,12 +229,20 @@ def test_each_paragraph_of_any_layout_is_a_row_once(root, capsys):
     assert f"{rows} rows indexed (elasticsearch)" in capsys.readouterr().out
 
 
-def test_golden_passages_are_found_word_for_word(root):
-    indexed(DATA / "hotpotqa")
+@pytest.mark.parametrize("dataset, text", [
+    ("hotpotqa", "Hale is a town. Tamsin Roe founded it."),
+    ("musique", "Vessel is a land in the north."),  # a distractor
+    ("strategyqa", "Nobody asks about this."),
+])  # fmt: skip
+def test_golden_passages_are_found_word_for_word(root, dataset, text):
+    indexed(DATA / dataset)
     texts = {text for _, text, _ in read_corpus(root / "index/own.tsv")}
-    total = load_questions("hotpotqa", DATA / "hotpotqa")["total"]
-    assert {"Hale is a town. Tamsin Roe founded it."} < texts
+    total = load_questions(dataset, DATA / dataset)["total"]
+    assert {text} < texts
     assert {passage for one in total for passage in one["golden_passages"]} <= texts
+
+
+def test_a_record_without_a_context_is_named(root):
     refused(r"record 4 of \S+dev\.json has no context; --from", indexed, DATA / "2wikimultihopqa")
 
 

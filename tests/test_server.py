@@ -117,7 +117,7 @@ def test_which_model_is_asked_and_that_any_completion_counts():
             assert fake.requests == []
     for content, text in [(None, ""), (" half a character: \ud83d.", "half a character: .")]:
         with FakeOpenAI(lambda body, content=content: content) as fake:
-            assert open_server("--api_base", fake.url).answer("rewrite", ["one"], [1]) == [text]
+            assert open_server("--api_base", fake.url).answer("rewrite", "one", 1) == text
 
 
 @pytest.mark.parametrize("listed", ["<html>", None, [], {}, {"data": [3]}, {"data": "all"}, 500])
@@ -132,7 +132,7 @@ def test_settings_that_a_server_refuses_are_left_out_and_told_of_once():
     with FakeOpenAI() as fake:
         opened = open_server("--api_base", fake.url, say=said.append)
         fake.refused = {"top_k"}
-        assert opened.answer(PAIRS_REQUEST, ["one", "two"], [1, 2]) == [PAIRS, PAIRS]
+        assert [opened.answer(PAIRS_REQUEST, "one", seed) for seed in (1, 2)] == [PAIRS] * 2
     (line,) = said
     assert "takes no top_k: what the model's own settings or chat template say of it has" in line
     fixed = {"top_p": 1, "min_p": 0, "repetition_penalty": 1, "chat_template_kwargs": TEMPLATE}
@@ -155,7 +155,7 @@ def test_the_key_is_used_and_never_shown(indexed, monkeypatch, capsys):
         opened = open_server("--api_base", fake.url.replace("//", "//me:p%40ss@"))
         assert fake.authorizations[-1] == "Basic bWU6cEBzcw=="  # me:p@ss
         fake.fault = lambda number, body: error(500, "no")
-        said = refused(r"http://\.\.\.@127", opened.answer, PAIRS_REQUEST, ["one"], [1])
+        said = refused(r"http://\.\.\.@127", opened.answer, PAIRS_REQUEST, "one", 1)
     assert "ss@" not in said
     for address in ("localhost:8000", "ftp://me:pass@h/v1"):
         words = r"--api_base .* is not the address .*htt"
@@ -167,7 +167,7 @@ def test_a_fault_that_passes_loses_nothing(fault):
     with FakeOpenAI() as fake:
         opened = open_server("--api_base", fake.url)
         fake.fault = lambda number, body: fault if number % 2 else None
-        assert opened.answer(PAIRS_REQUEST, ["one", "two"], [1, 2]) == [PAIRS, PAIRS]
+        assert [opened.answer(PAIRS_REQUEST, "one", seed) for seed in (1, 2)] == [PAIRS] * 2
         assert len(fake.requests) == 4
 
 
@@ -186,7 +186,7 @@ def test_a_fault_that_stays_is_one_sentence(fault, message):
     with FakeOpenAI() as fake:
         opened = open_server("--api_base", fake.url, "--api_timeout", "0.2" if never else "60")
         fake.fault = lambda number, body: fault
-        assert "\n" not in refused(message, opened.answer, PAIRS_REQUEST, ["one"], [1])
+        assert "\n" not in refused(message, opened.answer, PAIRS_REQUEST, "one", 1)
         if isinstance(fault, threading.Event):
             fault.set()
     refused(r"cannot be reached", open_server, "--api_base", fake.url)  # it is closed now

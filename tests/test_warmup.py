@@ -54,6 +54,18 @@ def test_what_is_chosen_from_the_raw_formats(dataset, past, chosen):
     assert one["question"] == raw["question"] and one["answer"] in (raw["answer"], raw["answer"][0])
 
 
+def test_of_all_published_data_sets_the_papers_are_taken(tmp_path):
+    for name in ("popqa", "musique"):
+        shutil.copytree(DATA.with_name(name), tmp_path / name)
+    flags = ["--data_path", str(tmp_path), "--sample", "1"]
+    sources = get_warmup_data.open_sources(get_warmup_data.parse_arguments(flags))
+    assert [source.dataset for source in sources] == ["popqa"]
+    flags = ["--data_path", str(tmp_path / "musique"), "--sample", "1", "--dataset", "musique"]
+    [source] = get_warmup_data.open_sources(get_warmup_data.parse_arguments(flags))
+    assert (source.dataset, source.past, source.kinds) == ("musique", 3, (warmup.COT,))
+    assert all(one["evidence"] for one in source.records)
+
+
 words = st.sampled_from(["Who is Orr?", "who is orr", "Where is the Orr?", "Where is Hale", "How?"])
 types = st.sampled_from([*DATASETS["hotpotqa"].types, "odd"])
 

@@ -1,22 +1,26 @@
-"""Texts by a model, batch by batch: greedy or sampled, each row as if it were alone."""
+"""Texts by a model, side by side: greedy or sampled, each row as if it were alone."""
 
+from collections import deque
 from collections.abc import Callable, Sequence
+from inspect import signature
 
 import torch
+from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
-from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import LlamaModel, LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-SEGMENT = 32  # tokens after which texts that have ended leave the batch
+# what the library calls the keys and values; its older versions had the second name
+CACHE = "cache" if "cache" in signature(LlamaModel.forward).parameters else "past_key_values"
+SEGMENT = 32  # tokens after which texts that have ended leave, and others take their places
 
 
 class RowProcessor(LogitsProcessor):
     """A step of a generation; `rows` are the prompts, by their places, that are still continued.
-    `width` are the tokens before the texts, `written` the texts' tokens, which each segment adds.
-    """
+    `written` are the texts' tokens up to this segment; its own ones are `input_ids[:, before:]`."""
 
     rows: Sequence[int] = ()
-    width: int = 0
+    before: int = 0
     written: Sequence[list[int]] = ()
 
 
@@ -29,8 +33,14 @@ class SeededSampling(RowProcessor):
 
     def __init__(self, seeds: list[int], temperature: float, top_k: int):
         self.temperature, self.top_k = temperature, top_k
-        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.generators: list[torch.Generator] = []
+        for seed in seeds:
+            self.add(seed)
         self.rows = range(len(seeds))
+
+    def add(self, seed: int) -> None:
+        """One more row."""
+        self.generators.append(torch.Generator().manual_seed(seed))
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """`scores [rows, vocabulary]` of the next token -> noisy scores of the same shape."""
@@ -73,10 +83,23 @@ class RoomyLayer(DynamicLayer):
         for room, own in zip(self.room, states, strict=True):
             room[..., start:end, :] = own
 
+    def keep(self, places: torch.Tensor, start: int) -> None:
+        """Keep these rows alone, from token `start` on."""
+        self.keys, self.values = (s[places, :, start:] for s in (self.keys, self.values))
+        self.room = None
+
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         """Keep these rows alone."""
-        super().batch_select_indices(indices)
-        self.room = None
+        self.keep(indices, 0)
+
+    def join(self, other: "RoomyLayer", length: int) -> None:
+        """Put the rows of `other` beneath; all of them end at `length`, zeros come before."""
+        both = (self.keys, other.keys), (self.values, other.values)
+        self.room = tuple(
+            torch.cat([pad(one, (0, 0, length - one.shape[-2], 2 * SEGMENT)) for one in own])
+            for own in both
+        )
+        self.keys, self.values = (room[..., :length, :] for room in self.room)
 
 
 def roomy_cache(model: PreTrainedModel) -> DynamicCache:
@@ -84,6 +107,83 @@ def roomy_cache(model: PreTrainedModel) -> DynamicCache:
     cache = DynamicCache(config=model.config)
     cache.layers = [RoomyLayer() if type(one) is DynamicLayer else one for one in cache.layers]
     return cache
+
+
+class Batch:
+    """Texts that are written side by side: the numbers of their `rows`, `ids` and `mask`
+    `[rows, length]`, filled up on the left, and the keys and values of all but the last token."""
+
+    def __init__(self, model: PreTrainedModel, pad_id: int):
+        self.model, self.pad_id = model, pad_id
+        self.rows: list[int] = []
+
+    def takes_more(self) -> bool:
+        """Whether others can join: not those that are written, if layers keep only a window."""
+        return not self.rows or all(isinstance(one, RoomyLayer) for one in self.cache.layers)
+
+    def join(self, rows: list[int], prompts: list[list[int]]) -> None:
+        """Begin these texts, too."""
+        parts = [torch.tensor(one, dtype=torch.long, device=self.model.device) for one in prompts]
+        ids = pad_sequence(parts, True, self.pad_id, "left")
+        mask = pad_sequence([torch.ones_like(part) for part in parts], True, 0, "left")
+        if self.rows:
+            others = self._read(ids, mask)
+            most = max(ids.shape[1], self.ids.shape[1])
+            for layer, other in zip(self.cache.layers, others.layers, strict=True):
+                layer.join(other, most - 1)
+            pairs = (self.ids, ids, self.pad_id), (self.mask, mask, 0)
+            ids, mask = (
+                torch.cat([pad(one, (most - one.shape[1], 0), value=fill) for one in (own, new)])
+                for own, new, fill in pairs
+            )
+        else:
+            self.cache = roomy_cache(self.model)
+        self.ids, self.mask = ids, mask
+        self.rows = self.rows + rows
+
+    def _read(self, ids: torch.Tensor, mask: torch.Tensor) -> DynamicCache:
+        """The keys and values of all tokens of these prompts but the last ones."""
+        cache, places = roomy_cache(self.model), (mask.cumsum(-1) - 1).clamp_min(0)
+        self.model.base_model(
+            input_ids=ids[:, :-1],
+            attention_mask=mask[:, :-1],
+            position_ids=places[:, :-1],
+            use_cache=True,
+            **{CACHE: cache},
+        )
+        return cache
+
+    def write(self, tokens: int, processors: list[RowProcessor]) -> torch.Tensor:
+        """Add at most so many tokens to each text, and give them: `[rows, tokens]`."""
+        before = self.ids.shape[1]
+        for one in processors:
+            one.rows, one.before = self.rows, before
+        self.ids = self.model.generate(
+            input_ids=self.ids,
+            attention_mask=self.mask,
+            **{CACHE: self.cache},
+            max_new_tokens=tokens,
+            do_sample=False,
+            logits_processor=processors,
+        )
+        new = self.ids[:, before:]
+        self.mask = torch.cat([self.mask, torch.ones_like(new)], 1)
+        return new
+
+    def keep(self, places: torch.Tensor) -> None:
+        """Keep the texts at these places alone."""
+        self.rows = [self.rows[place] for place in places.tolist()]
+        if not self.rows:
+            return
+        self.ids, self.mask = self.ids[places], self.mask[places]
+        start = 0
+        if all(isinstance(layer, RoomyLayer) for layer in self.cache.layers):
+            start = int(self.mask.argmax(1).min())  # what only longer texts needed
+            self.ids, self.mask = self.ids[:, start:], self.mask[:, start:]
+            for layer in self.cache.layers:
+                layer.keep(places, start)
+        else:
+            self.cache.batch_select_indices(places)
 
 
 @torch.inference_mode()
@@ -98,42 +198,49 @@ def generate(
     watch: RowProcessor | None = None,
     held: Callable[[SeededSampling | None], RowProcessor] | None = None,
     leave: Callable[[torch.Tensor], None] | None = None,
+    width: int | None = None,
+    more: Callable[[int, str], tuple[list[int], int] | None] | None = None,
 ) -> list[str]:
-    """The continuation of each prompt (token ids) as text, without special tokens, as one batch.
-    Greedy at temperature 0; above it sampled, with one seed per prompt. `watch` sees each step;
-    `held` puts around the sampling what holds the texts to a form. Texts that have ended leave
-    the batch every 32 tokens; `leave` is told the places (on the CPU) of the rows that stay."""
-    parts = [torch.tensor(prompt, dtype=torch.long, device=model.device) for prompt in prompts]
-    ids = pad_sequence(parts, True, tokenizer.pad_token_id, "left")
-    mask = pad_sequence([torch.ones_like(part) for part in parts], True, 0, "left")
+    """The continuation of each prompt (token ids) as text, without special tokens, as many side by
+    side as `width` (None: all). Greedy at temperature 0; above it sampled, with one seed per
+    prompt. `watch` sees each step; `held` puts around the sampling what holds the texts to a form.
+    Every 32 tokens texts that have ended leave, and those that wait take their places; `leave` is
+    told the places (on the CPU) of the rows that stay. `more(row, text)` is told each text that has
+    ended and may give one more prompt with its seed, which gets the next row's number."""
     sampling = SeededSampling(seeds, temperature, top_k) if temperature else None
     processors = [one for one in (watch, held(sampling) if held else sampling) if one]
-    written: list[list[int]] = [[] for _ in prompts]
-    rows, cache, left = list(range(len(prompts))), roomy_cache(model), max_new_tokens
     stops = model.generation_config.eos_token_id
-    stops = torch.tensor(stops if isinstance(stops, list) else [stops], device=ids.device)
-    told = [one for one in (*processors, sampling) if one]
-    for one in told:
-        one.width, one.written = ids.shape[1], written
-    while rows and left > 0:
-        for one in told:
-            one.rows = rows
-        output = model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            cache=cache,
-            max_new_tokens=min(SEGMENT, left),
-            do_sample=False,
-            logits_processor=processors,
-        )
-        new, left = output[:, ids.shape[1] :], left - SEGMENT
-        for row, tokens in zip(rows, new.tolist(), strict=True):
+    stops = torch.tensor(stops if isinstance(stops, list) else [stops], device=model.device)
+    waiting, batch = deque(enumerate(prompts)), Batch(model, tokenizer.pad_token_id)
+    written: list[list[int]] = [[] for _ in prompts]
+    for one in processors:
+        one.written = written
+    texts = [""] * len(prompts)
+    while batch.rows or waiting:
+        if waiting and batch.takes_more() and (room := (width or len(prompts)) - len(batch.rows)):
+            joining = [waiting.popleft() for _ in range(min(room, len(waiting)))]
+            batch.join(*map(list, zip(*joining, strict=True)))
+        if sampling:
+            sampling.rows = batch.rows
+        left = max_new_tokens - min(len(written[row]) for row in batch.rows)
+        new = batch.write(min(SEGMENT, left), processors)
+        ended = torch.isin(new, stops).any(-1).tolist()
+        for place, (row, tokens) in enumerate(zip(batch.rows, new.tolist(), strict=True)):
             written[row] += tokens
-        open_ = (~torch.isin(new, stops).any(-1)).nonzero()[:, 0].cpu()
-        rows = [rows[place] for place in open_.tolist()]
-        ids, mask = output[open_], torch.cat([mask, torch.ones_like(new)], 1)[open_]
-        if 0 < len(rows) < len(new):
-            cache.batch_select_indices(open_)
-            if leave:
-                leave(open_)
-    return tokenizer.batch_decode(written, skip_special_tokens=True)
+            ended[place] |= len(written[row]) >= max_new_tokens
+        stay = torch.tensor([place for place, end in enumerate(ended) if not end])
+        done = [row for row, end in zip(batch.rows, ended, strict=True) if end]
+        if done:
+            batch.keep(stay)
+        if leave and done and batch.rows:
+            leave(stay)
+        for row in done:
+            kept = written[row][:max_new_tokens]
+            texts[row] = tokenizer.batch_decode([kept], skip_special_tokens=True)[0]
+            if more and (another := more(row, texts[row])):
+                waiting.append((len(written), another[0]))
+                written.append([])
+                texts.append("")
+                if sampling:
+                    sampling.add(another[1])
+    return texts

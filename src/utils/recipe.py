@@ -103,7 +103,7 @@ class Recipe:
     )
 
     dataset: str = _setting(
-        "data", None, "2wikimultihopqa, hotpotqa, popqa, complexwebquestions, or your own name",
+        "data", None, "a published data set (docs/datasets.md), or your own name",
         required=True, recorded=False,
     )
     data_type: str | None = _setting(

@@ -89,8 +89,9 @@ class Following(FiniteLogits):
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """`scores [rows, vocabulary]`, where a row that must end has its stop token alone."""
         scores = super().__call__(input_ids, scores)
-        texts = input_ids[:, self.width :].tolist()
-        for place, (number, tokens) in enumerate(zip(self.rows, texts, strict=True)):
+        added = input_ids[:, self.before :].tolist()
+        for place, (number, new) in enumerate(zip(self.rows, added, strict=True)):
+            tokens = self.written[number] + new
             request = self.of[self.start + number].request
             if request.gone or len(tokens) >= request.recipe.max_new_tokens:
                 scores[place] = -torch.inf

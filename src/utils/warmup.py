@@ -11,11 +11,13 @@ from pathlib import Path
 from statistics import fmean
 
 from utils import layout
+from utils.datasets import DATASETS
 from utils.files import read_json, read_object, relative
+from utils.forms import read_records
 from utils.lora.examples import Example
 from utils.metrics import extract_answer, normalize, score
 from utils.prompting import PromptEncoder, PromptSet, fill, tidy_question
-from utils.questions import DATASETS, load_questions, load_supporting_sentences, read_records
+from utils.questions import load_questions, load_supporting_sentences
 from utils.running import InputError
 from utils.thoughts import without_thoughts
 

@@ -96,11 +96,22 @@ class Held(RowProcessor):
     others had been forbidden beforehand. A row whose matcher is at its end or fails is left alone.
     """
 
-    def __init__(self, matchers: Sequence[LLMatcher], tokens: int, sampling: SeededSampling | None):
+    def __init__(
+        self, matchers: Sequence[LLMatcher | None], tokens: int, sampling: SeededSampling | None
+    ):
         """`tokens` are those that the matchers know; a model may have more, which mean nothing."""
-        self.matchers, self.tokens, self.sampling = matchers, tokens, sampling
-        self.open = {row for row, matcher in enumerate(matchers) if not matcher.is_error()}
+        self.tokens, self.sampling = tokens, sampling
+        self.matchers: list[LLMatcher | None] = []
+        self.open: set[int] = set()
+        for matcher in matchers:
+            self.add(matcher)
         self.rows = range(len(matchers))
+
+    def add(self, matcher: LLMatcher | None) -> None:
+        """One more row, held to `matcher` (None: to nothing)."""
+        if matcher and not matcher.is_error():
+            self.open.add(len(self.matchers))
+        self.matchers.append(matcher)
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """`scores [rows, vocabulary]` -> scores whose highest of a row is its token."""
@@ -140,7 +151,7 @@ class Held(RowProcessor):
 
 
 class ListForm:
-    """The form of question lists for one model: `held(passages)` is for one batch of `generate`.
+    """The form of question lists for one model: `held(passages)` is for one call of `generate`.
     `order` is that of a pair's fields; a question begins with one of the words `openings`, if there
     are any; `answers_inside`: an answer is words of the passage. Raises `ValueError` if the
     tokenizer is not a fast one, or its tokens do not spell the text that they are decoded to."""
@@ -159,9 +170,14 @@ class ListForm:
             raise ValueError(f"its tokens spell {spelt!r} in place of {PROBE!r}")
         self.order, self.openings, self.answers_inside = order, openings, answers_inside
 
-    def held(self, passages: list[str]) -> Callable[[SeededSampling | None], Held]:
-        """What `generate` takes to write lists about `passages`, one each."""
-        shown = passages if self.answers_inside else [None] * len(passages)
-        grammars = [list_grammar(self.order, passage, self.openings) for passage in shown]
-        matchers = [LLMatcher(self.tokenizer, LLMatcher.grammar_from_lark(one)) for one in grammars]
-        return partial(Held, matchers, self.tokenizer.vocab_size)
+    def matcher(self, passage: str | None) -> LLMatcher | None:
+        """What holds a list about `passage` to the form; None if there is none to hold."""
+        if passage is None:
+            return None
+        shown = passage if self.answers_inside else None
+        grammar = list_grammar(self.order, shown, self.openings)
+        return LLMatcher(self.tokenizer, LLMatcher.grammar_from_lark(grammar))
+
+    def held(self, passages: list[str | None]) -> Callable[[SeededSampling | None], Held]:
+        """What `generate` takes to write lists about `passages`, one each; None is another text."""
+        return partial(Held, [self.matcher(one) for one in passages], self.tokenizer.vocab_size)

@@ -9,9 +9,10 @@ from typing import Any
 import json_repair
 
 from utils.files import hash_json, read_object, relative
+from utils.forms import is_text, problems_in, raise_problems, read_records
 from utils.layout import augmented_file, folder_name
 from utils.metrics import answer_presence, normalize
-from utils.questions import is_text, problems_in, raise_problems, read_records, take_sample
+from utils.questions import take_sample
 from utils.recipe import DEFAULTS
 from utils.running import InputError
 

@@ -15,13 +15,16 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from multiprocessing.pool import ThreadPool
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from utils.arguments import positive_integer, positive_number
 from utils.augmentation.records import PAIR_FIELDS, list_schema
 from utils.augmentation.sampling import Sampling
 from utils.prompting import TEMPLATE_OPTIONS, PromptSet
 from utils.running import InputError
+
+if TYPE_CHECKING:
+    from utils.augmentation.writing import Next, Request
 
 MAX_RETRIES = 8
 ADDRESS = re.compile(r"https?://([^/]*@)?(\[[^/]+\]|[\w.-]+)(:\d+)?(/|$)")
@@ -70,7 +73,7 @@ def add_server_flags(parser: argparse.ArgumentParser) -> None:
 
 
 class Server:
-    """An `Author` whose texts a server writes; `answer` may run in many threads.
+    """An `Author` whose texts a server writes; `write` may run in many threads.
 
     `model` is the server's name for the model. `options` are the parsed flags, `say` prints a line.
     Raises `InputError` if the address is not one, or if the server, asked for its models, cannot be
@@ -148,15 +151,19 @@ class Server:
         with ThreadPool(min(self.threads, len(chunks)) or 1) as pool:
             yield from pool.imap_unordered(write, chunks)
 
-    def answer(self, kind: str, passages: list[str], seeds: list[int]) -> list[str]:
+    def write(self, requests: list["Request"], then: "Next") -> None:
         """See `Author`; one after the other. Raises `InputError` if the server fails."""
+        for request in requests:
+            one: Request | None = request
+            while one:
+                one = then(one, self.answer(one.kind, one.passage, one.seed))
+
+    def answer(self, kind: str, passage: str, seed: int) -> str:
+        """The text that the request `kind` gets. Raises `InputError` if the server fails."""
         import openai
 
         try:
-            return [
-                self._text(kind, passage, seed)
-                for passage, seed in zip(passages, seeds, strict=True)
-            ]
+            return self._text(kind, passage, seed)
         except openai.APIError as error:
             raise self._refusal(error) from None
 

@@ -16,7 +16,8 @@ that is `absent` from the passage or a question that was `repeated`.
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice, pairwise
 from typing import Protocol
@@ -24,11 +25,11 @@ from typing import Protocol
 import torch
 from tqdm import tqdm
 
-from utils.augmentation.constraint import ListForm
+from utils.augmentation.constraint import Held, ListForm
 from utils.augmentation.records import PAIR_FIELDS, PAIRS, in_passage, parse_pairs, read_pairs
 from utils.augmentation.sampling import Sampling
 from utils.files import hash_json, relative
-from utils.generation import RowProcessor, generate
+from utils.generation import RowProcessor, SeededSampling, generate
 from utils.journal import Journal
 from utils.lora.memory import in_halves
 from utils.models import context_length, load_model, load_tokenizer
@@ -38,11 +39,12 @@ from utils.recipe import Recipe
 from utils.running import InputError
 from utils.thoughts import without_thoughts
 
-# A chunk is written and kept as a whole. More batches in one: the failures of all are tried again
-# side by side. Fewer: a stop loses less, and many processes are busy to the end.
+# A chunk is written and kept as a whole. More batches in one: the places of finished texts are
+# taken for longer. Fewer: a stop loses less, and many processes are busy to the end.
 BATCHES_IN_CHUNK = 4
 CHUNKS = 16  # at least, before a chunk grows beyond one batch
 
+LIST = "question_answer_pairs"  # the request for a question list
 COUNTS = ("written", "absent", "repeated")  # of pairs, with --check_answers
 
 Candidates = dict[str, dict]  # work key -> hit
@@ -97,19 +99,29 @@ class Progress:
 
 
 class Watch(RowProcessor):
-    """Tells `progress` what a generation of `count` texts has written; ended texts go on as `pad`s
-    until they leave. Scores stay as they are."""
+    """Tells `progress` how many tokens a generation writes; ended texts go on as `pad`s until they
+    leave. Scores stay as they are."""
 
-    def __init__(self, count: int, pad: int, progress: Callable[[int, int], None]):
-        self.open, self.pad, self.progress = list(range(count)), pad, progress
+    def __init__(self, pad: int, progress: Callable[[int, int], None]):
+        self.pad, self.progress = pad, progress
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Look at the tokens `input_ids [rows, length]` before the next one."""
-        last = dict(zip(self.rows, input_ids[:, -1].tolist(), strict=True))
-        writing = [row for row in self.open if last.get(row, self.pad) != self.pad]
-        self.progress(len(self.open) - len(writing), len(writing))
-        self.open = writing
+        self.progress(0, int((input_ids[:, -1] != self.pad).sum()))
         return scores
+
+
+@dataclass(frozen=True)
+class Request:
+    """A text that is asked for: `kind` (see `PromptSet.request`) and seed, for whom (a key)."""
+
+    kind: str
+    passage: str
+    seed: int
+    key: str
+
+
+Next = Callable[[Request, str], Request | None]  # what is asked for when a text has come
 
 
 class Author(Protocol):
@@ -124,8 +136,8 @@ class Author(Protocol):
     def each(self, write: Callable[[dict], dict], chunks: list[dict]) -> Iterator[dict]:
         """`write(chunk)` for each chunk, as it is finished."""
 
-    def answer(self, kind: str, passages: list[str], seeds: list[int]) -> list[str]:
-        """The text that the request `kind` (see `PromptSet.request`) gets for each passage."""
+    def write(self, requests: list[Request], then: Next) -> None:
+        """Write what is asked for, and what `then` asks for when it is told a text."""
 
 
 class LocalModel:
@@ -179,71 +191,99 @@ class LocalModel:
         """See `Author`; one after the other."""
         return map(write, chunks)
 
-    def answer(self, kind: str, passages: list[str], seeds: list[int]) -> list[str]:
-        """See `Author`; the batches are alike in length."""
-        prompts = [self.encoder.request(kind, passage) for passage in passages]
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-        answers = [""] * len(prompts)
-        form = self.form if kind == "question_answer_pairs" else None
+    def write(self, requests: list[Request], then: Next) -> None:
+        """See `Author`; those that wait take the places of finished ones."""
+        asked, held = list(requests), []
 
-        def write(batch: list[int]) -> list[str]:
-            watch = Watch(len(batch), self.tokenizer.pad_token_id, self.progress)
-            texts = generate(
-                self.model,
-                self.tokenizer,
-                [prompts[i] for i in batch],
-                self.sampling.max_new_tokens,
-                seeds=[seeds[i] for i in batch],
-                temperature=self.sampling.temperature,
-                top_k=self.sampling.top_k_sampling,
-                watch=watch,
-                held=form and form.held([passages[i] for i in batch]),
-            )
-            self.progress(len(watch.open), 0)  # those that end with the last token
-            return texts
+        def form(sampling: SeededSampling | None) -> Held:
+            held.append(self.form.held([self._passage(one) for one in asked])(sampling))
+            return held[0]
 
-        for start in range(0, len(order), self.batch_size):
-            batch = order[start : start + self.batch_size]
-            texts = in_halves(write, batch, "texts", "use a smaller --max_new_tokens")
-            for i, text in zip(batch, texts, strict=True):
-                answers[i] = text.strip()
-        return answers
+        def more(row: int, text: str) -> tuple[list[int], int] | None:
+            self.progress(1, 0)
+            one = then(asked[row], text.strip())
+            if one is None:
+                return None
+            asked.append(one)
+            if held:
+                held[0].add(self.form.matcher(self._passage(one)))
+            return self._prompt(one), one.seed
+
+        generate(
+            self.model,
+            self.tokenizer,
+            [self._prompt(one) for one in asked],
+            self.sampling.max_new_tokens,
+            seeds=[one.seed for one in asked],
+            temperature=self.sampling.temperature,
+            top_k=self.sampling.top_k_sampling,
+            watch=Watch(self.tokenizer.pad_token_id, self.progress),
+            held=self.form and form,
+            width=self.batch_size,
+            more=more,
+        )
+
+    def _prompt(self, request: Request) -> list[int]:
+        return self.encoder.request(request.kind, request.passage)
+
+    def _passage(self, request: Request) -> str | None:
+        """What a list is about; None for a text without a form."""
+        return request.passage if request.kind == LIST else None
 
 
 def write_chunk(chunk: dict[str, str], author: Author) -> dict:
-    """The texts about the passages of `chunk` (key -> passage): `{"results": {key: result}}`.
+    """The texts about the passages of `chunk` (key -> passage): `{"results": {key: result}}`."""
+    results: dict[str, dict] = {}
 
-    Question lists come first, for all; those that are not valid are tried again side by side; a
-    passage that has one gets a rewrite. More than three pairs are those of further lists, the new
-    questions alone; a passage that gets fewer in all attempts keeps them. With `--check_answers`
-    the good pairs of a list are kept, and the next attempt adds to them.
+    def write(keys: list[str]) -> list[str]:
+        waiting = {key: texts_about(chunk[key], key, author.sampling) for key in keys}
+
+        def then(request: Request, text: str) -> Request | None:
+            try:
+                return waiting[request.key].send(without_thoughts(text))
+            except StopIteration as finished:
+                results[request.key] = finished.value
+                return None
+
+        author.write([next(asking) for asking in waiting.values()], then)
+        return keys
+
+    in_halves(write, list(chunk), "texts", "use a smaller --max_new_tokens")
+    return {"results": {key: results[key] for key in chunk}}
+
+
+def texts_about(passage: str, key: str, sampling: Sampling) -> Generator[Request, str, dict]:
+    """Ask for one text about `passage` after the other, and return the result.
+
+    A question list that is not valid is tried again; a passage that has one gets a rewrite. More
+    than three pairs are those of further lists, the new questions alone; a passage that gets fewer
+    in all attempts keeps them. With `--check_answers` the good pairs of a list are kept, and the
+    next attempt adds to them.
     """
-    sampling = author.sampling
-    lists = -(-sampling.pairs // PAIRS)
-    counts = dict.fromkeys(("attempts", *(COUNTS if sampling.check_answers else ())), 0)
-    results = {key: {"rewrite": None, "qa": None, **counts} for key in chunk}
 
-    def ask(kind: str, keys: list[str], salt: str) -> Iterator[tuple[dict, str]]:
+    def ask(kind: str, salt: str) -> Request:
         # a sample depends on the seed and on what it is for, never on its neighbours
-        seeds = [int(hash_json([sampling.seed, f"{salt} {key}"])[:15], 16) for key in keys]
-        texts = author.answer(kind, [chunk[key] for key in keys], seeds)
-        return zip([results[key] for key in keys], map(without_thoughts, texts), strict=True)
+        seed = int(hash_json([sampling.seed, f"{salt} {key}"])[:15], 16)
+        return Request(kind, passage, seed, key)
 
+    counts = dict.fromkeys(("attempts", *(COUNTS if sampling.check_answers else ())), 0)
+    result = {"rewrite": None, "qa": None, **counts}
+    lists = -(-sampling.pairs // PAIRS)
     # greedy decoding would only repeat itself
     for attempt in range(lists * sampling.max_attempts if sampling.temperature else 1):
-        missing = [key for key in chunk if len(results[key]["qa"] or []) < sampling.pairs]
-        answers = ask("question_answer_pairs", missing, f"qa {attempt}")
-        for key, (result, text) in zip(missing, answers, strict=True):
-            new = checked(result, text, chunk[key]) if sampling.check_answers else parse_pairs(text)
-            pairs = joined(result["qa"], new, sampling.pairs)
-            result.update(qa=pairs, attempts=attempt + 1)
-    for result in results.values():
-        if len(result["qa"] or []) < PAIRS:
-            result["qa"] = None
-    for result, text in ask("rewrite", [k for k in chunk if results[k]["qa"]], "rewrite"):
+        if len(result["qa"] or []) >= sampling.pairs:
+            break
+        text = yield ask(LIST, f"qa {attempt}")
+        new = checked(result, text, passage) if sampling.check_answers else parse_pairs(text)
+        pairs = joined(result["qa"], new, sampling.pairs)
+        result.update(qa=pairs, attempts=attempt + 1)
+    if len(result["qa"] or []) < PAIRS:
+        result["qa"] = None
+    if result["qa"]:
+        text = yield ask("rewrite", "rewrite")
         # without a rewrite it is dropped too
         result.update(rewrite=text, qa=result["qa"] if text else None)
-    return {"results": results}
+    return result
 
 
 def checked(result: dict, text: str, passage: str) -> list[dict]:

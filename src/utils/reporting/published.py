@@ -1,4 +1,4 @@
-"""The paper's figures (`published.json`), for runs that have the paper's settings."""
+"""The paper's figures and those of others (`published.json`)."""
 
 from functools import cache
 from pathlib import Path
@@ -16,12 +16,13 @@ PAPER = Recipe().settings("adapter", "merging").keys() - NOT_ASKED
 
 @cache
 def published() -> dict:
-    """All of `published.json`, with its `source` and number of `questions` of a data type."""
+    """All of `published.json`: the paper's figures with their `source` and number of `questions` of
+    a data type, and the `reports` of others, each with its own source."""
     return read_json(Path(__file__).with_name("published.json"), "the paper's results")
 
 
 @cache
-def _name(model: str) -> str:
+def short_name(model: str) -> str:
     """The short name of the model whose folders are named `model`; `model` if it has none."""
     models = Path(__file__).parents[3] / "configs/models.json"
     for short, hub_id in read_json(models, "the list of models").items():
@@ -38,5 +39,5 @@ def published_f1(run: Run) -> float | None:
     if run.base_method in IN_PARAMETERS:
         table = {"random": "f1", "warmup": "f1_warmup"}.get(run.value("init_adapter"), "")
         like_paper &= run.is_default(PAPER) and run.value("augment_model") in (None, run.model)
-    of_model = published().get(table, {}).get(_name(run.model), {}) if like_paper else {}
+    of_model = published().get(table, {}).get(short_name(run.model), {}) if like_paper else {}
     return of_model.get(run.base_method, {}).get(f"{run.dataset}/{run.data_type}")

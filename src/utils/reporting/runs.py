@@ -12,10 +12,11 @@ from typing import Any
 import pandas as pd
 
 from utils import layout
+from utils.datasets import DATASETS
 from utils.files import hash_json, read_json, read_object, relative
+from utils.forms import read_records
 from utils.journal import agree
 from utils.metrics import METRICS, score
-from utils.questions import DATASETS, read_records
 from utils.recipe import DEFAULTS, METHODS
 from utils.running import InputError
 
