@@ -18,7 +18,8 @@ from utils.provenance import provenance
 
 SCRIPTS = sorted(
     str(path.relative_to(REPOSITORY))
-    for place in ("src/*.py", "*.py", "benchmarks/effect*.py", "benchmarks/real*.py")
+    for place in ("src/*.py", "*.py", "benchmarks/effect*.py", "benchmarks/real*.py",
+                  "benchmarks/counter*.py")
     for path in REPOSITORY.glob(place)
     if "parse_arguments" in path.read_text(encoding="utf-8")
 )

@@ -86,16 +86,21 @@ class Result:
     def __post_init__(self):
         recipe = self.experiment.recipe
         self.leaf: Path = results_folder(recipe, self.data_type)
-        self.records = self.experiment.records[self.data_type]
+        self.records = self.experiment.asked[self.data_type]
+        controls = recipe.settings("control").items()
         self.config = {
             **self.experiment.settings,
             **recipe.settings("answer", "merging"),
+            **{name: value for name, value in controls if value},
             "dtype": self.experiment.dtype,
             "sample": recipe.sample,
-            "data": texts_hash(self.records),
+            "data": texts_hash(self.experiment.records[self.data_type]),
         }
+        if recipe.locality:
+            asked = [[record["question"], record["answer"]] for record in self.records]
+            self.config["locality"] = hash_json(asked)
         if self.base:
-            passages = self.experiment.passages(self.data_type)
+            passages = self.experiment.passages(self.data_type, self.records)
             hashes = [weights_hash(folder) for own in passages for folder, _ in own]
             self.config |= {"base": self.base, WEIGHTS: hash_json(hashes)}
 
@@ -190,13 +195,16 @@ def _alike(path: Path, text: str) -> bool:
 
 
 class FiniteLogits(RowProcessor):
-    """Watches a generation: `bad` are the prompts whose logits were not always finite."""
+    """Watches a generation: `bad` are the prompts whose logits were not always finite, `first` the
+    logits `[prompts, vocabulary]` of the first token."""
 
     def __init__(self) -> None:
         self.bad: set[int] = set()
+        self.first: torch.Tensor | None = None
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """`scores [rows, vocabulary]` as they are; a token that a model rules out has -inf."""
+        self.first = scores if self.first is None else self.first
         fine = (scores < torch.inf).all(-1).tolist()
         self.bad |= {row for row, good in zip(self.rows, fine, strict=True) if not good}
         return scores
@@ -210,6 +218,13 @@ class FiniteLogits(RowProcessor):
                 f"the model's output {what}question {bad[0]} (data_{bad[0]}) is not finite; "
                 f"{remedy}--dtype float32"
             )
+
+
+def divergence(base: torch.Tensor, adapted: torch.Tensor) -> torch.Tensor:
+    """KL(base || adapted) of the distributions that these logits `[rows, vocabulary]` mean, in
+    nats `[rows]`; a token that both rule out adds nothing."""
+    p, q = (logits.float().log_softmax(-1) for logits in (base, adapted))
+    return torch.where(p == -torch.inf, 0.0, p.exp() * (p - q)).sum(-1)
 
 
 class Answering:
@@ -283,7 +298,7 @@ class Answering:
         for batch, merged in merger.ahead(batches) if merger else ((b, None) for b in batches):
             first = prompts[batch[0]] if records[batch[0]]["augment"] else None
 
-            def answer(rows: list[int], batch=batch, merged=merged, first=first) -> list[str]:
+            def answer(rows: list[int], batch=batch, merged=merged, first=first) -> list[tuple]:
                 if merger:
                     merger.use(merged, rows, first)
                 numbers, finite = [batch[row] for row in rows], FiniteLogits()
@@ -291,11 +306,16 @@ class Answering:
                 how = (self.model, experiment.tokenizer, asked, recipe.max_new_tokens)
                 texts = generate(*how, watch=finite, leave=merger and self.bank.keep)
                 finite.check(numbers, bool(merger))
-                return texts
+                more = [{}] * len(rows)
+                if merger and recipe.locality:
+                    with self.bank.cleared():
+                        generate(*how[:3], 1, watch=(alone := FiniteLogits()))
+                    more = [{"kl": kl} for kl in divergence(alone.first, finite.first).tolist()]
+                return list(zip(texts, more, strict=True))
 
             remedy = "use a smaller --max_new_tokens, or fewer passages"
-            texts = in_halves(answer, list(range(len(batch))), "questions", remedy)
-            rows = zip(batch, texts, strict=True)
-            predictions = [prediction_of(records[did], text, recipe) for did, text in rows]
+            answers = in_halves(answer, list(range(len(batch))), "questions", remedy)
+            rows = zip(batch, answers, strict=True)
+            predictions = [prediction_of(records[d], text, recipe) | kl for d, (text, kl) in rows]
             before, mark = mark, time.perf_counter()
             yield {"seconds": mark - before, "questions": batch, "predictions": predictions}

@@ -51,7 +51,8 @@ def open_merger(
             raise InputError(f"{where} was replaced since passages grew from it; {REMEDY}")
         return loaded
 
-    return Merger(bank, experiment.recipe, experiment.passages(data_type), base)
+    passages = experiment.passages(data_type, experiment.asked[data_type])
+    return Merger(bank, experiment.recipe, passages, base)
 
 
 class Merger:
