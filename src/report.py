@@ -2,12 +2,16 @@
 
     python src/report.py
     python src/report.py --dataset demo --model_name data/demo/demo-model
+    python src/report.py --dataset demo --evidence
 
 Writes into `output/report/`: `table.md` (methods against data types, as in the paper's table 1:
 mean F1 with its 95% interval, marks of a paired test against `icl` and `prag`, the paper's figure,
 seconds and tokens), `table.csv` (every metric, interval and p-value, one line per run and question
 type), `f1_by_method` and `f1_against_seconds` (each as .png and .pdf). Results that were answered
 with other settings, questions or passages are in tables of their own. Prints a short table.
+
+With --evidence it prints and writes `evidence.md` alone: a page on what the score of `prag` is made
+of, from the results that configs/evidence.sh makes (docs/evidence.md).
 """
 
 import argparse
@@ -27,6 +31,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     samples = "resamples of the questions for an interval, and random sign flips for a test"
     add("--bootstrap_samples", type=positive_integer, default=10_000, help=samples)
     add("--seed", type=seed_number, default=0, help="seed of both, 0 or more")
+    page = "knowledge, format, robustness and cost of prag with its controls, on one page"
+    add("--evidence", action="store_true", help=page)
     return parser.parse_args(arguments)
 
 
@@ -34,6 +40,7 @@ def main() -> None:
     """Read, compare, write, print."""
     options = parse_arguments()
     from utils.reporting.comparing import figures_of
+    from utils.reporting.evidence import evidence_pages
     from utils.reporting.plots import plot_f1_against_seconds, plot_f1_by_method
     from utils.reporting.runs import output_folder, read_runs
     from utils.reporting.tables import csv_table, harmless, markdown_report, terminal_table
@@ -47,8 +54,14 @@ def main() -> None:
             f"there is no result to show under {relative(output)}; run augment.py, encode.py and "
             "inference.py first (bash configs/demo.sh shows how), or choose others"
         )
-    figures = figures_of(runs, samples, seed)
     folder = output / "report"
+    if options.evidence:
+        if not (pages := evidence_pages(runs, samples, seed)):
+            raise InputError("no prag has a control beside it; run configs/evidence.sh first")
+        write_text(folder / "evidence.md", pages)
+        print(pages, relative(folder / "evidence.md"), sep="\n")
+        return
+    figures = figures_of(runs, samples, seed)
     write_text(folder / "table.md", markdown_report(figures, left_out, samples, seed))
     write_text(folder / "table.csv", csv_table(figures))
     plot_f1_by_method(figures, folder / "f1_by_method.png")
