@@ -98,10 +98,16 @@ def main() -> None:
         author = server or LocalModel(*own)
         if not server:
             refuse_long(author, [message for result in waiting for message in result.messages])
-        total = sum(len(result.messages) for result in waiting)
+        total, old = sum(len(result.messages) for result in waiting), list(waiting)
+
+        def begin() -> None:
+            """From the first new verdict on a stopped --overwrite goes on without the flag."""
+            while old:
+                old.pop().forget()
+
         with processes.bar("judge", "answer", total, total) as bar:
             for result in waiting:
-                result.ask(author, said, bar.update)
+                result.ask(author, said, begin, bar.update)
 
     # 3. Say what came out
     for result in results:

@@ -90,7 +90,7 @@ def test_every_control_is_on_its_line_beside_what_it_is_compared_with(made):
     for method in ("icl", "prag"):
         assert f1[method] == "0.950"
         assert {n: f1[f"{method}, {n}"] for n in noisy} == noisy
-    assert robust["icl, noise: all"][-2].startswith("-0.900 to icl, p")
+    assert robust["icl, noise: all"][-1].startswith("-0.900 to icl, p")
     assert robust["warm: prag"][-1].startswith("-0.450 to closed_book, p")
     assert "= 0.675 nats from the model's own (median 0.500)" in made
     assert lines_of(made, "Cost")["icl"] == ["0.5", "200", "3"]

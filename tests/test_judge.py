@@ -103,7 +103,12 @@ def test_what_was_judged_is_kept_and_other_judges_and_answers_are_refused(copy):
         }
         other = by(fake, "--max_new_tokens", "9")
         refused("judge.json was made with max_new_tokens = 16, .* --overwrite", run, judge, *other)
-        run(judge, *other, "--overwrite")
+        fake.fault = lambda number, body: error(401, "expired") if number > last + 3 else None
+        last = len(fake.requests)
+        refused("expired", run, judge, *other, "--overwrite")
+        fake.fault = lambda number, body: None
+        run(judge, *other)  # goes on without the flag
+        assert {verdicts(leaf)["max_new_tokens"] for leaf in leaves(copy)} == {9}
         answer("icl", "--answer_cut", "none", "--max_new_tokens", "2")
         run(judge, *other)  # the new result alone
         with edited(copy / RESULTS / "icl/dev/predict.json") as rows:

@@ -65,16 +65,26 @@ class Judgement:
             return None
         made = read_object(path, "the verdicts")
         made_with = {name: made.get(name) for name in self.settings}
-        remedy = "use the same judge, or --overwrite to judge again"
+        remedy = "use the same judge, delete that file, or give --overwrite to judge all again"
         refuse_difference(relative(path), made_with, self.settings, remedy)
         with suppress(InputError):  # of a kill before its removal
             remove_journal(self.folder / JOURNAL)
         texts = [row["text"] for row in verdicts_of(made, self.rows, path)]
         return dict(zip(self.messages, texts, strict=True))
 
-    def ask(self, author: "Author", known: dict[str, str], tell: Callable[[int], None]) -> None:
-        """Ask `author` what neither `known` nor the journal holds, `tell` how many rows that
-        settles, add it to `known`, and save."""
+    def forget(self) -> None:
+        """Remove the verdicts that are there, before others come: `--overwrite`."""
+        (self.folder / VERDICTS).unlink(missing_ok=True)
+
+    def ask(
+        self,
+        author: "Author",
+        known: dict[str, str],
+        begin: Callable[[], None],
+        tell: Callable[[int], None],
+    ) -> None:
+        """Ask `author` what neither `known` nor the journal holds, add it to `known`, and save.
+        After new verdicts comes `begin()`; `tell` how many rows they settle."""
         with Journal(self.folder / JOURNAL, self.settings) as journal:
             said = known | {message: text for item in journal.items for message, text in item}
             wave = {one: one for one in self.messages if one not in said}
@@ -86,7 +96,7 @@ class Judgement:
 
             for item in author.each(answered, author.cut(wave) if wave else []):
                 journal.add(item)
-                (self.folder / VERDICTS).unlink(missing_ok=True)  # after --overwrite
+                begin()
                 said |= item
                 asked = {message for message, _ in item}
                 tell(sum(one in asked for one in self.messages))

@@ -188,7 +188,7 @@ class Evidence:
         """Other questions with each question's adapters, against the model alone."""
         lines, said = [], []
         for base in self.found("closed_book", locality=True):
-            name = base.method.partition("_locality=")[2]
+            name = harmless(base.method.partition("_locality=")[2], "markdown")
             lines.append(self._line(f"{name}: closed_book", base, None, ""))
             for method in IN_PARAMETERS:
                 same = self.found(method, locality=True)
@@ -247,7 +247,7 @@ class Evidence:
         gain is not significant."""
         base, plain = self.one("closed_book"), self.plain
         other = run.base_method != "prag" or run is plain or "locality" in run.config
-        if base is None or other:
+        if base is None or other or run.value("noise"):
             return ""
         alone, whole, own = (one.scores["f1"] for one in (base, plain, run))
         gain = whole.mean() - alone.mean()
@@ -258,7 +258,7 @@ class Evidence:
 
 def _table(lines: Iterable[list[str]]) -> list[str]:
     """A table in Markdown; lines without cells are left out, "" without any."""
-    head, *body = [[harmless(cell, "markdown") for cell in line] for line in lines if line]
+    head, *body = filter(None, lines)
     if not body:
         return ["No result."]
     first, *rest = aligned([head, *body], "| ", " | ", " |")
