@@ -89,9 +89,9 @@ def _other_answer(record: dict, pool: list[tuple[set[str], str]], seed: str) -> 
 
 def _frame(question: str) -> set[str]:
     """The words of a question that are no names."""
-    first, *rest = question.split()
-    words = [first, *(word for word in rest if not word[:1].isupper())]
-    return {word.lower().strip("?.,") for word in words}
+    words = enumerate(question.split())
+    kept = [word for number, word in words if number == 0 or not word[:1].isupper()]
+    return {word.lower().strip("?.,") for word in kept}
 
 
 def _form(answer: str) -> str:
