@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 GGUF := models/SmolLM2-135M-Instruct.Q4_1.gguf
 
-.PHONY: setup demo serve model real effect test test-slow lint bench bench-check prompts demo-world demo-model clean-demo
+.PHONY: setup demo serve model real effect evidence test test-slow lint bench bench-check prompts demo-world demo-model clean-demo
 
 setup: .venv/ready
 
@@ -35,6 +35,9 @@ real: model                ## real questions with that model, four ways of answe
 
 effect: setup              ## methods and controls with three seeds, table and figures: docs/demo_results/effect.md
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash configs/demo_effect.sh
+
+evidence: setup            ## what the demo's score is made of, on one page: docs/evidence.md
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash configs/evidence.sh
 
 test: setup                ## the fast tests on two cores, with line coverage of src/
 	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered --cov-fail-under=85

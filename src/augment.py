@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from utils.arguments import add_shard_flag, new_parser, positive_integer
 from utils.augmentation.sampling import Sampling, add_sampling_flags
-from utils.augmentation.server import Server, add_server_flags
+from utils.augmentation.server import Server, add_server_flags, check_server_flags
 from utils.layout import CORPUS
 from utils.questions import ANSWERS
 from utils.recipe import Recipe, add_flags, parse_recipe
@@ -65,8 +65,7 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namesp
     )
     add_shard_flag(running)
     options, recipe = parse_recipe(parser, arguments)
-    if not options.api_base and (options.api_base == "" or options.api_model):
-        parser.error("--api_base: give the server's address, such as http://localhost:8000/v1")
+    check_server_flags(parser, options)
     if options.shard and options.overwrite:
         parser.error(
             "--overwrite would forget what other jobs have written; with --shard, move the files "

@@ -13,6 +13,8 @@ r"""Stage 3: answer the questions, in one of five ways.
 * prag: the sum of the passages' adapters in the model (arXiv:2501.15915, section 3.3)
 * combine: prag and icl together
 
+The controls (--leave_out, --noise, --locality) change what is read or asked: docs/evidence.md.
+
 Writes `config.json`, `predict.json`, `result.txt` under `output/`. Started again, it goes on.
 """
 
@@ -26,7 +28,7 @@ from utils.running import run_stage
 def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namespace, Recipe]:
     """The command line."""
     parser = new_parser(__doc__)
-    add_flags(parser, "model", "data", "adapter", "answer", "merging")
+    add_flags(parser, "model", "data", "adapter", "answer", "merging", "control")
     running = parser.add_argument_group("running")
     add_shard_flag(running)
     overwriting = "answer again what is answered already"

@@ -3,6 +3,7 @@
     python src/report.py
     python src/report.py --dataset demo --model_name data/demo/demo-model
     python src/report.py --reproduction
+    python src/report.py --dataset demo --evidence
 
 Writes into `output/report/`: `table.md` (methods against data types, as in the paper's table 1:
 mean F1 with its 95% interval, marks of a paired test against `icl` and `prag`, the paper's figure,
@@ -12,6 +13,8 @@ with other settings, questions or passages are in tables of their own. Prints a 
 
 With --reproduction it writes `reproduction.md` alone: the tables of docs/reproduction.md, with a
 line for each of your runs of a published data set among those of the paper and of others.
+With --evidence it prints and writes `evidence.md` alone: a page on what the score of `prag` is made
+of, from the results that configs/evidence.sh makes (docs/evidence.md).
 """
 
 import argparse
@@ -35,6 +38,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "what the paper, others and your runs report for each cell of the paper's tables, alone"
     )
     add("--reproduction", action="store_true", help=matrix)
+    page = "knowledge, format, robustness and cost of prag with its controls, on one page"
+    add("--evidence", action="store_true", help=page)
     return parser.parse_args(arguments)
 
 
@@ -42,6 +47,7 @@ def main() -> None:
     """Read, compare, write, print."""
     options = parse_arguments()
     from utils.reporting.comparing import figures_of
+    from utils.reporting.evidence import evidence_pages
     from utils.reporting.plots import plot_f1_against_seconds, plot_f1_by_method
     from utils.reporting.reproduction import matrix
     from utils.reporting.runs import output_folder, read_runs
@@ -61,6 +67,12 @@ def main() -> None:
             f"there is no result to show under {relative(output)}; run augment.py, encode.py and "
             "inference.py first (bash configs/demo.sh shows how), or choose others"
         )
+    if options.evidence:
+        if not (pages := evidence_pages(runs, samples, seed)):
+            raise InputError("no prag has a control beside it; run configs/evidence.sh first")
+        write_text(folder / "evidence.md", pages)
+        print(pages, relative(folder / "evidence.md"), sep="\n")
+        return
     figures = figures_of(runs, samples, seed)
     write_text(folder / "table.md", markdown_report(figures, left_out, samples, seed))
     write_text(folder / "table.csv", csv_table(figures))

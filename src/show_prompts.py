@@ -8,7 +8,7 @@ import argparse
 
 from utils.arguments import new_parser
 from utils.datasets import PAPER
-from utils.prompting import PROMPTS_FOLDER, PromptSet, load_prompts
+from utils.prompting import JUDGE, PROMPTS_FOLDER, PromptSet, load_prompts
 from utils.running import run_stage
 from utils.warmup import ReasoningRequest
 
@@ -49,6 +49,8 @@ def document_of(name: str) -> str:
     pairs_request = plain.request("question_answer_pairs", PASSAGES[0])
     text += fenced("Write question-answer pairs", pairs_request)
     text += fenced("A passage with its augmentation, one pair of three: da_icl", augmented)
+    if JUDGE in plain.texts:
+        text += fenced("A judge's verdict", plain.judgement(QUESTION, [ANSWER], FULL_ANSWER))
     text += "".join(modes(plain, False, "Direct", ANSWER))
     for file in sorted((PROMPTS_FOLDER / "fewshot").glob("*.json")):
         with_cot, whole = load_prompts(name, file.stem, with_cot=True), file.stem in PAPER

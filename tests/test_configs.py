@@ -23,6 +23,7 @@ SCRIPTS = sorted(
         "*.py",
         "benchmarks/effect*.py",
         "benchmarks/real*.py",
+        "benchmarks/counter*.py",
         "benchmarks/writing.py",
     )
     for path in REPOSITORY.glob(place)

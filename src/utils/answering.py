@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import torch
 from transformers import PreTrainedModel
 
 from utils.augmentation.records import texts_hash
-from utils.batches import FiniteLogits, answer_batch
+from utils.batches import FiniteLogits, FirstLogits, answer_batch
 from utils.experiment import Experiment
 from utils.files import (
     hash_json,
@@ -86,16 +87,21 @@ class Result:
     def __post_init__(self):
         recipe = self.experiment.recipe
         self.leaf: Path = results_folder(recipe, self.data_type)
-        self.records = self.experiment.records[self.data_type]
+        self.records = self.experiment.asked[self.data_type]
+        controls = recipe.settings("control").items()
         self.config = {
             **self.experiment.settings,
             **recipe.settings("answer", "merging"),
+            **{name: value for name, value in controls if value},
             "dtype": self.experiment.dtype,
             "sample": recipe.sample,
-            "data": texts_hash(self.records),
+            "data": texts_hash(self.experiment.records[self.data_type]),
         }
+        if recipe.locality:
+            asked = [[record["question"], record["answer"]] for record in self.records]
+            self.config["locality"] = hash_json(asked)
         if self.base:
-            passages = self.experiment.passages(self.data_type)
+            passages = self.experiment.passages(self.data_type, self.records)
             hashes = [weights_hash(folder) for own in passages for folder, _ in own]
             self.config |= {"base": self.base, WEIGHTS: hash_json(hashes)}
 
@@ -189,6 +195,13 @@ def _alike(path: Path, text: str) -> bool:
     return False
 
 
+def divergence(base: torch.Tensor, adapted: torch.Tensor) -> torch.Tensor:
+    """KL(base || adapted) of the distributions that these logits `[rows, vocabulary]` mean, in
+    nats `[rows]`; a token that both rule out adds nothing."""
+    p, q = (logits.float().log_softmax(-1) for logits in (base, adapted))
+    return torch.where(p == -torch.inf, 0.0, p.exp() * (p - q)).sum(-1)
+
+
 class Answering:
     """Answers the questions of one data type after the other; loads the model when it is needed."""
 
@@ -259,12 +272,20 @@ class Answering:
         mark = time.perf_counter()
         for batch, merged in merger.ahead(batches) if merger else ((b, None) for b in batches):
             first = prompts[batch[0]] if records[batch[0]]["augment"] else None
-            asked, finite = [prompts[did] for did in batch], FiniteLogits()
-            how = (self.model, experiment.tokenizer, asked, recipe.max_new_tokens, finite)
+            asked = [prompts[did] for did in batch]
+            watch = FirstLogits() if recipe.locality else FiniteLogits()
+            how = (self.model, experiment.tokenizer, asked)
             adapters = (partial(merger.use, merged, prompt=first), self.bank.keep) if merger else ()
-            texts = [text for text, _ in answer_batch(*how, *adapters)]
-            finite.check(batch, bool(merger))
-            rows = zip(batch, texts, strict=True)
-            predictions = [prediction_of(records[did], text, recipe) for did, text in rows]
+            written = answer_batch(*how, recipe.max_new_tokens, watch, *adapters)
+            watch.check(batch, bool(merger))
+            predictions = [
+                prediction_of(records[did], text, recipe)
+                for did, (text, _) in zip(batch, written, strict=True)
+            ]
+            if merger and recipe.locality:
+                with self.bank.cleared():
+                    answer_batch(*how, 1, alone := FirstLogits())
+                moved = divergence(alone.first, watch.first).tolist()
+                predictions = [row | {"kl": kl} for row, kl in zip(predictions, moved, strict=True)]
             before, mark = mark, time.perf_counter()
             yield {"seconds": mark - before, "questions": batch, "predictions": predictions}

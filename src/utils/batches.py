@@ -37,6 +37,25 @@ class FiniteLogits(RowProcessor):
             )
 
 
+class FirstLogits(FiniteLogits):
+    """Also holds the logits of each prompt's first token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[int, torch.Tensor] = {}
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """`scores [rows, vocabulary]` as they are."""
+        for row, own in zip(self.rows, scores, strict=True):
+            self.found.setdefault(self.start + row, own)
+        return super().__call__(input_ids, scores)
+
+    @property
+    def first(self) -> torch.Tensor:
+        """These logits, `[prompts, vocabulary]`."""
+        return torch.stack([self.found[row] for row in range(len(self.found))])
+
+
 def answer_batch(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

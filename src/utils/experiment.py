@@ -7,6 +7,7 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from utils.augmentation.records import read_sample
+from utils.controls import controlled
 from utils.files import hash_json
 from utils.layout import (
     adapters_folder,
@@ -117,6 +118,11 @@ class Experiment:
         """The same with trained adapters, of which other sources make theirs."""
         return Experiment(replace(self.recipe, adapters="trained"))
 
+    @cached_property
+    def asked(self) -> dict[str, list[dict]]:
+        """The records as they are answered: of the recipe's controls, without any the `records`."""
+        return {name: controlled(rows, self.recipe) for name, rows in self.records.items()}
+
     def encoder_for(self, max_length: int) -> PromptEncoder:
         """What makes prompts of at most `max_length` tokens."""
         return PromptEncoder(self.tokenizer, self.prompts, self.recipe.with_cot, max_length)
@@ -156,12 +162,20 @@ class Experiment:
             works.setdefault((data, group), work).folders.append(folder)
         return list(works.values())
 
-    def passages(self, data_type: str) -> list[list[tuple[Path, dict]]]:
-        """Each question's passages: an adapter's folder and the entry of the augmented data."""
+    def passages(
+        self, data_type: str, records: list[dict] | None = None
+    ) -> list[list[tuple[Path, dict]]]:
+        """Each question's passages: an adapter's folder and the entry of the augmented data. Those
+        of `records` (None: the data type's own) may be "of" another question."""
         adapters = adapters_folder(self.recipe, data_type)
+
+        def folder(did: int, entry: dict) -> Path:
+            return passage_folder(adapters, entry.get("of", did), entry["pid"])
+
+        rows = self.records[data_type] if records is None else records
         return [
-            [(passage_folder(adapters, did, entry["pid"]), entry) for entry in record["augment"]]
-            for did, record in enumerate(self.records[data_type])
+            [(folder(did, entry), entry) for entry in record["augment"]]
+            for did, record in enumerate(rows)
         ]
 
     @property

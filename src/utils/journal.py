@@ -20,6 +20,7 @@ HINTS = {  # what another hash means
     "prompts": "another --prompts, or its file has changed",
     "model": "another model, or its files have changed",
     "data": "the questions or the texts in data_aug/ have changed",
+    "judged": "the questions were answered again",
     "weights": "the adapters were trained again",
     "beside": "another plan of neighbours, or their texts have changed",
     "group": "another plan of neighbours, or their texts have changed",

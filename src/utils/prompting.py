@@ -43,6 +43,8 @@ PLACEHOLDERS = {
     "cot.without_passages": ({"question", "examples"}, set()),
     "cot.opening": (set(), set()),
 }
+JUDGE = "judge"  # a text that a set may have; no answer depends on it, nor does the fingerprint
+MAY_HAVE = {JUDGE: ({"question", "answers", "given"}, set())}
 
 
 def fill(template: str, **values: str) -> str:
@@ -77,7 +79,8 @@ class PromptSet:
     @property
     def fingerprint(self) -> str:
         """A hash of every text and example, to tell whether work was made with other prompts."""
-        return hash_json([self.texts, self.examples])
+        texts = {name: text for name, text in self.texts.items() if name != JUDGE}
+        return hash_json([texts, self.examples])
 
     @property
     def pair_order(self) -> list[str]:
@@ -108,6 +111,11 @@ class PromptSet:
         lines = "".join(fill(self.texts["augmented_pair"], **pair) for pair in pairs)
         return fill(self.texts["augmented_passage"], passage=passage, rewrite=rewrite, pairs=lines)
 
+    def judgement(self, question: str, answers: list[str], given: str) -> str:
+        """The user message that asks whether `given` answers `question` rightly, yes or no."""
+        lines = "".join(f"- {answer}\n" for answer in answers)
+        return fill(self.texts[JUDGE], question=tidy_question(question), answers=lines, given=given)
+
     def opening(self, with_cot: bool) -> str:
         """What the assistant's answer begins with, in training and at inference."""
         return self.texts["cot" if with_cot else "direct"]["opening"]
@@ -132,8 +140,19 @@ def load_prompts(name_or_path: str, dataset: str, with_cot: bool) -> PromptSet:
     return PromptSet(path.stem, texts, _load_examples(dataset) if with_cot else [])
 
 
+def load_judge(name_or_path: str) -> PromptSet:
+    """The prompt set, as `load_prompts` has it; `InputError` if it has no text for a judge."""
+    prompts = load_prompts(name_or_path, "", with_cot=False)
+    if JUDGE not in prompts.texts:
+        problem = f"the prompt set {prompts.name!r} has no text {JUDGE!r}, which asks a judge"
+        raise InputError(f"{problem}; add one like that of default, or give --prompts default")
+    return prompts
+
+
 def _check_texts(texts: object, path: Path) -> None:
-    for place, (required, allowed) in PLACEHOLDERS.items():
+    there = texts if isinstance(texts, dict) else {}
+    own = {place: form for place, form in MAY_HAVE.items() if place in there}
+    for place, (required, allowed) in (PLACEHOLDERS | own).items():
         text = texts
         for key in place.split("."):
             text = text.get(key) if isinstance(text, dict) else None

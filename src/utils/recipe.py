@@ -35,6 +35,7 @@ GROUPS = {
     "data": "data",
     "adapter": "adapters (the same in encode.py and inference.py)",
     "merging": "merging (prag and combine)",
+    "control": "controls: what separates knowledge from format (docs/evidence.md)",
     "answer": "answering",
 }
 
@@ -175,6 +176,25 @@ class Recipe:
         label=lambda scale: f"_scale={scale:g}",
     )
 
+    leave_out: str | None = _setting(
+        "control", None,
+        "gold: passages that hold a right answer, or that the data set names as supporting, are "
+        "neither merged nor in the prompt (not set: none is left out)",
+        choices=["gold"], label=lambda what: f"_without={what}",
+    )
+    noise: str | None = _setting(
+        "control", None,
+        "passages of each question that others of the data type replace at random, in the prompt "
+        "and among the adapters (not set: none)",
+        choices=["first", "last", "all"], label=lambda place: f"_noise={place}",
+    )
+    locality: str | None = _setting(
+        "control", None,
+        "JSON file of other questions, which are asked while each question's passages and adapters "
+        "stay (not set: the data set's own questions)",
+        label=lambda path: f"_locality={folder_name(Path(path).stem)}", recorded=False,
+    )
+
     inference_method: str = _setting(
         "answer", None, "where the passages go", choices=METHODS, required=True
     )
@@ -207,8 +227,9 @@ class Recipe:
 
     @property
     def method_label(self) -> str:
-        """The method and what differs from plain merging and scoring: a result's folder."""
-        return self.inference_method + self._labels("merging") + self._labels("answer")
+        """The method and what differs from a plain answer: a result's folder."""
+        groups = ("merging", "control", "answer")
+        return self.inference_method + "".join(map(self._labels, groups))
 
     def _labels(self, group: str) -> str:
         """The labels of the settings of `group` that differ from their defaults."""
@@ -241,6 +262,8 @@ class Recipe:
         method = self.inference_method
         if method and method not in IN_PARAMETERS and (words := self.flags("merging")):
             return f"--inference_method {method} merges no adapters; leave out {words}"
+        if method == "closed_book" and (self.leave_out or self.noise):
+            return f"--inference_method {method} reads no passages; leave out --leave_out, --noise"
         if self.merge == "base_once" and self.init_adapter == "random":
             return "--merge base_once needs --init_adapter: the delta of a random base is zero"
         return None

@@ -32,6 +32,11 @@ class Sampling:
         checked = SWITCHES.get(options.check_answers, constrained)
         return cls(**chosen | {"constrained": constrained, "check_answers": checked})
 
+    @classmethod
+    def greedy(cls, max_new_tokens: int) -> "Sampling":
+        """The most likely text, in no form."""
+        return cls(max_new_tokens, 0.0, 1, 1, 0, 3, False, False)
+
     @property
     def recorded(self) -> dict[str, Any]:
         """What is kept beside the texts; `False` is what a record without the setting means."""

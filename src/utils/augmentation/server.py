@@ -72,6 +72,12 @@ def add_server_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def check_server_flags(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """End the program if the address is empty, or missing beside the server's name of a model."""
+    if not options.api_base and (options.api_base == "" or options.api_model):
+        parser.error("--api_base: give the server's address, such as http://localhost:8000/v1")
+
+
 class Server:
     """An `Author` whose texts a server writes; `write` may run in many threads.
 

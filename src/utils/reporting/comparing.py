@@ -11,13 +11,14 @@ import pandas as pd
 from utils.recipe import IN_PARAMETERS, Recipe
 from utils.reporting.published import published_f1
 from utils.reporting.runs import COSTS, Run
-from utils.reporting.statistics import bootstrap_interval, paired_test
+from utils.reporting.statistics import bootstrap_interval, cohens_kappa, paired_test
 
 REFERENCES = {"icl": "†", "prag": "‡"}  # every other method is tested against these
 # what every answer depends on; a new setting of answers is among them
 ANSWERS = [n for n in Recipe().settings("answer") if n not in ("inference_method", "batch_size")]
 CONDITIONS = ("model", "dtype", "prompts", "with_cot", *ANSWERS)
-MERGING = tuple(Recipe().settings("merging"))
+CONTROLS = tuple(Recipe().settings("control"))
+MERGING = (*Recipe().settings("merging"), *CONTROLS)  # what a plain result leaves as it is
 # how much an adapter is trained, and on whose texts
 TRAINING = ("augment_model", "lora_rank", "lora_alpha", "learning_rate", "num_train_epochs")
 TRAINING += ("per_device_train_batch_size", "max_length", "seed")
@@ -60,13 +61,15 @@ def _difference(run: Run, first: Run) -> str:
 def reference_of(run: Run, method: str, runs: list[Run]) -> Run | None:
     """The run of `method` that `run` is tested against; `runs` are its group's of its data type.
 
-    It merges plainly. Its adapters are made as those of `run`; as `icl` uses none, any will do. A
-    `prag` whose adapters are of another kind is tested against the plain one otherwise like it.
+    It merges plainly, without a control. Its adapters are made as those of `run`; as `icl` uses
+    none, any will do. A `prag` whose adapters are of another kind is tested against the plain one
+    otherwise like it.
     """
     plain = [o for o in runs if o.base_method == method and o.is_default(MERGING) and o is not run]
     own = [o for o in plain if o.setting == run.setting]
     if method == "icl":
-        fitting = [] if run.base_method == "icl" else own + plain
+        same = run.base_method == "icl" and run.is_default(CONTROLS)
+        fitting = [] if same else own + plain
     elif run.base_method not in IN_PARAMETERS:
         fitting = own
     elif run.base_method == method and run.is_default(MERGING):
@@ -79,7 +82,8 @@ def reference_of(run: Run, method: str, runs: list[Run]) -> Run | None:
 def figures_of(runs: list[Run], samples: int, seed: int) -> pd.DataFrame:
     """One row for each run, and one for each question type of a run that knows them.
 
-    Means of all metrics, the interval of F1, the p-values of its `paired_test` (missing without a
+    Means of all metrics, the interval of F1, of verdicts also their agreement with EM and answer
+    presence (Cohen's kappa), the p-values of its `paired_test` (missing without a
     counterpart), the paper's F1, the run's `group` and what it `differs` in, and `column`, a sort
     key of data type and question type.
     """
@@ -114,6 +118,11 @@ def _row(run: Run, question_type: str, group: list[Run], samples: int, seed: int
         "column": (*run.column, question_type),
     }
     row["f1_low"], row["f1_high"] = bootstrap_interval(scores["f1"], samples, seed)
+    if "judge" in scores:
+        verdicts = scores["judge"]
+        row["judge_low"], row["judge_high"] = bootstrap_interval(verdicts, samples, seed)
+        for metric in ("em", "answer_presence"):
+            row[f"kappa_{metric}"] = cohens_kappa(verdicts, scores[metric])
     same, nan = [other for other in group if other.data_type == run.data_type], float("nan")
     for method in REFERENCES:
         row[f"p_{method}"] = nan

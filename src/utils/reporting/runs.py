@@ -18,6 +18,7 @@ from utils.forms import read_records
 from utils.journal import agree
 from utils.metrics import METRICS, score
 from utils.recipe import DEFAULTS, METHODS
+from utils.reporting.verdicts import read_verdicts
 from utils.running import InputError
 
 COSTS = ("seconds", "prompt_tokens", "generated_tokens")
@@ -36,7 +37,8 @@ class Run:
     method: str  # the method's folder: a method, perhaps with the names of its settings
     data_type: str
     config: dict
-    # a row per question, sorted by `identity` (hash of id, text and answers); `type`, the metrics
+    # a row per question, sorted by `identity` (hash of id, text and answers); `type`, the metrics;
+    # `judge` (1 right, else 0) and `unread` (1: no yes or no) if it was judged; `kl` if measured
     scores: pd.DataFrame
     costs: dict[str, float]  # the `COSTS` per question; empty if they were not measured
 
@@ -85,7 +87,7 @@ def read_runs(
     for folder in sorted({file.parent for file in files}):
         names = folder.relative_to(output).parts
         try:
-            runs.append(_read_run(folder, names, types_of(names[2], names[6])))
+            runs.append(_read_run(folder, names, types_of(names[2], names[6]), left_out))
         except InputError as error:
             left_out.append(f"{relative(folder)} is left out: {error}")
     runs.sort(key=lambda run: (_place(run.base_method, METHODS), run.method, run.column))
@@ -107,8 +109,11 @@ def _question_types(dataset: str, data_type: str) -> dict[str, str]:
     return types if 1 < len(set(types.values())) <= MOST_QUESTION_TYPES else {}
 
 
-def _read_run(folder: Path, names: tuple[str, ...], types: dict[str, str]) -> Run:
-    """The run in a leaf; `names` are the seven folders to it."""
+def _read_run(
+    folder: Path, names: tuple[str, ...], types: dict[str, str], left_out: list[str]
+) -> Run:
+    """The run in a leaf; `names` are the seven folders to it. Why verdicts do not count is added to
+    `left_out`."""
     model, rank, dataset, training, writer, method, data_type = names
     if not (folder / "predict.json").exists():
         raise InputError("it is unfinished; start its inference.py command again")
@@ -116,7 +121,8 @@ def _read_run(folder: Path, names: tuple[str, ...], types: dict[str, str]) -> Ru
     if not f"{method}_".startswith(f"{config.get('inference_method')}_"):
         raise InputError(f"its config.json is not that of method {method}; {AGAIN}")
     try:
-        scores = _scores(read_json(folder / "predict.json", "the predictions"), types)
+        predictions = read_json(folder / "predict.json", "the predictions")
+        scores = _scores(predictions, types, _verdicts(folder, predictions, left_out))
         measured = config.get("measured")
         costs = {name: measured[name] / measured["questions"] for name in COSTS if measured}
     except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError):
@@ -125,7 +131,18 @@ def _read_run(folder: Path, names: tuple[str, ...], types: dict[str, str]) -> Ru
     return Run(folder, model, dataset, setting, method, data_type, config, scores, costs)
 
 
-def _scores(predictions: list[dict], types: dict[str, str]) -> pd.DataFrame:
+def _verdicts(folder: Path, predictions: list[dict], left_out: list[str]) -> list[bool | None]:
+    """The verdicts of a leaf, [] without any that count."""
+    try:
+        return read_verdicts(folder, predictions)
+    except InputError as error:
+        left_out.append(f"the verdicts are left out: {error}")
+        return []
+
+
+def _scores(
+    predictions: list[dict], types: dict[str, str], verdicts: list[bool | None]
+) -> pd.DataFrame:
     """`Run.scores` from predict.json; em and F1 are computed again and compared."""
     rows = []
     for number, row in enumerate(predictions):
@@ -137,4 +154,9 @@ def _scores(predictions: list[dict], types: dict[str, str]) -> pd.DataFrame:
         identity = hash_json([row["test_id"], row["question"], row["answer"]])
         rows.append({"identity": identity, "type": types.get(row["question"])})
         rows[-1] |= {metric: float(row.get(metric, "nan")) for metric in METRICS}
+        if verdicts:
+            rows[-1] |= {"judge": float(verdicts[number] is True)}
+            rows[-1] |= {"unread": float(verdicts[number] is None)}
+        if "kl" in row:
+            rows[-1]["kl"] = float(row["kl"])
     return pd.DataFrame(rows).sort_values("identity", ignore_index=True)

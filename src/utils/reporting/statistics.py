@@ -43,6 +43,16 @@ def paired_test(a: Scores, b: Scores, samples: int = 10_000, seed: int = 0) -> f
     return float((1 + as_far.sum()) / (1 + samples))
 
 
+def cohens_kappa(a: Scores, b: Scores) -> float:
+    """Cohen's kappa of two raters' verdicts 0 or 1 on the same answers: (p_o - p_e) / (1 - p_e),
+    p_o being the share on which they agree and p_e the share on which they would by chance, each
+    with its own share of ones (Cohen 1960). NaN if p_e is 1: both say the same of everything."""
+    a, b = _finite(a), _finite(b)
+    observed = float((a == b).mean())
+    expected = float(a.mean() * b.mean() + (1 - a.mean()) * (1 - b.mean()))
+    return (observed - expected) / (1 - expected) if expected < 1 else float("nan")
+
+
 def _finite(values: Scores) -> np.ndarray:
     array = np.asarray(values, dtype=float)
     if array.ndim != 1 or not array.size or not np.isfinite(array).all():

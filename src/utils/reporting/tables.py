@@ -33,6 +33,12 @@ the run's own batches on its own machine, over the line's data types, without th
 adapters.
 """
 
+JUDGED = """
+judge: the share of answers that a judge (`judge.json` beside each result) calls right, with its \
+interval, and Cohen's κ of its verdicts with exact match and with answer presence; a verdict that \
+says neither yes nor no is unread and counts as not right.
+"""
+
 
 def harmless(text: str, place: str = "terminal") -> str:
     """`text`, which may come from data, as one line that means nothing but itself in `place`. A
@@ -57,6 +63,18 @@ def interval_text(row: pd.Series) -> str:
     return f"{row['f1']:.3f} [{row['f1_low']:.3f}, {row['f1_high']:.3f}] {marks}".rstrip()
 
 
+def judge_text(row: pd.Series) -> str:
+    """The share that a judge calls right with its interval, and its agreement with EM and answer
+    presence; "" if it was not asked."""
+    if pd.isna(row.get("judge")):
+        return ""
+    kappas = [row["kappa_em"], row["kappa_answer_presence"]]
+    kappas = ", ".join("-" if pd.isna(one) else f"{one:.2f}" for one in kappas)
+    unread = f", {row['unread'] * row['n']:.0f} unread" if row["unread"] else ""
+    interval = f"{row['judge']:.3f} [{row['judge_low']:.3f}, {row['judge_high']:.3f}]"
+    return f"{interval} κ {kappas}{unread}"
+
+
 def cost_texts(rows: pd.DataFrame) -> list[str]:
     """Seconds per question and tokens per prompt over all questions of `rows`, as texts."""
     timed = rows[rows["seconds_per_question"].notna()]
@@ -76,7 +94,8 @@ def aligned(lines: list[list[str]], start: str, between: str, end: str) -> list[
 
 def markdown_report(figures: pd.DataFrame, left_out: list[str], samples: int, seed: int) -> str:
     """The text of table.md: a table for each group, a line for each setting and method."""
-    text = ["# Results", "", CAPTION.format(samples=samples, seed=seed, **published()).rstrip()]
+    caption = CAPTION + (JUDGED if "judge" in figures else "")
+    text = ["# Results", "", caption.format(samples=samples, seed=seed, **published()).rstrip()]
     for (title, differs), rows in figures.groupby(BLOCK, sort=False):
         text += ["", f"## {harmless(title, 'markdown')}", ""]
         text += [harmless(differs, "markdown"), ""] if differs else []
@@ -90,13 +109,17 @@ def _markdown_table(figures: pd.DataFrame) -> list[str]:
     """The table of one group, with a column for each data type and question type."""
     columns = figures.drop_duplicates("column").sort_values("column")
     labels = columns["label"] + " (n = " + columns["n"].astype(str) + ")"
-    lines = [["settings", "method", *labels, "seconds per question", "tokens per prompt"]]
+    judged = "judge: " + columns["label"]
+    costs = ["seconds per question", "tokens per prompt"]
+    lines = [["settings", "method", *labels, *judged, *costs]]
     for (settings, method), rows in figures.groupby(["settings", "method"], sort=False):
-        cells = dict.fromkeys(columns["column"], "")
+        cells, verdicts = (dict.fromkeys(columns["column"], "") for _ in range(2))
         for _, row in rows.iterrows():
             paper = "" if pd.isna(row["published_f1"]) else f" (paper {row['published_f1']:.3f})"
             cells[row["column"]] = interval_text(row) + paper
-        lines.append([settings, method, *cells.values(), *cost_texts(rows)])
+            verdicts[row["column"]] = judge_text(row)
+        costs = cost_texts(rows)
+        lines.append([settings, method, *cells.values(), *verdicts.values(), *costs])
     lines = [[harmless(cell, "markdown") for cell in line] for line in lines]
     head, *body = aligned(lines, "| ", " | ", " |")
     return [head, "".join(c if c == "|" else "-" for c in head), *body]
@@ -108,12 +131,13 @@ def terminal_table(figures: pd.DataFrame) -> str:
     for (title, differs, settings), rows in figures.groupby([*BLOCK, "settings"], sort=False):
         text += ["", harmless(f"{title}, {settings}".removesuffix(", "))]
         text += [harmless(differs)] if differs else []
-        lines = [["", "method", "F1 and 95% interval", "n", "paper", "s/question", "tokens"]]
+        head = ["", "method", "F1 and 95% interval", "n", "judge", "paper", "s/question", "tokens"]
+        lines = [head]
         rows = rows.sort_values("column", kind="stable")
         for number, (_, row) in enumerate(rows.iterrows()):
             paper = "" if pd.isna(row["published_f1"]) else f"{row['published_f1']:.3f}"
-            cells = [row["label"], row["method"], interval_text(row), str(row["n"]), paper]
-            cells += cost_texts(rows.iloc[[number]])
+            cells = [row["label"], row["method"], interval_text(row), str(row["n"])]
+            cells += [judge_text(row), paper, *cost_texts(rows.iloc[[number]])]
             lines.append([harmless(cell) for cell in cells])
         text += [line.rstrip() for line in aligned(lines, "  ", "  ", "")]
     return "\n".join(text)

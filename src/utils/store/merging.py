@@ -61,7 +61,7 @@ def open_merger(
             raise InputError(f"{where} was replaced since passages grew from it; {REMEDY}")
         return loaded
 
-    passages = experiment.passages(data_type) if data_type else []
+    passages = experiment.passages(data_type, experiment.asked[data_type]) if data_type else []
     return Merger(bank, experiment.recipe, passages, base, held)
 
 
