@@ -11,7 +11,7 @@ from stage_runs import ADAPTERS, ENCODE, MODEL, RESULTS, answer, refused, run, w
 import encode
 import get_warmup_data
 import warmup_lora
-from utils import answering
+from utils import batches
 from utils.lora.bank import LoraBank
 from utils.lora.merges import base_once
 from utils.sources import trained
@@ -24,7 +24,7 @@ def predictions(root, method: str) -> list[dict]:
 
 
 def test_da_icl_reads_the_augmentation_in_the_context(copy, monkeypatch):
-    calls = watched(monkeypatch, answering, "generate")
+    calls = watched(monkeypatch, batches, "generate")
     answer("da_icl", "--overwrite")
     seen = [tokenizer.decode(p) for _, tokenizer, prompts, *_ in calls for p in prompts]
     for record in json.loads((copy / "data_aug/demo/dev.json").read_text()):

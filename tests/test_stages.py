@@ -17,7 +17,7 @@ import adapters
 import augment
 import encode
 import inference
-from utils import answering, generation
+from utils import answering, batches, generation
 from utils.journal import Journal
 from utils.metrics import METRICS
 from utils.models import load_tokenizer
@@ -184,7 +184,7 @@ def test_overwriting_of_results_begins_with_the_first_new_answers(copy):
     run(inference, *flags, "--overwrite")
     old, new = tree(copy / "output"), [*flags, "--max_new_tokens", "9"]
     for stop, kept in ((1, True), (2, False)):
-        stopped(answering, "generate", stop, inference, *new, "--overwrite")
+        stopped(batches, "generate", stop, inference, *new, "--overwrite")
         left = {name: data for name, data in tree(copy / "output").items() if "/." not in name}
         assert (left == old) == kept
     journal = copy / RESULTS / "icl/two" / answering.JOURNAL

@@ -6,12 +6,13 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import torch
 from transformers import PreTrainedModel
 
 from utils.augmentation.records import texts_hash
+from utils.batches import FiniteLogits, answer_batch
 from utils.experiment import Experiment
 from utils.files import (
     hash_json,
@@ -22,7 +23,6 @@ from utils.files import (
     write_json,
     write_text,
 )
-from utils.generation import RowProcessor, generate
 from utils.journal import (
     Journal,
     check_journal,
@@ -33,7 +33,7 @@ from utils.journal import (
 )
 from utils.layout import results_folder
 from utils.lora.bank import LoraBank
-from utils.lora.memory import in_halves, prompts_that_fit
+from utils.lora.memory import prompts_that_fit
 from utils.metrics import METRICS, answer_presence, extract_answer, mean_scores, score
 from utils.models import context_length
 from utils.processes import Processes
@@ -189,29 +189,6 @@ def _alike(path: Path, text: str) -> bool:
     return False
 
 
-class FiniteLogits(RowProcessor):
-    """Watches a generation: `bad` are the prompts whose logits were not always finite."""
-
-    def __init__(self) -> None:
-        self.bad: set[int] = set()
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """`scores [rows, vocabulary]` as they are; a token that a model rules out has -inf."""
-        fine = (scores < torch.inf).all(-1).tolist()
-        self.bad |= {row for row, good in zip(self.rows, fine, strict=True) if not good}
-        return scores
-
-    def check(self, batch: list[int], merged: bool) -> None:
-        """Raise `InputError` with the number of the first question whose logits were not finite."""
-        if bad := [batch[row] for row in sorted(self.bad)]:
-            what = "with the merged adapters of " if merged else "for "
-            remedy = "use a smaller --merge_scale, or " if merged else "use "
-            raise InputError(
-                f"the model's output {what}question {bad[0]} (data_{bad[0]}) is not finite; "
-                f"{remedy}--dtype float32"
-            )
-
-
 class Answering:
     """Answers the questions of one data type after the other; loads the model when it is needed."""
 
@@ -282,19 +259,11 @@ class Answering:
         mark = time.perf_counter()
         for batch, merged in merger.ahead(batches) if merger else ((b, None) for b in batches):
             first = prompts[batch[0]] if records[batch[0]]["augment"] else None
-
-            def answer(rows: list[int], batch=batch, merged=merged, first=first) -> list[str]:
-                if merger:
-                    merger.use(merged, rows, first)
-                numbers, finite = [batch[row] for row in rows], FiniteLogits()
-                asked = [prompts[did] for did in numbers]
-                how = (self.model, experiment.tokenizer, asked, recipe.max_new_tokens)
-                texts = generate(*how, watch=finite, leave=merger and self.bank.keep)
-                finite.check(numbers, bool(merger))
-                return texts
-
-            remedy = "use a smaller --max_new_tokens, or fewer passages"
-            texts = in_halves(answer, list(range(len(batch))), "questions", remedy)
+            asked, finite = [prompts[did] for did in batch], FiniteLogits()
+            how = (self.model, experiment.tokenizer, asked, recipe.max_new_tokens, finite)
+            adapters = (partial(merger.use, merged, prompt=first), self.bank.keep) if merger else ()
+            texts = [text for text, _ in answer_batch(*how, *adapters)]
+            finite.check(batch, bool(merger))
             rows = zip(batch, texts, strict=True)
             predictions = [prediction_of(records[did], text, recipe) for did, text in rows]
             before, mark = mark, time.perf_counter()

@@ -11,9 +11,13 @@ SEGMENT = 32  # tokens after which texts that have ended leave the batch
 
 
 class RowProcessor(LogitsProcessor):
-    """A step of a generation; `rows` are the prompts, by their places, that are still continued."""
+    """A step of a generation; `rows` are the prompts, by their places, that are still continued.
+    `width` are the tokens before the texts, `written` the texts' tokens, which each segment adds.
+    """
 
     rows: Sequence[int] = ()
+    width: int = 0
+    written: Sequence[list[int]] = ()
 
 
 class SeededSampling(RowProcessor):
@@ -108,10 +112,12 @@ def generate(
     rows, cache, left = list(range(len(prompts))), roomy_cache(model), max_new_tokens
     stops = model.generation_config.eos_token_id
     stops = torch.tensor(stops if isinstance(stops, list) else [stops], device=ids.device)
+    told = [one for one in (*processors, sampling) if one]
+    for one in told:
+        one.width, one.written = ids.shape[1], written
     while rows and left > 0:
-        for one in (*processors, sampling):
-            if one:
-                one.rows = rows
+        for one in told:
+            one.rows = rows
         output = model.generate(
             input_ids=ids,
             attention_mask=mask,
