@@ -17,7 +17,7 @@ from utils.augmentation.sampling import Sampling, add_sampling_flags
 from utils.augmentation.server import Server, add_server_flags
 from utils.questions import ANSWERS
 from utils.recipe import Recipe, add_flags, parse_recipe
-from utils.retrieval import PassageIndex, add_index_flags
+from utils.retrieval import PassageIndex, add_index_flags, index_settings
 from utils.running import run_stage
 
 
@@ -79,8 +79,7 @@ def settings_of(
         "model": name if server else model_identity(name),
         "dtype": None if server else dtype_name(options.dtype),
         "prompts": prompts,
-        "engine": options.engine,
-        "index": {"name": options.index_name, **index.identity} if index else None,
+        **index_settings(options, index),
         "topk": options.topk,
         **sampling.recorded,
         "batch_size": None if server else options.batch_size,
