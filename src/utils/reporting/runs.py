@@ -19,7 +19,7 @@ from utils.questions import DATASETS, read_records
 from utils.recipe import DEFAULTS, METHODS
 from utils.running import InputError
 
-COSTS = ("seconds", "prompt_tokens", "generated_tokens")
+COSTS = ("seconds", "prompt_tokens", "generated_tokens", "retrievals", "model_calls")
 MOST_QUESTION_TYPES = 8  # more are remarks rather than types, and not shown
 AGAIN = "answer these questions again (inference.py with --overwrite)"
 
@@ -37,7 +37,7 @@ class Run:
     config: dict
     # a row per question, sorted by `identity` (hash of id, text and answers); `type`, the metrics
     scores: pd.DataFrame
-    costs: dict[str, float]  # the `COSTS` per question; empty if they were not measured
+    costs: dict[str, float]  # the `COSTS` per question that were measured
 
     @property
     def base_method(self) -> str:
@@ -117,7 +117,8 @@ def _read_run(folder: Path, names: tuple[str, ...], types: dict[str, str]) -> Ru
     try:
         scores = _scores(read_json(folder / "predict.json", "the predictions"), types)
         measured = config.get("measured")
-        costs = {name: measured[name] / measured["questions"] for name in COSTS if measured}
+        names = [name for name in COSTS if measured and name in measured]
+        costs = {name: measured[name] / measured["questions"] for name in names}
     except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError):
         raise InputError(f"its config.json or predict.json is damaged; {AGAIN}") from None
     setting = (rank, training, writer)

@@ -30,7 +30,7 @@ Results of a data set and model that differ in what every answer depends on are 
 (paper …): {source}, on the first {questions} questions of each type; beside runs with the paper's \
 rank, alpha, learning rate, merging and scoring. Seconds per question are those of answering in \
 the run's own batches on its own machine, over the line's data types, without the training of \
-adapters.
+adapters. Prompt tokens and retrievals of `flare` and `dragin` are those of all rounds.
 """
 
 
@@ -58,13 +58,14 @@ def interval_text(row: pd.Series) -> str:
 
 
 def cost_texts(rows: pd.DataFrame) -> list[str]:
-    """Seconds per question and tokens per prompt over all questions of `rows`, as texts."""
-    timed = rows[rows["seconds_per_question"].notna()]
-    if timed.empty:
-        return ["", ""]
-    costs = timed[["seconds_per_question", "prompt_tokens_per_question"]]
-    seconds, tokens = np.average(costs, axis=0, weights=timed["n"])
-    return [f"{seconds:.3g}", f"{tokens:.0f}"]
+    """What a question cost on average over all questions of `rows`, as texts: seconds, tokens of
+    its prompts, and of a method that counts them retrievals."""
+    texts = []
+    for name, form in {"seconds": ".3g", "prompt_tokens": ".0f", "retrievals": ".3g"}.items():
+        known = rows[rows[f"{name}_per_question"].notna()]
+        costs = known[f"{name}_per_question"]
+        texts.append("" if known.empty else format(np.average(costs, weights=known["n"]), form))
+    return texts
 
 
 def aligned(lines: list[list[str]], start: str, between: str, end: str) -> list[str]:
@@ -90,7 +91,8 @@ def _markdown_table(figures: pd.DataFrame) -> list[str]:
     """The table of one group, with a column for each data type and question type."""
     columns = figures.drop_duplicates("column").sort_values("column")
     labels = columns["label"] + " (n = " + columns["n"].astype(str) + ")"
-    lines = [["settings", "method", *labels, "seconds per question", "tokens per prompt"]]
+    costs = ("seconds per question", "prompt tokens per question", "retrievals per question")
+    lines = [["settings", "method", *labels, *costs]]
     for (settings, method), rows in figures.groupby(["settings", "method"], sort=False):
         cells = dict.fromkeys(columns["column"], "")
         for _, row in rows.iterrows():
@@ -108,7 +110,18 @@ def terminal_table(figures: pd.DataFrame) -> str:
     for (title, differs, settings), rows in figures.groupby([*BLOCK, "settings"], sort=False):
         text += ["", harmless(f"{title}, {settings}".removesuffix(", "))]
         text += [harmless(differs)] if differs else []
-        lines = [["", "method", "F1 and 95% interval", "n", "paper", "s/question", "tokens"]]
+        lines = [
+            [
+                "",
+                "method",
+                "F1 and 95% interval",
+                "n",
+                "paper",
+                "s/question",
+                "tokens",
+                "retrievals",
+            ]
+        ]
         rows = rows.sort_values("column", kind="stable")
         for number, (_, row) in enumerate(rows.iterrows()):
             paper = "" if pd.isna(row["published_f1"]) else f"{row['published_f1']:.3f}"
