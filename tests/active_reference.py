@@ -67,7 +67,7 @@ class Reference:
             if start <= places[0] < end:
                 paid = sum(self.most_paid[i] for i in places)
                 words.append((word, places, paid, fmean(entropies[i] for i in places)))
-        mean = fmean(paid for _, _, paid, _ in words) if words else 0
+        mean = (fmean(paid for _, _, paid, _ in words) if words else 0) or 1
         for word, places, paid, entropy in words:
             if self.matters(word) and entropy * paid / mean > recipe.dragin_threshold:
                 row = attention[[self.first + i for i in places]].mean(0)
@@ -76,9 +76,9 @@ class Reference:
                 earlier = [(w, own) for w, own in self.words(before[:asked], [])]
                 for w, own in self.words(before[asked:], before[:asked]):
                     earlier.append((w, [asked + i for i in own]))
-                seen = [(w, row[own].sum().item()) for w, own in earlier if self.matters(w)]
-                best = sorted(seen, key=lambda one: one[1], reverse=True)[: recipe.dragin_words]
-                return " ".join(one[0] for one in seen if one in best)
+                earlier = [(w, row[own].sum().item()) for w, own in earlier if self.matters(w)]
+                numbers = sorted(range(len(earlier)), key=lambda n: earlier[n][1], reverse=True)
+                return " ".join(earlier[n][0] for n in sorted(numbers[: recipe.dragin_words]))
         return ""
 
     def attention(self, tokens):

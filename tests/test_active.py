@@ -71,7 +71,8 @@ def test_a_batch_equals_one_question_at_a_time(finished, models, method):
     {}, LOW, {**LOW, "max_retrievals": 2}, {"look_ahead": 7, "retrieve_topk": 2},
 ], ids=str)  # fmt: skip
 def test_batches_of_twenty_equal_one_question_at_a_time(finished, models, method, settings):
-    how = {"inference_method": method, **settings}
+    # of more words most get no attention but rounding, which may rank them otherwise
+    how = {"inference_method": method, "dragin_words": 60, **settings}
     questions = [one["question"] for one in QUESTIONS[:20]]
     compare(finished, models, ENCODER, questions, max_new_tokens=12, **how)
     passages = [one["golden_passages"][0] for one in QUESTIONS[:20]]
