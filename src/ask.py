@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from utils.arguments import new_parser
-from utils.recipe import IN_PARAMETERS, METHODS, Recipe, add_flags, parse_recipe
+from utils.recipe import AT_ONCE, IN_PARAMETERS, Recipe, add_flags, parse_recipe
 from utils.running import InputError, one_line, run_stage
 from utils.serving.requests import Request, add_session_flags
 
@@ -31,8 +31,8 @@ PROMPT = "question> "
 def methods(text: str) -> list[str]:
     """`--methods`, for argparse."""
     chosen = list(dict.fromkeys(text.split(",")))
-    if unknown := [name for name in chosen if name not in METHODS]:
-        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is not one of {', '.join(METHODS)}")
+    if unknown := [name for name in chosen if name not in AT_ONCE]:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is not one of {', '.join(AT_ONCE)}")
     return chosen
 
 
@@ -44,7 +44,7 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namesp
     add_flags(parser, *groups, inference_method=None)
     add_session_flags(parser)
     add = parser.add_argument_group("asking").add_argument
-    ways = f"ways to answer, of {', '.join(METHODS)}"
+    ways = f"ways to answer, of {', '.join(AT_ONCE)}"
     add("--methods", type=methods, default="closed_book,icl,prag,combine", help=ways)
     change = "answer again without each passage's adapter, and show what that changes"
     add("--show_adapters", action="store_true", help=change)

@@ -24,7 +24,7 @@ from utils.augmentation.server import Server, add_server_flags, check_server_fla
 from utils.layout import CORPUS
 from utils.questions import ANSWERS
 from utils.recipe import Recipe, add_flags, parse_recipe
-from utils.retrieval import PassageIndex, add_index_flags
+from utils.retrieval import PassageIndex, add_index_flags, index_settings
 from utils.running import run_stage
 
 if TYPE_CHECKING:
@@ -123,11 +123,7 @@ def settings_of(
     from utils.models import dtype_name
 
     name = options.model_name
-    retrieval = {
-        "engine": options.engine,
-        "index": {"name": options.index_name, **index.identity} if index else None,
-        "topk": options.topk,
-    }
+    retrieval = {**index_settings(options, index), "topk": options.topk}
     return {
         "api_model": server.model if server else None,
         "model": name if server else model_identity(name),

@@ -20,7 +20,7 @@ import socket
 
 from utils.arguments import new_parser, positive_integer, whole_number
 from utils.layout import folder_name
-from utils.recipe import Recipe, add_flags, parse_recipe
+from utils.recipe import AT_ONCE, Recipe, add_flags, parse_recipe
 from utils.running import InputError, run_stage
 from utils.serving.requests import add_session_flags
 
@@ -33,7 +33,12 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namesp
     """The command line."""
     parser = new_parser(__doc__)
     groups = ("model", "data", "adapter", "answer", "merging")
-    method = {"required": False, "default": "combine", "help": "method of a request without one"}
+    method = {
+        "required": False,
+        "default": "combine",
+        "choices": AT_ONCE,
+        "help": "method of a request without one",
+    }
     add_flags(parser, *groups, inference_method=method)
     add_session_flags(parser)
     add = parser.add_argument_group("serving").add_argument

@@ -98,7 +98,7 @@ def root(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
-    """A root with a finished index, augmentation, adapters and all four results; do not change."""
+    """A root with a finished index, augmentation, adapters and all results; do not change."""
     from stage_runs import AUGMENT, ENCODE, answer, run
 
     import augment

@@ -14,7 +14,7 @@ from conftest import use_root
 from stage_runs import ALL, RESULTS
 
 import serve
-from utils.recipe import METHODS
+from utils.recipe import AT_ONCE
 from utils.serving.app import new_app
 from utils.serving.worker import Worker
 from utils.session import Session
@@ -72,7 +72,7 @@ def expected(root) -> list[tuple[str, str, list[str], str]]:
     """Method, question, ids of the passages and text of each answer of inference.py."""
     records = json.loads((root / "data_aug/demo/dev.json").read_text())
     found = []
-    for method in METHODS:
+    for method in AT_ONCE:
         rows = json.loads((root / RESULTS / method / "dev/predict.json").read_text())
         for record, row in zip(records, rows, strict=True):
             ids = [entry["id"] for entry in record["augment"]]

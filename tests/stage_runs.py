@@ -8,6 +8,7 @@ import pytest
 from conftest import REPOSITORY
 
 import inference
+from utils.recipe import ACTIVE
 from utils.running import InputError
 
 MODEL = str(REPOSITORY / "data/demo/demo-model")
@@ -31,7 +32,8 @@ def run(stage, *arguments: str) -> None:
 
 
 def answer(method: str, *more: str) -> None:
-    run(inference, *ENCODE, "--inference_method", method, "--max_new_tokens", "12", *more)
+    index = ["--index_name", "demo"] if method in ACTIVE else []
+    run(inference, *ENCODE, "--inference_method", method, "--max_new_tokens", "12", *index, *more)
 
 
 def watched(monkeypatch, holder, name: str) -> list[tuple]:

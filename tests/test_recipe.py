@@ -7,6 +7,7 @@ import pytest
 
 import encode
 import inference
+from utils.active import ACTIVE
 from utils.arguments import new_parser
 from utils.lora.merges import MERGES
 from utils.lora.objectives import OBJECTIVES
@@ -37,6 +38,9 @@ def test_a_result_has_the_labels_of_its_merging_and_scoring():
     words = "--merge_scale 0.5 --answer_cut none --merge_topk 2 --inference_method prag"
     given = shlex.split(f"--model_name M --dataset D {words}")
     assert inference.parse_arguments(given)[1].method_label == "prag_topk=2_scale=0.5_cut=none"
+    words = "--flare_theta 0.5 --look_ahead 32 --inference_method flare --answer_cut none"
+    given = shlex.split(f"--model_name M --dataset D {words}")
+    assert inference.parse_arguments(given)[1].method_label == "flare_cut=none_ahead=32_theta=0.5"
     added = Recipe(inference_method="prag", merge_topk=2, merge="mean")  # a user's own way
     assert added.method_label == "prag_topk=2_mean"
 
@@ -72,5 +76,6 @@ def test_a_registrys_names_are_read_without_importing_it():
     assert names_in("lora/merges.py", "MERGES") == tuple(MERGES)
     assert names_in("lora/objectives.py", "OBJECTIVES") == tuple(OBJECTIVES)
     assert names_in("sources/__init__.py", "SOURCES") == tuple(SOURCES)
+    assert names_in("active/__init__.py", "ACTIVE") == tuple(ACTIVE)
     with pytest.raises(LookupError):
         names_in("lora/merges.py", "NOTHING")

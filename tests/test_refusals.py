@@ -68,6 +68,13 @@ BAD = {
     "more passages to merge than there are": answering("prag --merge_topk 9",
         "--merge_topk 9 is more than the 3 passages"),
     "a merge without adapters": answering("icl --merge_topk 1", "merges no ad"),
+    "an index of another name": answering("flare --index_name no", "no index at .*prep_elastic"),
+    "more passages to retrieve than there are": answering(
+        "dragin --index_name demo --retrieve_topk 600", "holds 540 .*--retrieve_topk 600"),
+    "an index for a method that asks none": answering("icl --index_name demo", "asks no index; le"),
+    "a probability of 2": answering("flare --flare_theta 2", "2 is not between 0 and 1"),
+    "another method's threshold": answering("flare --dragin_words 2", "has no such .*--dragin_w"),
+    "rounds of a method without": answering("icl --max_retrievals 2", "does not retrieve while"),
     "a random base that counts once": answering("prag --merge base_once", "needs --init_adap"),
     "unknown parts": encoding("--augment_parts answers", "is not a part"),
     "no results of that model": ("report", ["--model_name", "none"], None, "no result to show"),

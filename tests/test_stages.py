@@ -19,10 +19,10 @@ import encode
 import inference
 from utils import answering, batches, generation
 from utils.journal import Journal
-from utils.metrics import METRICS
+from utils.metrics import COUNTS, METRICS
 from utils.models import load_tokenizer
 from utils.prompting import PromptEncoder, load_prompts
-from utils.recipe import METHODS
+from utils.recipe import ACTIVE, METHODS
 from utils.store import links
 
 TOKENIZER = AutoTokenizer.from_pretrained(MODEL)
@@ -46,7 +46,8 @@ def test_the_stages_write_the_documented_files(finished):
         predictions = json.loads((leaf / "predict.json").read_text())
         assert [p["question"] for p in predictions] == [r["question"] for r in records]
         names = "test_id question answer text eval_predict em f1 prec recall answer_presence"
-        assert set(predictions[0]) == set(names.split())
+        counted = {"queries", *COUNTS} if method in ACTIVE else set()
+        assert set(predictions[0]) == {*names.split(), *counted}
         config = json.loads((leaf / "config.json").read_text())
         assert config["measured"]["questions"] == 4 and config["measured"]["seconds"] > 0
         made = config["provenance"]
@@ -54,7 +55,8 @@ def test_the_stages_write_the_documented_files(finished):
         assert {"python", "torch", "transformers", "peft"} <= made["versions"].keys()
         assert made["git_commit"] is None or len(made["git_commit"].removesuffix("-dirty")) == 40
         head, _, settings = (leaf / "result.txt").read_text().partition("\n\n")
-        assert [line.split("\t")[0] for line in head.split("\n")] == list(METRICS)
+        shown = (*METRICS, *(COUNTS if counted else ()))
+        assert [line.split("\t")[0] for line in head.split("\n")] == list(shown)
         mean = sum(p["f1"] for p in predictions) / 4
         assert f"f1\t{mean:.4f}" in head
         assert json.loads(settings)["max_new_tokens"] == 12

@@ -3,15 +3,17 @@
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from transformers import PreTrainedModel
 
+from utils.active.rounds import Rounds
 from utils.augmentation.records import texts_hash
 from utils.batches import FiniteLogits, FirstLogits, answer_batch
 from utils.experiment import Experiment
@@ -35,12 +37,13 @@ from utils.journal import (
 from utils.layout import results_folder
 from utils.lora.bank import LoraBank
 from utils.lora.memory import prompts_that_fit
-from utils.metrics import METRICS, answer_presence, extract_answer, mean_scores, score
+from utils.metrics import COUNTS, METRICS, answer_presence, extract_answer, mean_scores, score
 from utils.models import context_length
 from utils.processes import Processes
 from utils.prompting import PromptEncoder, room_for_prompt
 from utils.provenance import PROVENANCE, provenance
-from utils.recipe import IN_CONTEXT, IN_PARAMETERS, Recipe
+from utils.recipe import ACTIVE, IN_CONTEXT, IN_PARAMETERS, Recipe
+from utils.retrieval import PassageIndex
 from utils.running import InputError
 from utils.store.folders import weights_hash
 from utils.store.merging import open_merger
@@ -51,8 +54,9 @@ WEIGHTS = "weights"  # the hash of all adapters in a result's settings
 
 
 def prompt_of(record: dict, method: str, encoder: PromptEncoder) -> list[int]:
-    """The prompt of `record`'s question, with the passages that `method` puts into it."""
-    entries = record["augment"] if method in IN_CONTEXT else []
+    """The prompt of `record`'s question, with the passages that `method` puts into it. Which ones a
+    method will retrieve is not known: these say how long its prompts are."""
+    entries = record["augment"] if method in (*IN_CONTEXT, *ACTIVE) else []
     passages = [entry["passage"] for entry in entries]
     if method == "da_icl":
         text = encoder.prompts.augmented_passage
@@ -83,6 +87,7 @@ class Result:
     experiment: Experiment
     data_type: str
     base: str | None  # the fingerprint of the adapters' base, None without adapters
+    searched: dict  # which index is asked while answering; empty if none is
 
     def __post_init__(self):
         recipe = self.experiment.recipe
@@ -91,8 +96,9 @@ class Result:
         controls = recipe.settings("control").items()
         self.config = {
             **self.experiment.settings,
-            **recipe.settings("answer", "merging"),
+            **recipe.answer_settings,
             **{name: value for name, value in controls if value},
+            **self.searched,
             "dtype": self.experiment.dtype,
             "sample": recipe.sample,
             "data": texts_hash(self.experiment.records[self.data_type]),
@@ -164,6 +170,7 @@ class Result:
             "questions": len(predictions),
             "prompt_tokens": sum(map(len, prompts)),
             "generated_tokens": sum(map(len, generated)),
+            **_counted(predictions, sum),
         }
         config = {**self.config, PROVENANCE: provenance(), "measured": measured}
         write_json(self.leaf / "predict.json", predictions)
@@ -173,7 +180,8 @@ class Result:
     def _text(self, predictions: list[dict], config: dict) -> str:
         """`result.txt`: one line per metric, a blank line, the run's arguments."""
         recipe, means = self.experiment.recipe, mean_scores(predictions)
-        lines = [f"{metric}\t{means[metric]:.4f}" for metric in METRICS]
+        shown = {metric: means[metric] for metric in METRICS} | _counted(predictions, fmean)
+        lines = [f"{name}\t{mean:.4f}" for name, mean in shown.items()]
         named = {"model_name": recipe.model_name, "prompt_set": recipe.prompts}
         named |= {"dataset": recipe.dataset, "data_type": self.data_type}
         arguments = json.dumps({**named, **config}, ensure_ascii=False, indent=2)
@@ -185,6 +193,12 @@ class Result:
         shown = "  ".join(f"{metric} {means[metric]:.4f}" for metric in METRICS)
         title = f"{self.experiment.recipe.inference_method} {self.data_type}"
         return f"{title}: {shown}  ({len(self.records)} questions) {relative(self.leaf)}"
+
+
+def _counted(predictions: list[dict], how: Callable) -> dict:
+    """The sum or the mean of each of `COUNTS`; empty if nothing was retrieved while answering."""
+    names = [name for name in COUNTS if name in predictions[0]]
+    return {name: how(row[name] for row in predictions) for name in names}
 
 
 def _alike(path: Path, text: str) -> bool:
@@ -203,13 +217,17 @@ def divergence(base: torch.Tensor, adapted: torch.Tensor) -> torch.Tensor:
 
 
 class Answering:
-    """Answers the questions of one data type after the other; loads the model when it is needed."""
+    """Answers the questions of one data type after the other; loads the model when it is needed.
+    `index` is for a method that retrieves while it answers."""
 
-    def __init__(self, experiment: Experiment, processes: Processes):
+    def __init__(
+        self, experiment: Experiment, processes: Processes, index: PassageIndex | None = None
+    ):
         recipe = experiment.recipe
         longest = context_length(recipe.model_name, recipe.trust_remote_code)
-        self.experiment, self.processes = experiment, processes
-        self.encoder = experiment.encoder_for(room_for_prompt(longest, recipe.max_new_tokens))
+        self.experiment, self.processes, self.index = experiment, processes, index
+        beside = recipe.max_new_tokens + (recipe.look_ahead if index else 0)
+        self.encoder = experiment.encoder_for(room_for_prompt(longest, beside))
         self.model: PreTrainedModel | None = None
         self.bank: LoraBank | None = None
         self.old: list[Result] = []  # what the first new answers replace
@@ -269,6 +287,8 @@ class Answering:
         has the batch's "questions", their "predictions" in this order, and its "seconds"."""
         experiment, recipe, records = self.experiment, self.experiment.recipe, result.records
         merger = self.bank and open_merger(experiment, self.bank, result.data_type, result.base)
+        own = (self.model, experiment.tokenizer, self.encoder, self.index, recipe)
+        rounds = Rounds(*own) if self.index else None
         mark = time.perf_counter()
         for batch, merged in merger.ahead(batches) if merger else ((b, None) for b in batches):
             first = prompts[batch[0]] if records[batch[0]]["augment"] else None
@@ -276,16 +296,18 @@ class Answering:
             watch = FirstLogits() if recipe.locality else FiniteLogits()
             how = (self.model, experiment.tokenizer, asked)
             adapters = (partial(merger.use, merged, prompt=first), self.bank.keep) if merger else ()
-            written = answer_batch(*how, recipe.max_new_tokens, watch, *adapters)
-            watch.check(batch, bool(merger))
-            predictions = [
-                prediction_of(records[did], text, recipe)
-                for did, (text, _) in zip(batch, written, strict=True)
-            ]
+            if rounds:
+                answers = rounds.answer({did: records[did]["question"] for did in batch})
+            else:
+                written = answer_batch(*how, recipe.max_new_tokens, watch, *adapters)
+                answers = [(text, {}) for text, _ in written]
+                watch.check(batch, bool(merger))
             if merger and recipe.locality:
                 with self.bank.cleared():
                     answer_batch(*how, 1, alone := FirstLogits())
                 moved = divergence(alone.first, watch.first).tolist()
-                predictions = [row | {"kl": kl} for row, kl in zip(predictions, moved, strict=True)]
+                answers = [(text, {"kl": kl}) for (text, _), kl in zip(answers, moved, strict=True)]
+            rows = zip(batch, answers, strict=True)
+            predictions = [prediction_of(records[d], text, recipe) | n for d, (text, n) in rows]
             before, mark = mark, time.perf_counter()
             yield {"seconds": mark - before, "questions": batch, "predictions": predictions}

@@ -75,6 +75,11 @@ def positive_number(text: str) -> float:
     return _number(text, float, lambda value: 0 < value < float("inf"), "a number above 0")
 
 
+def probability(text: str) -> float:
+    """A number from 0 to 1, for argparse."""
+    return _number(text, float, lambda value: 0 <= value <= 1, "between 0 and 1")
+
+
 def launcher_says(name: str, default: str = "") -> int:
     """The number in a variable that a launcher sets; `InputError` if there is none."""
     text = os.environ.get(name, default)

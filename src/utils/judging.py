@@ -85,14 +85,18 @@ class Judgement:
     ) -> None:
         """Ask `author` what neither `known` nor the journal holds, add it to `known`, and save.
         After new verdicts comes `begin()`; `tell` how many rows they settle."""
+        from utils.augmentation.writing import Request
+
         with Journal(self.folder / JOURNAL, self.settings) as journal:
             said = known | {message: text for item in journal.items for message, text in item}
             wave = {one: one for one in self.messages if one not in said}
             tell(sum(one in said for one in self.messages))
 
             def answered(chunk: dict[str, str]) -> list:
-                texts = author.answer(JUDGE, list(chunk), [0] * len(chunk))
-                return list(zip(chunk, texts, strict=True))
+                texts: dict[str, str] = {}
+                requests = [Request(JUDGE, message, 0, message) for message in chunk]
+                author.write(requests, lambda request, text: texts.update({request.key: text}))
+                return [(message, texts[message]) for message in chunk]
 
             for item in author.each(answered, author.cut(wave) if wave else []):
                 journal.add(item)

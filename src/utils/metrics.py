@@ -9,6 +9,8 @@ from utils.running import InputError
 
 COMPARED = ("em", "f1", "prec", "recall")  # of the extracted answer
 METRICS = (*COMPARED, "answer_presence")
+# what the rounds of a question cost that retrieves while it is answered
+COUNTS = ("retrievals", "model_calls", "prompt_tokens", "generated_tokens")
 CLOSED_ANSWERS = {"yes", "no", "noanswer"}  # no credit for words shared with a longer answer
 REMOVE_PUNCTUATION = str.maketrans("", "", string.punctuation)
 SENTENCE_MARKS = ".,;:!?\"'()"  # around a word of an answer that is kept as it is
@@ -25,6 +27,12 @@ def extract_answer(text: str, with_cot: bool, cut: str = "mark") -> str:
         text = after if marker else before
     marks = r"\n" if cut == "none" else r"[.\n,]"
     return re.split(marks, text.strip(), maxsplit=1)[0].strip()
+
+
+def is_answered(text: str, with_cot: bool, cut: str) -> bool:
+    """Whether `extract_answer` of `text` is what it will be, whatever comes after."""
+    answers = (extract_answer(one, with_cot, cut) for one in (text, f"{text} the answer is x"))
+    return len(set(answers)) == 1
 
 
 def normalize(text: str) -> str:

@@ -16,13 +16,27 @@ from typing import Any
 from utils.arguments import (
     positive_integer,
     positive_number,
+    probability,
     sample_number,
     seed_number,
     whole_number,
 )
 from utils.layout import folder_name
 
-METHODS = ("closed_book", "icl", "da_icl", "prag", "combine")
+
+def names_in(room: str, registry: str) -> tuple[str, ...]:
+    """The keys of the dict `registry` in `utils/{room}`, read as text: its imports are heavy."""
+    tree = ast.parse((Path(__file__).parent / room).read_text(encoding="utf-8"))
+    for node in tree.body:
+        targets = [node.target] if isinstance(node, ast.AnnAssign) else getattr(node, "targets", [])
+        if any(getattr(target, "id", None) == registry for target in targets):
+            return tuple(k.value for k in node.value.keys if isinstance(k, ast.Constant))
+    raise LookupError(f"utils/{room} has no dict {registry}")
+
+
+ACTIVE = names_in("active/__init__.py", "ACTIVE")
+AT_ONCE = ("closed_book", "icl", "da_icl", "prag", "combine")  # of these: a prompt, an answer
+METHODS = (*AT_ONCE, *ACTIVE)
 IN_CONTEXT = ("icl", "da_icl", "combine")  # of these: passages are in the prompt
 IN_PARAMETERS = ("prag", "combine")  # of these: adapters are in the model
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -37,17 +51,17 @@ GROUPS = {
     "merging": "merging (prag and combine)",
     "control": "controls: what separates knowledge from format (docs/evidence.md)",
     "answer": "answering",
+    "active": "retrieval while answering (flare and dragin: docs/methods.md)",
+    "flare": "flare (arXiv:2305.06983)",
+    "dragin": "dragin (arXiv:2403.10081)",
 }
-
-
-def names_in(room: str, registry: str) -> tuple[str, ...]:
-    """The keys of the dict `registry` in `utils/{room}`, read as text: its imports are heavy."""
-    tree = ast.parse((Path(__file__).parent / room).read_text(encoding="utf-8"))
-    for node in tree.body:
-        targets = [node.target] if isinstance(node, ast.AnnAssign) else getattr(node, "targets", [])
-        if any(getattr(target, "id", None) == registry for target in targets):
-            return tuple(k.value for k in node.value.keys if isinstance(k, ast.Constant))
-    raise LookupError(f"utils/{room} has no dict {registry}")
+# groups of settings that only some methods read -> these, and why others do not
+ONLY_OF = {
+    "merging": (IN_PARAMETERS, "merges no adapters"),
+    "active": (ACTIVE, "does not retrieve while it answers"),
+    "flare": (("flare",), "has no such setting"),
+    "dragin": (("dragin",), "has no such setting"),
+}
 
 
 def augment_parts(text: str) -> str:
@@ -208,6 +222,40 @@ class Recipe:
         "answer", None, "questions answered side by side (not set: as many as fit)",
         type=positive_integer,
     )
+
+    look_ahead: int = _setting(
+        "active", 64, "tokens written at once, of which whole sentences are kept (both papers')",
+        type=positive_integer, label=lambda count: f"_ahead={count}",
+    )
+    retrieve_topk: int = _setting(
+        "active", 3, "passages per query (DRAGIN's; FLARE has 2 for 2WikiMultihopQA)",
+        type=positive_integer, label=lambda count: f"_passages={count}",
+    )
+    max_retrievals: int = _setting(
+        "active", 10, "most queries of a question (the papers: no limit but one per sentence)",
+        type=positive_integer, label=lambda count: f"_rounds={count}",
+    )
+    flare_theta: float = _setting(
+        "flare", 0.8,
+        "retrieve for a sentence that has a token less probable than this (section 3.2.1; the "
+        "paper's for 2WikiMultihopQA)",
+        type=probability, label=lambda theta: f"_theta={theta:g}",
+    )
+    flare_beta: float = _setting(
+        "flare", 0.4,
+        "tokens less probable than this are left out of the query (section 3.2.2; the paper's)",
+        type=probability, label=lambda beta: f"_beta={beta:g}",
+    )
+    dragin_threshold: float = _setting(
+        "dragin", 1.0,
+        "retrieve for a sentence that has a word with a larger score (section 3.1; the authors: "
+        "0.75 to 1.5, this for Llama-2-7B on 2WikiMultihopQA)",
+        type=positive_number, label=lambda score: f"_threshold={score:g}",
+    )
+    dragin_words: int = _setting(
+        "dragin", 25, "most words of a query (section 3.2; the authors: 25 or 35)",
+        type=positive_integer, label=lambda count: f"_words={count}",
+    )
     # fmt: on
 
     @classmethod
@@ -228,7 +276,7 @@ class Recipe:
     @property
     def method_label(self) -> str:
         """The method and what differs from a plain answer: a result's folder."""
-        groups = ("merging", "control", "answer")
+        groups = ("merging", "control", "answer", "active", *ACTIVE)
         return self.inference_method + "".join(map(self._labels, groups))
 
     def _labels(self, group: str) -> str:
@@ -239,6 +287,12 @@ class Recipe:
             for name, f in labelled.items()
             if f.metadata["of"] == group and getattr(self, name) != f.default
         )
+
+    @property
+    def answer_settings(self) -> dict[str, Any]:
+        """What an answer is made with beside adapters and data, as it is kept in files."""
+        own = [self.inference_method] if self.inference_method in ACTIVE else []
+        return self.settings("answer", "merging", *(own and ["active", *own]))
 
     def settings(self, *groups: str) -> dict[str, Any]:
         """The recorded settings of these groups, as they are kept in files."""
@@ -260,10 +314,11 @@ class Recipe:
     def problem(self) -> str | None:
         """Why these settings make no sense together, for the parser's error, if they do not."""
         method = self.inference_method
-        if method and method not in IN_PARAMETERS and (words := self.flags("merging")):
-            return f"--inference_method {method} merges no adapters; leave out {words}"
         if method == "closed_book" and (self.leave_out or self.noise):
             return f"--inference_method {method} reads no passages; leave out --leave_out, --noise"
+        for group, (methods, why) in ONLY_OF.items():
+            if method and method not in methods and (words := self.flags(group)):
+                return f"--inference_method {method} {why}; leave out {words}"
         if self.merge == "base_once" and self.init_adapter == "random":
             return "--merge base_once needs --init_adapter: the delta of a random base is zero"
         return None

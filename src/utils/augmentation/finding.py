@@ -6,7 +6,7 @@ from collections.abc import Callable
 from tqdm import tqdm
 
 from utils.augmentation.writing import Candidates, work_key
-from utils.retrieval import ENGINES, PassageIndex
+from utils.retrieval import ENGINES, PassageIndex, open_index
 from utils.running import InputError
 
 SPARE_PASSAGES = 10  # retrieved beyond topk, to take the place of passages that are dropped
@@ -19,13 +19,7 @@ def open_engine(
     """The index that the flags name; None for the golden passages, which the questions carry.
     Raises `InputError` if the index cannot be used or no question has golden passages."""
     if options.engine in ENGINES:
-        index = ENGINES[options.engine].open_index(options)
-        if (rows := index.identity.get("rows", options.topk)) < options.topk:
-            raise InputError(
-                f"the index {options.index_name} holds {rows} passages, fewer than --topk "
-                f"{options.topk}; give a smaller number, or another --index_name"
-            )
-        return index
+        return open_index(options, options.topk, "--topk")
     records = [record for rows in questions.values() for record in rows]
     without = sum(not record.get("golden_passages") for record in records)
     if without == len(records):

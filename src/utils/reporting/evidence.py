@@ -15,7 +15,7 @@ from utils.recipe import IN_PARAMETERS, Recipe
 from utils.reporting.comparing import CONDITIONS, CONTROLS, KIND, TRAINING
 from utils.reporting.runs import COSTS, Run
 from utils.reporting.statistics import LEVEL, bootstrap_interval, paired_test
-from utils.reporting.tables import aligned, harmless
+from utils.reporting.tables import harmless, markdown_table
 
 COUNTERFACTUAL = "_counterfactual"  # ends the data type that benchmarks/counterfactual.py makes
 METHODS = ("closed_book", "icl", "prag", "combine")
@@ -257,12 +257,9 @@ class Evidence:
 
 
 def _table(lines: Iterable[list[str]]) -> list[str]:
-    """A table in Markdown; lines without cells are left out, "" without any."""
-    head, *body = filter(None, lines)
-    if not body:
-        return ["No result."]
-    first, *rest = aligned([head, *body], "| ", " | ", " |")
-    return [first, "".join(c if c == "|" else "-" for c in first), *rest]
+    """A table in Markdown; lines without cells are left out, a word without any."""
+    shown = list(filter(None, lines))
+    return markdown_table(shown) if len(shown) > 1 else ["No result."]
 
 
 def _paragraph(sentences: Iterable[str]) -> list[str]:

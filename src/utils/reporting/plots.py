@@ -17,6 +17,8 @@ COLOURS = {
     "da_icl": "#56B4E9",
     "prag": "#D55E00",
     "combine": "#009E73",
+    "flare": "#E69F00",
+    "dragin": "#F0E442",
 }
 MARKERS = "osD^vP*X<>ph8d"
 LINE = 0.21  # inches

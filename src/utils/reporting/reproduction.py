@@ -11,7 +11,7 @@ import pandas as pd
 
 from utils.datasets import DATASETS, PAPER
 from utils.reporting.published import published, short_name
-from utils.reporting.tables import aligned, harmless
+from utils.reporting.tables import harmless, markdown_table
 
 HEAD = ["model", "method", "by"]  # what every line begins with
 
@@ -25,10 +25,10 @@ def matrix(figures: pd.DataFrame) -> str:
         lines = [*_lines(reports, _cells(dataset)), *_own_lines(figures, dataset)]
         if lines:
             head = [*HEAD, *(cell.split("/")[1] for cell in _cells(dataset))]
-            text += ["", f"### {dataset}", "", *_table([head, *_sorted(lines)])]
+            text += ["", f"### {dataset}", "", *markdown_table([head, *_sorted(lines)])]
     head = [*HEAD, "mean of the 8 types", "with the 2 totals"]
     lines = _sorted(_averages(reports))
-    return "\n".join([*text, "", "### Averages", "", *_table([head, *lines])]) + "\n"
+    return "\n".join([*text, "", "### Averages", "", *markdown_table([head, *lines])]) + "\n"
 
 
 def _reports() -> list[dict]:
@@ -95,9 +95,3 @@ def _sorted(lines: Iterable[list[str]]) -> list[list[str]]:
     models = [*paper, *(line[0] for line in lines)]
     methods = ["closed_book", *next(iter(paper.values())), *(line[1] for line in lines)]
     return sorted(lines, key=lambda line: (models.index(line[0]), methods.index(line[1])))
-
-
-def _table(lines: list[list[str]]) -> list[str]:
-    """A Markdown table whose first line is its head; a column of empty cells is left out."""
-    head, *body = aligned(lines, "| ", " | ", " |")
-    return [head, "".join(c if c == "|" else "-" for c in head), *body]

@@ -21,7 +21,7 @@ from utils.recipe import DEFAULTS, METHODS
 from utils.reporting.verdicts import read_verdicts
 from utils.running import InputError
 
-COSTS = ("seconds", "prompt_tokens", "generated_tokens")
+COSTS = ("seconds", "prompt_tokens", "generated_tokens", "retrievals", "model_calls")
 MOST_QUESTION_TYPES = 8  # more are remarks rather than types, and not shown
 AGAIN = "answer these questions again (inference.py with --overwrite)"
 
@@ -40,7 +40,7 @@ class Run:
     # a row per question, sorted by `identity` (hash of id, text and answers); `type`, the metrics;
     # `judge` (1 right, else 0) and `unread` (1: no yes or no) if it was judged; `kl` if measured
     scores: pd.DataFrame
-    costs: dict[str, float]  # the `COSTS` per question; empty if they were not measured
+    costs: dict[str, float]  # the `COSTS` per question that were measured
 
     @property
     def base_method(self) -> str:
@@ -124,7 +124,8 @@ def _read_run(
         predictions = read_json(folder / "predict.json", "the predictions")
         scores = _scores(predictions, types, _verdicts(folder, predictions, left_out))
         measured = config.get("measured")
-        costs = {name: measured[name] / measured["questions"] for name in COSTS if measured}
+        names = [name for name in COSTS if measured and name in measured]
+        costs = {name: measured[name] / measured["questions"] for name in names}
     except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError):
         raise InputError(f"its config.json or predict.json is damaged; {AGAIN}") from None
     setting = (rank, training, writer)

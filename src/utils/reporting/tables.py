@@ -30,7 +30,7 @@ Results of a data set and model that differ in what every answer depends on are 
 (paper …): {source}, on the first {questions} questions of each type; beside runs with the paper's \
 rank, alpha, learning rate, merging and scoring. Seconds per question are those of answering in \
 the run's own batches on its own machine, over the line's data types, without the training of \
-adapters.
+adapters. Prompt tokens and retrievals of `flare` and `dragin` are those of all rounds.
 """
 
 JUDGED = """
@@ -76,13 +76,14 @@ def judge_text(row: pd.Series) -> str:
 
 
 def cost_texts(rows: pd.DataFrame) -> list[str]:
-    """Seconds per question and tokens per prompt over all questions of `rows`, as texts."""
-    timed = rows[rows["seconds_per_question"].notna()]
-    if timed.empty:
-        return ["", ""]
-    costs = timed[["seconds_per_question", "prompt_tokens_per_question"]]
-    seconds, tokens = np.average(costs, axis=0, weights=timed["n"])
-    return [f"{seconds:.3g}", f"{tokens:.0f}"]
+    """What a question cost on average over all questions of `rows`, as texts: seconds, tokens of
+    its prompts, and of a method that counts them retrievals."""
+    texts = []
+    for name, form in {"seconds": ".3g", "prompt_tokens": ".0f", "retrievals": ".3g"}.items():
+        known = rows[rows[f"{name}_per_question"].notna()]
+        costs = known[f"{name}_per_question"]
+        texts.append("" if known.empty else format(np.average(costs, weights=known["n"]), form))
+    return texts
 
 
 def aligned(lines: list[list[str]], start: str, between: str, end: str) -> list[str]:
@@ -92,6 +93,12 @@ def aligned(lines: list[list[str]], start: str, between: str, end: str) -> list[
     return [start + between.join(cells) + end for cells in zip(*padded, strict=True)]
 
 
+def markdown_table(lines: list[list[str]]) -> list[str]:
+    """A Markdown table whose first line is its head; a column of empty cells is left out."""
+    head, *body = aligned(lines, "| ", " | ", " |")
+    return [head, "".join(c if c == "|" else "-" for c in head), *body]
+
+
 def markdown_report(figures: pd.DataFrame, left_out: list[str], samples: int, seed: int) -> str:
     """The text of table.md: a table for each group, a line for each setting and method."""
     caption = CAPTION + (JUDGED if "judge" in figures else "")
@@ -99,18 +106,18 @@ def markdown_report(figures: pd.DataFrame, left_out: list[str], samples: int, se
     for (title, differs), rows in figures.groupby(BLOCK, sort=False):
         text += ["", f"## {harmless(title, 'markdown')}", ""]
         text += [harmless(differs, "markdown"), ""] if differs else []
-        text += _markdown_table(rows)
+        text += _group_table(rows)
     text += ["", "Not counted:", ""] if left_out else []
     text += ["- " + harmless(sentence, "markdown") for sentence in left_out]
     return "\n".join(text) + "\n"
 
 
-def _markdown_table(figures: pd.DataFrame) -> list[str]:
+def _group_table(figures: pd.DataFrame) -> list[str]:
     """The table of one group, with a column for each data type and question type."""
     columns = figures.drop_duplicates("column").sort_values("column")
     labels = columns["label"] + " (n = " + columns["n"].astype(str) + ")"
     judged = "judge: " + columns["label"]
-    costs = ["seconds per question", "tokens per prompt"]
+    costs = ["seconds per question", "prompt tokens per question", "retrievals per question"]
     lines = [["settings", "method", *labels, *judged, *costs]]
     for (settings, method), rows in figures.groupby(["settings", "method"], sort=False):
         cells, verdicts = (dict.fromkeys(columns["column"], "") for _ in range(2))
@@ -120,9 +127,7 @@ def _markdown_table(figures: pd.DataFrame) -> list[str]:
             verdicts[row["column"]] = judge_text(row)
         costs = cost_texts(rows)
         lines.append([settings, method, *cells.values(), *verdicts.values(), *costs])
-    lines = [[harmless(cell, "markdown") for cell in line] for line in lines]
-    head, *body = aligned(lines, "| ", " | ", " |")
-    return [head, "".join(c if c == "|" else "-" for c in head), *body]
+    return markdown_table([[harmless(cell, "markdown") for cell in line] for line in lines])
 
 
 def terminal_table(figures: pd.DataFrame) -> str:
@@ -131,8 +136,8 @@ def terminal_table(figures: pd.DataFrame) -> str:
     for (title, differs, settings), rows in figures.groupby([*BLOCK, "settings"], sort=False):
         text += ["", harmless(f"{title}, {settings}".removesuffix(", "))]
         text += [harmless(differs)] if differs else []
-        head = ["", "method", "F1 and 95% interval", "n", "judge", "paper", "s/question", "tokens"]
-        lines = [head]
+        head = "method,F1 and 95% interval,n,judge,paper,s/question,tokens,retrievals"
+        lines = [["", *head.split(",")]]
         rows = rows.sort_values("column", kind="stable")
         for number, (_, row) in enumerate(rows.iterrows()):
             paper = "" if pd.isna(row["published_f1"]) else f"{row['published_f1']:.3f}"

@@ -15,6 +15,8 @@ from importlib import import_module
 from types import ModuleType
 from typing import Protocol
 
+from utils.running import InputError
+
 ENGINES: dict[str, ModuleType] = {
     "embedded": import_module("utils.retrieval.embedded"),
     "dense": import_module("utils.retrieval.dense"),
@@ -32,6 +34,24 @@ def add_index_flags(
     group.add_argument("--index_name", default="wiki", help="index made by prep_elastic.py")
     for engine in ENGINES.values():
         engine.add_flags(parser, building=False)
+
+
+def open_index(options: argparse.Namespace, topk: int, flag: str) -> "PassageIndex":
+    """The index that the flags name. Raises `InputError` if it cannot be used or holds fewer
+    passages than `topk`, which `flag` asks of it."""
+    index = ENGINES[options.engine].open_index(options)
+    if (rows := index.identity.get("rows", topk)) < topk:
+        raise InputError(
+            f"the index {options.index_name} holds {rows} passages, fewer than {flag} {topk}; give "
+            "a smaller number, or another --index_name"
+        )
+    return index
+
+
+def index_settings(options: argparse.Namespace, index: "PassageIndex | None") -> dict:
+    """Which index was asked, as it is kept in files."""
+    made_of = {"name": options.index_name, **index.identity} if index else None
+    return {"engine": options.engine, "index": made_of}
 
 
 class PassageIndex(Protocol):

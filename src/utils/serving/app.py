@@ -14,7 +14,7 @@ from starlette.requests import Request as HTTPRequest
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from utils.recipe import METHODS
+from utils.recipe import AT_ONCE
 from utils.running import InputError
 from utils.serving.guard import Guard, body_of, content_policy, failure_of
 from utils.serving.replies import CHAT, COMPLETION, Form, Reply
@@ -87,7 +87,7 @@ class Service:
 
     def _described(self) -> dict:
         """The model, and what a `prag` object may choose."""
-        choices = {"methods": METHODS, "merges": [*MERGES], "topk": self.topk}
+        choices = {"methods": AT_ONCE, "merges": [*MERGES], "topk": self.topk}
         choices |= {"method": self.session.recipe.inference_method}
         choices |= {"passages": len(self.session.by_text)}
         own = {"id": self.model, "object": "model", "created": self.started, "owned_by": "prag"}

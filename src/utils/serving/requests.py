@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from utils.arguments import positive_integer
-from utils.recipe import IN_CONTEXT, IN_PARAMETERS, METHODS, Recipe, names_in
+from utils.recipe import AT_ONCE, IN_CONTEXT, IN_PARAMETERS, Recipe, names_in
 from utils.retrieval import add_index_flags
 from utils.running import InputError
 
@@ -174,7 +174,7 @@ def _request(prag: dict, question: str, recipe: Recipe, topk: int) -> Request:
 
     count = f"a whole number from 1 to {MOST_PASSAGES}"
     ids = f"a list of at most {MOST_PASSAGES} ids of passages, each a text"
-    method = value("method", recipe.inference_method, METHODS.__contains__, " or ".join(METHODS))
+    method = value("method", recipe.inference_method, AT_ONCE.__contains__, " or ".join(AT_ONCE))
     merge = value("merge", recipe.merge, MERGES.__contains__, " or ".join(MERGES))
     scale = value("scale", recipe.merge_scale, _is_scale, f"a number above 0, at most {MOST_SCALE}")
     topk = value("topk", topk, lambda v: type(v) is int and 0 < v <= MOST_PASSAGES, count)
