@@ -24,7 +24,7 @@ from stage_runs import (
 
 import encode
 import inference
-from utils import answering
+from utils import batches
 from utils.controls import with_noise, with_other_questions, without_gold
 from utils.lora.bank import LoraBank
 from utils.lora.merges import weighted
@@ -114,7 +114,7 @@ def test_what_is_left_out_is_neither_merged_nor_in_the_prompt(copy, monkeypatch)
     left = without_gold(records)
     assert {len(one["augment"]) for one in left} != {3} and any(one["augment"] for one in left)
     merged = watched(monkeypatch, LoraBank, "ready")
-    asked = watched(monkeypatch, answering, "generate")
+    asked = watched(monkeypatch, batches, "generate")
     answer("combine", "--leave_out", "gold")
     check_what_is_read(copy, left, merged, asked)
     config = json.loads((copy / RESULTS / "combine_without=gold/dev/config.json").read_text())
@@ -199,7 +199,7 @@ def test_noise_is_in_the_prompt_and_among_the_adapters(copy, monkeypatch):
     records = json.loads((copy / DATA).read_text())
     noisy = with_noise(records, "last", 0)
     merged = watched(monkeypatch, LoraBank, "ready")
-    asked = watched(monkeypatch, answering, "generate")
+    asked = watched(monkeypatch, batches, "generate")
     answer("combine", "--noise", "last")
     check_what_is_read(copy, noisy, merged, asked)
     plain, other = (rows_of(copy, name) for name in ("combine", "combine_noise=last"))

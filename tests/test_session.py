@@ -14,7 +14,7 @@ import ask
 import augment
 import encode
 from utils import session
-from utils.recipe import METHODS
+from utils.recipe import AT_ONCE
 from utils.serving.requests import Request
 
 
@@ -68,7 +68,7 @@ def test_ask_shows_what_each_method_says_and_what_each_adapter_changes(
     answers = expected(finished)
     _, asked, _, _ = answers[0]
     said = {method: text.strip() for method, question, _, text in answers if question == asked}
-    run(ask, asked, *FLAGS, "--show_adapters", "--methods", ",".join(METHODS))
+    run(ask, asked, *FLAGS, "--show_adapters", "--methods", ",".join(AT_ONCE))
     out = capsys.readouterr().out.splitlines()
     for method, text in said.items():
         assert any(line.startswith(method) and line.split(None, 1)[1] in text for line in out)

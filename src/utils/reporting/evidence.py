@@ -9,8 +9,8 @@ from statistics import fmean, median
 
 from utils import layout
 from utils.files import read_json
+from utils.forms import read_records
 from utils.metrics import score
-from utils.questions import read_records
 from utils.recipe import IN_PARAMETERS, Recipe
 from utils.reporting.comparing import CONDITIONS, CONTROLS, KIND, TRAINING
 from utils.reporting.runs import COSTS, Run
@@ -209,7 +209,8 @@ class Evidence:
         lines = [["method", *(f"{name.replace('_', ' ')} per question" for name in COSTS)]]
         for method in METHODS:
             costs = run.costs if (run := self.one(method)) else {}
-            lines += [[method, *(f"{costs[name]:.3g}" for name in COSTS)]] if costs else []
+            cells = (f"{costs[name]:.3g}" if name in costs else "" for name in COSTS)
+            lines += [[method, *cells]] if costs else []
         plain, where = self.plain, layout.ROOT_DIR / "offline" / self.plain.model
         rank, training, writer = plain.setting
         folder = where / rank / plain.dataset / training / writer / plain.data_type
