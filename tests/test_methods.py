@@ -15,6 +15,7 @@ from utils import batches
 from utils.lora.bank import LoraBank
 from utils.lora.merges import base_once
 from utils.sources import trained
+from utils.sources.others import exchanged
 from utils.store import merging
 from utils.store.folders import load_adapter, read_training, save_adapter, stored_fingerprint
 
@@ -197,7 +198,16 @@ def test_the_adapters_of_others_are_those_of_a_question_that_shares_no_passage(c
         records[0]["augment"][0]["passage"] = records[1]["augment"][0]["passage"]
     del records[2:]
     put(copy / "data_aug/demo/dev.json", json.dumps(records))
-    refused("no exchange among 2 questions", run, encode, *flags)
+    refused("question 0 shares a passage with each of the 2 questions", run, encode, *flags)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_question_gives_more_than_once_if_too_many_share_a_passage(seed):
+    held = [{"a"}, {"a", "b"}, {"a", "c"}, {"a", "d"}, {"e"}, {"f"}, set()]
+    questions = [[(None, {"passage": one}) for one in own] for own in held]
+    givers = exchanged(questions, seed)
+    assert all(not held[i] & held[giver] and held[giver] for i, giver in enumerate(givers[:-1]))
+    assert givers[-1] == 6 and len(set(givers)) < 7
 
 
 def test_the_average_adapter_is_one_for_all_passages_of_a_data_type(copy, capsys):

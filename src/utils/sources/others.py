@@ -52,9 +52,9 @@ def _taken(experiment: Experiment) -> list[tuple[Work, Path]]:
 
 
 def exchanged(questions: list[Passages], seed: int) -> list[int]:
-    """For each question the number of the one whose adapters it takes: each gives once, and no two
-    share a passage. A question without passages takes none. Raises `InputError` if no such exchange
-    is found."""
+    """For each question the number of the one whose adapters it takes, with which it shares no
+    passage. Each gives once, unless too many share passages: then some give more often. A question
+    without passages takes none. Raises `InputError` if a question shares with all others."""
     held = [{entry["passage"] for _, entry in passages} for passages in questions]
     full, rng = [i for i, own in enumerate(held) if own], random.Random(seed)
     givers = dict(zip(full, rng.sample(full, len(full)), strict=True))
@@ -66,8 +66,11 @@ def exchanged(questions: list[Passages], seed: int) -> list[int]:
                 givers[i], givers[j] = givers[j], givers[i]
                 break
         else:
-            raise InputError(
-                f"--adapters others: no exchange among {len(questions)} questions was found that "
-                "gives each the passages of one that shares none with it; take more questions"
-            )
+            apart = [j for j in full if not held[i] & held[j]]
+            if not apart:
+                raise InputError(
+                    f"--adapters others: question {i} shares a passage with each of the "
+                    f"{len(questions)} questions; take more questions"
+                )
+            givers[i] = rng.choice(apart)
     return [givers.get(i, i) for i in range(len(questions))]
