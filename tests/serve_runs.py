@@ -34,7 +34,7 @@ def opened(root: Path, *more: str) -> Session:
 
 @contextmanager
 def server_of(
-    session: Session, key: str | None = None, queue: int = 4
+    session: Session, key: str | None = None, queue: int = 32
 ) -> Iterator[SimpleNamespace]:
     """A server in a thread: its port, worker and session."""
     worker = Worker(session, queue)

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 from conftest import use_root
@@ -17,6 +18,8 @@ from stage_runs import run
 
 import serve
 from utils import running
+from utils.recipe import Recipe
+from utils.serving.worker import Busy, Worker
 from utils.session import Session
 
 
@@ -27,8 +30,6 @@ def client(served):
 
 @pytest.mark.parametrize("clients", [1, 16])
 def test_many_clients_get_what_inference_says(served, client, finished, clients):
-    served.worker.waiting.maxsize = 32
-
     def asked(one):
         method, text, ids, expected = one
         stream = len(text) % 2 == 0
@@ -44,7 +45,6 @@ def test_many_clients_get_what_inference_says(served, client, finished, clients)
 
     with ThreadPoolExecutor(clients) as pool:
         assert all(pool.map(asked, expected(finished)))
-    served.worker.waiting.maxsize = 4
 
 
 def test_the_official_client_works_unchanged(served, client, finished):
@@ -112,6 +112,7 @@ def test_too_many_that_wait_are_sent_away(served, monkeypatch):
 
     monkeypatch.setattr(served.session, "prepare", held)
     waiting = served.worker.waiting
+    monkeypatch.setattr(waiting, "maxsize", 4)
     with ThreadPoolExecutor(5) as pool:
         first = pool.submit(send, served.port, question("Who?"))
         assert inside.wait(60)  # what comes now waits
@@ -125,6 +126,18 @@ def test_too_many_that_wait_are_sent_away(served, monkeypatch):
         assert send(served.port, None, "/health")[1] == {"status": "ok", "running": 1, "waiting": 4}
         hold.set()
         assert {one.result()[0] for one in (first, *others)} == {200}
+
+
+def test_who_has_left_makes_room_for_others():
+    worker = Worker(SimpleNamespace(recipe=Recipe()), 2)
+    first, second, third = (SimpleNamespace(request=SimpleNamespace(gone=False)) for _ in range(3))
+    worker.submit(first)
+    worker.submit(second)
+    with pytest.raises(Busy):
+        worker.submit(third)
+    first.request.gone = True
+    worker.submit(third)
+    assert list(worker.waiting.queue) == [second, third]
 
 
 @pytest.mark.parametrize("stream", [False, True])

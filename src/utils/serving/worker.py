@@ -59,7 +59,15 @@ class Worker(threading.Thread):
         self.size = session.recipe.batch_size or MOST
 
     def submit(self, job: Job) -> None:
-        """Let `job` wait for the model; raises `Busy`."""
+        """Let `job` wait for the model; raises `Busy`. Those that nobody waits for make room."""
+        if self.waiting.full():
+            jobs: list[Job] = []
+            with suppress(queue.Empty):
+                while True:
+                    jobs.append(self.waiting.get_nowait())
+            for one in jobs:
+                if not one.request.gone:
+                    self.waiting.put_nowait(one)
         try:
             self.waiting.put_nowait(job)
         except queue.Full:
