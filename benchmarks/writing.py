@@ -7,9 +7,10 @@ r"""Stage 1's speed: tokens a second of rewrites and question lists, here and at
         --prompts small --corpus index/hotpotqa.tsv --api_base http://localhost:8000/v1
 
 At each of `--widths`, as many texts are written side by side, or requested at the same time, all by
-the same requests and seeds as `augment.py` sends. The ways take turns, round after round, after one
-round that is not counted. Tokens are those that were written, by the same tokenizer. The limit is
-that of `speed.py`: 2 operations per parameter and token that is read or written.
+the same requests and seeds as `augment.py` sends. The ways take turns, round after round, each about
+other passages (a server may remember some), after one round that is not counted. Tokens are those
+that were written, by the same tokenizer. The limit is that of `speed.py`: 2 operations per
+parameter and token that is read or written.
 """
 
 import argparse
@@ -46,6 +47,8 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namesp
         "--widths", type=positive_integer, nargs="+", default=[1, 8, 64], help="texts side by side"
     )
     parser.add_argument("--repetitions", type=positive_integer, default=5, help="counted rounds")
+    ways = "those to measure, such as rewrites or lists, constrained (not set: all)"
+    parser.add_argument("--ways", nargs="+", metavar="WAY", help=ways)
     parser.add_argument("--json", type=Path, help="file for the raw result (not set: none)")
     add_sampling_flags(parser)
     add_server_flags(parser)
@@ -65,9 +68,10 @@ def main() -> None:
     from utils.retrieval.corpus import read_corpus
 
     most = max(*options.widths, LEAST_TEXTS)
-    passages = [text for _, text, _ in islice(read_corpus(options.corpus, "reading"), most)]
-    if len(passages) < most:
-        raise InputError(f"{options.corpus} has {len(passages)} passages, fewer than {most}")
+    needed = most * (options.repetitions + 1)
+    passages = [text for _, text, _ in islice(read_corpus(options.corpus, "reading"), needed)]
+    if len(passages) < needed:
+        raise InputError(f"{options.corpus} has {len(passages)} passages, fewer than {needed}")
     prompts = load_prompts(recipe.prompts, "", with_cot=False)
     sampling = Sampling.of(options, prompts)
     here = LocalModel(recipe, prompts, replace(sampling, constrained=True), most, print)
@@ -77,8 +81,10 @@ def main() -> None:
     rows = []
     for width in options.widths:
         ways = ways_of(here, there, width)
-        asked = passages[: max(width, LEAST_TEXTS)]
-        for name, round_values in in_turn(ways, asked, here, options.repetitions).items():
+        ways = {name: ways[name] for name in options.ways or ways if name in ways}
+        count = max(width, LEAST_TEXTS)
+        rounds = [passages[n * most :][:count] for n in range(options.repetitions + 1)]
+        for name, round_values in in_turn(ways, rounds, here).items():
             row = {"width": width, "way": name, "rounds": round_values}
             speeds = [one["tokens"] / one["seconds"] for one in round_values]
             row["tokens_per_second"] = statistics.median(speeds)
@@ -133,26 +139,23 @@ def ways_of(here: "LocalModel", there: Server | None, width: int) -> dict[str, W
 
 
 def in_turn(
-    ways: dict[str, Way], passages: list[str], here: "LocalModel", repetitions: int
+    ways: dict[str, Way], rounds: list[list[str]], here: "LocalModel"
 ) -> dict[str, list[dict]]:
-    """Seconds, tokens written and read of each way and counted round."""
+    """Seconds, tokens written and read of each way and round, of which the first does not count."""
     from utils.augmentation.writing import LIST
 
-    read = {
-        kind: sum(len(here.encoder.request(kind, passage)) for passage in passages)
-        for kind in (LIST, "rewrite")
-    }
-    rounds: dict[str, list[dict]] = {name: [] for name in ways}
-    for number in range(repetitions + 1):
+    found: dict[str, list[dict]] = {name: [] for name in ways}
+    for number, passages in enumerate(rounds):
         for name, write in ways.items():
             began = time.perf_counter()
             texts = write(passages)
             seconds = time.perf_counter() - began
             tokens = sum(len(ids) + 1 for ids in here.tokenizer(texts)["input_ids"])
             kind = LIST if name.startswith("lists") else "rewrite"
+            read = sum(len(here.encoder.request(kind, passage)) for passage in passages)
             if number:
-                rounds[name].append({"seconds": seconds, "tokens": tokens, "read": read[kind]})
-    return rounds
+                found[name].append({"seconds": seconds, "tokens": tokens, "read": read})
+    return found
 
 
 if __name__ == "__main__":
