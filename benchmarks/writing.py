@@ -6,10 +6,10 @@ r"""Stage 1's speed: tokens a second of rewrites and question lists, here and at
     python benchmarks/writing.py --model_name models/SmolLM2-135M-Instruct.Q4_1.gguf \
         --prompts small --corpus index/hotpotqa.tsv --api_base http://localhost:8000/v1
 
-At each of `--widths`, as many texts are written side by side, or requested at the same time, all by
-the same requests and seeds as `augment.py` sends. The ways take turns, round after round, each
-about other passages (a server may remember some), after one round that is not counted. Tokens are those
-that were written, by the same tokenizer. The limit is that of `speed.py`: 2 operations per
+At each of `--widths`, as many texts are written side by side, or requested at the same time, all
+by the same requests and seeds as `augment.py` sends. The ways take turns, round after round, each
+about other passages (a server may remember some), after one round that is not counted. Tokens are
+those that were written, by the same tokenizer. The limit is that of `speed.py`: 2 operations per
 parameter and token that is read or written.
 """
 
