@@ -57,7 +57,7 @@ bench: demo                ## what is measured is in benchmarks/README.md
 	$(BIN)/python benchmarks/retrieval.py --rows 1000000 --bm25s
 
 bench-check: demo          ## has anything become slower or larger than the committed baseline?
-	$(BIN)/python benchmarks/speed.py --passages 48 --questions 32 --json output/speed.json
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/speed.py --passages 48 --questions 32 --json output/speed.json
 	$(BIN)/python benchmarks/check.py output/speed.json
 
 prompts: setup             ## write all_prompt.md again after a change in src/prompts/

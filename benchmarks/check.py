@@ -1,6 +1,6 @@
 r"""Has anything become slower or larger? Compares a result of `speed.py` with the committed one.
 
-    python benchmarks/speed.py --passages 48 --questions 32 --json speed.json
+    OMP_NUM_THREADS=1 python benchmarks/speed.py --passages 48 --questions 32 --json speed.json
     python benchmarks/check.py speed.json             # `make bench-check` runs both
     python benchmarks/check.py speed.json --write     # this is the baseline from now on
 
