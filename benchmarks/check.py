@@ -50,6 +50,17 @@ def kind(result: dict) -> str:
     return f"cpu-{best}-{threads}"
 
 
+def ways_of(result: dict) -> dict[str, dict]:
+    """All ways of a result of `speed.py` by name."""
+    stages = ("encode", "answer")
+    return {
+        f"{stage}: {name}": way
+        for stage in stages
+        for name, way in result[stage].items()
+        if isinstance(way, dict)
+    }
+
+
 def watched(result: dict) -> dict[str, float]:
     """The watched figures of a result of `speed.py`."""
     encode, answer = result["encode"], result["answer"]
@@ -77,6 +88,9 @@ def main() -> None:
     """Compare, or keep."""
     options = parse_arguments()
     result = read_object(options.result, "the result of speed.py")
+    if failed := [n for n, way in ways_of(result).items() if way.get("failure")]:
+        words = f"{', '.join(failed)} failed; measure less at a time"
+        raise InputError(f"{relative(options.result)}: {words}")
     now, baseline = watched(result), BASELINES / f"{kind(result)}.json"
     about = {name: result[name] for name in ("machine", "provenance", "arguments")}
     if options.write:

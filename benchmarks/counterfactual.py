@@ -20,10 +20,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 from utils.arguments import new_parser, seed_number
 from utils.files import hash_json, relative, write_json
-from utils.layout import augmented_file
+from utils.layout import COUNTERFACTUAL, augmented_file
 from utils.running import InputError, run_stage
-
-SUFFIX = "_counterfactual"
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -42,6 +40,7 @@ def counterfactual(records: list[dict], seed: int) -> list[dict]:
     from utils.augmentation.records import in_passage
     from utils.controls import open_answers
 
+    records = [record for record in records if record["question"] is not None]  # no corpus's
     made, pool = [], _pool(records)
     for did, record in enumerate(records):
         answers, passages = open_answers(record), [e["passage"] for e in record["augment"]]
@@ -137,7 +136,7 @@ def main() -> None:
     if not made:
         problem = f"no question of {relative(source)} has an answer that can be replaced"
         raise InputError(f"{problem}: none is in its passages, or no other is of its form")
-    target = augmented_file(options.dataset, options.data_type + SUFFIX)
+    target = augmented_file(options.dataset, options.data_type + COUNTERFACTUAL)
     write_json(target, made)
     print(f"{len(made)} of {len(records)} questions have a false answer in {relative(target)}")
 

@@ -2,7 +2,7 @@ r"""The results of `configs/real.sh` over all data sets: one table, and the scor
 
     python benchmarks/real_table.py --out docs/real/questions.csv
 
-Writes the F1 and the answer presence of each question and method (no texts: they are the data
+Writes the F1 of each question and method (no texts: they are the data
 sets'), and prints a table: mean F1 per data set, over all questions with its 95% interval, answer
 presence, and the p-value of a paired randomisation test against `closed_book`.
 """
@@ -49,15 +49,19 @@ def main() -> None:
 
     runs, _ = read_runs(output_folder(), None, None)
     runs = [r for r in runs if r.dataset.startswith(REAL) and r.data_type == options.data_type]
+    runs = [r for r in runs if r.method == r.base_method]  # no controls of the answer
     if not runs:
         raise InputError("there is no result of real questions; run configs/real.sh first")
-    scores = pd.concat(
-        {(run.dataset.removeprefix(REAL), way_of(run)): run.scores for run in runs},
-        names=["dataset", "way", "question"],
-    )
+    keyed = {}
+    for run in runs:
+        key = run.dataset.removeprefix(REAL), way_of(run)
+        kept = keyed.setdefault(key, run.scores.set_index("identity"))
+        if not kept.equals(run.scores.set_index("identity")):
+            raise InputError(f"{relative(run.folder)} is a second result of {key}; move one away")
+    scores = pd.concat(keyed, names=["dataset", "way", "question"])
     f1, present = (scores[name].unstack("way") for name in ("f1", "answer_presence"))
     write_text(options.out, f1.round(3).to_csv())
-    [base] = [way for way in f1 if way.startswith("closed_book")]
+    base = "closed_book"
     names = sorted(f1.index.get_level_values("dataset").unique())
     lines = [["method and training", *names, "all", "n", "answer presence", "p, closed_book"]]
     for way in f1:

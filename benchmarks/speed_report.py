@@ -62,7 +62,10 @@ def add_ratios(result: dict) -> None:
 
 
 def _ratio(one: dict, other: dict) -> float:
-    """The median of how many times as long `one` took, round by round, for as many items."""
+    """The median of how many times as long `one` took, round by round, for as many items; NaN if
+    one of them failed."""
+    if one["failure"] or other["failure"]:
+        return float("nan")
     pairs = zip(one["seconds"], other["seconds"], strict=True)
     return statistics.median(a / b for a, b in pairs)
 

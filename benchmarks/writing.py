@@ -78,8 +78,9 @@ def main() -> None:
     there = Server(options, prompts, sampling, print) if options.api_base else None
     limit = matmul_rate(here.model, pick_device())
     parameters = sum(p.numel() for p in here.model.parameters())
-    rows = []
+    rows, form = [], here.form
     for width in options.widths:
+        here.form = form
         ways = ways_of(here, there, width)
         ways = {name: ways[name] for name in options.ways or ways if name in ways}
         count = max(width, LEAST_TEXTS)

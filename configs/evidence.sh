@@ -42,9 +42,10 @@ answer "closed_book icl prag combine" $data
 
 # 2. Knowledge: without the passages that hold the answer; with passages that say something false
 answer "icl prag combine" $data --leave_out gold
-python benchmarks/counterfactual.py --dataset $dataset --data_type $split
-python src/encode.py $common --data_type ${split}_counterfactual $train --index_name $index
-answer "closed_book icl prag combine" $common --data_type ${split}_counterfactual
+if python benchmarks/counterfactual.py --dataset $dataset --data_type $split; then  # not of yes and no
+    python src/encode.py $common --data_type ${split}_counterfactual $train --index_name $index
+    answer "closed_book icl prag combine" $common --data_type ${split}_counterfactual
+fi
 
 # 3. Format: adapters that know nothing of the question's passages
 for adapters in others average random; do

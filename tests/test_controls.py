@@ -207,10 +207,16 @@ def test_noise_is_in_the_prompt_and_among_the_adapters(copy, monkeypatch):
 
 
 def test_controls_that_mean_nothing_are_refused(capsys):
-    for flags in (["--noise", "all"], ["--leave_out", "gold"]):
+    reads = "reads none of the passages of stage 1"
+    for method, flags, words in (
+        ("closed_book", "--noise all", reads),
+        ("flare", "--leave_out gold", reads),
+        ("dragin", "--locality x.json", "keeps no passages for other questions"),
+        ("prag", "--noise all --adapters others", "leave out --adapters others"),
+    ):
         with pytest.raises(SystemExit):
-            run(inference, *ALL, "--inference_method", "closed_book", *flags)
-        assert "closed_book reads no passages" in capsys.readouterr().err
+            run(inference, *ALL, "--inference_method", method, *flags.split())
+        assert words in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 from io import StringIO
 
+import pytest
 from augment_runs import instantly
 from serve_runs import FLAGS, expected
 from stage_runs import COMMON, refused, run, watched
@@ -44,6 +45,24 @@ def test_a_row_that_ends_early_leaves_the_others_as_they_are(served, finished):
     assert [one.tokens for one in answers[:2]] == [3, 3] and answers[1].finish_reason == "length"
     assert answers[2].text == said and len(seen) > 2
     assert all(said.startswith(text) for text in seen) and seen == sorted(seen, key=len)
+
+
+def test_a_batch_that_fails_leaves_no_adapter_to_the_next_one(served, finished, monkeypatch):
+    own = served.session
+    asked, plain = next((a, text) for way, a, _, text in expected(finished) if way == "closed_book")
+    closed, merged = (
+        own.prepare([Request(asked, replace(own.recipe, inference_method=method), 3)])
+        for method in ("closed_book", "prag")
+    )
+
+    def failing(model, tokenizer, prompts, most, watch, use, keep):
+        use([0])
+        raise RuntimeError("no memory")
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="no memory"):
+        patch.setattr(session, "answer_batch", failing)
+        own.answer(merged)
+    assert own.answer(closed)[0].text == plain
 
 
 def test_numbers_that_are_not_finite_are_an_error_of_their_row_alone(served, monkeypatch):

@@ -116,7 +116,9 @@ class Experiment:
     @cached_property
     def trained(self) -> "Experiment":
         """The same with trained adapters, of which other sources make theirs."""
-        return Experiment(replace(self.recipe, adapters="trained"))
+        trained = Experiment(replace(self.recipe, adapters="trained"))
+        trained.records = {name: trained.records[name] for name in self.records}
+        return trained
 
     @cached_property
     def asked(self) -> dict[str, list[dict]]:
@@ -205,7 +207,8 @@ class Experiment:
     def refuse_trained_questions(self) -> None:
         """Raise `InputError` if the warm-up was trained on a question of this experiment."""
         if self.start:
-            rows = [record for rows in self.records.values() for record in rows]
+            both = *self.records.values(), *self.asked.values()  # with --locality others are asked
+            rows = [record for rows in both for record in rows]
             asked = [row["question"] for row in rows if row["question"] is not None]
             refuse_trained_questions(self.start, asked)
 

@@ -86,6 +86,7 @@ class Judgement:
         """Ask `author` what neither `known` nor the journal holds, add it to `known`, and save.
         After new verdicts comes `begin()`; `tell` how many rows they settle."""
         from utils.augmentation.writing import Request
+        from utils.lora.memory import in_halves
 
         with Journal(self.folder / JOURNAL, self.settings) as journal:
             said = known | {message: text for item in journal.items for message, text in item}
@@ -94,8 +95,13 @@ class Judgement:
 
             def answered(chunk: dict[str, str]) -> list:
                 texts: dict[str, str] = {}
-                requests = [Request(JUDGE, message, 0, message) for message in chunk]
-                author.write(requests, lambda request, text: texts.update({request.key: text}))
+
+                def write(messages: list[str]) -> list[str]:
+                    requests = [Request(JUDGE, message, 0, message) for message in messages]
+                    author.write(requests, lambda request, text: texts.update({request.key: text}))
+                    return messages
+
+                in_halves(write, list(chunk), "verdicts", "use a smaller --batch_size")
                 return [(message, texts[message]) for message in chunk]
 
             for item in author.each(answered, author.cut(wave) if wave else []):

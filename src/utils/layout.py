@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 NO_DATASETS = ("warmup", "base_weight", "warmup_direct", "warmup_cot")
 
 CORPUS = "corpus"  # the data type of all passages of an index
+COUNTERFACTUAL = "_counterfactual"  # ends a data type that benchmarks/counterfactual.py makes
 
 
 def folder_name(name: str) -> str:

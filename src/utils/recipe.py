@@ -314,8 +314,14 @@ class Recipe:
     def problem(self) -> str | None:
         """Why these settings make no sense together, for the parser's error, if they do not."""
         method = self.inference_method
-        if method == "closed_book" and (self.leave_out or self.noise):
-            return f"--inference_method {method} reads no passages; leave out --leave_out, --noise"
+        if method in ("closed_book", *ACTIVE) and (self.leave_out or self.noise):
+            why = "reads none of the passages of stage 1; leave out --leave_out, --noise"
+            return f"--inference_method {method} {why}"
+        if method in ACTIVE and self.locality:
+            why = "keeps no passages for other questions; leave out --locality"
+            return f"--inference_method {method} {why}"
+        if self.noise and self.adapters == "others":
+            return "--noise is among the question's own adapters; leave out --adapters others"
         for group, (methods, why) in ONLY_OF.items():
             if method and method not in methods and (words := self.flags(group)):
                 return f"--inference_method {method} {why}; leave out {words}"

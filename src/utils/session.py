@@ -306,8 +306,10 @@ class Session:
             none = self.bank.no_adapter()
             merged = self.bank.ready([row.merged or none for row in rows])
             adapters = partial(self.merger.use, merged, prompt=None), self.bank.keep
-        written = answer_batch(self.model, tokenizer, prompts, most, watch, *adapters)
-        self.bank.clear()
+        try:
+            written = answer_batch(self.model, tokenizer, prompts, most, watch, *adapters)
+        finally:  # what failed leaves nothing to the next batch
+            self.bank.clear()
         return [
             self._answer(row, text, tokens, number in watch.bad)
             for number, (row, (text, tokens)) in enumerate(zip(rows, written, strict=True))

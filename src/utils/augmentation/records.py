@@ -10,7 +10,7 @@ import json_repair
 
 from utils.files import hash_json, read_object, relative
 from utils.forms import is_text, problems_in, raise_problems, read_records
-from utils.layout import augmented_file, folder_name
+from utils.layout import COUNTERFACTUAL, augmented_file, folder_name
 from utils.metrics import answer_presence, normalize
 from utils.questions import take_sample
 from utils.recipe import DEFAULTS
@@ -36,13 +36,15 @@ def model_keys(model: str) -> tuple[str, str]:
 def data_types_of(dataset: str, data_type: str | None, augment_model: str) -> list[str]:
     """The data types of `dataset` that have an augmented file, sorted, with "total" last.
 
-    `data_type` selects that one alone. Of the released archive only the folder of `augment_model`
-    counts. Raises `InputError` if there is none.
+    `data_type` selects that one alone; false passages (docs/evidence.md) count only if it names
+    them. Of the released archive only the folder of `augment_model` counts. Raises `InputError` if
+    there is none.
     """
     folder = augmented_file(dataset, "total").parent
     files = [*folder.glob("[!.]*.json"), *folder.glob(f"{folder_name(augment_model)}/[!.]*.json")]
     found = sorted({f.stem for f in files if f.is_file()}, key=lambda name: (name == "total", name))
-    chosen = [name for name in found if data_type is None or name == folder_name(data_type)]
+    plain = [name for name in found if not name.endswith(COUNTERFACTUAL)] or found
+    chosen = [name for name in found if name == folder_name(data_type)] if data_type else plain
     if not chosen:
         missing = f"data type {data_type!r}" if data_type else "any data type"
         raise InputError(

@@ -153,8 +153,10 @@ class LoraBank:
         """No adapter is used inside the block; then the ones from before are again."""
         used = {name: (layer.A, layer.B) for name, layer in self.layers.items()}
         self.clear()
-        yield
-        self.set(used)
+        try:
+            yield
+        finally:
+            self.set(used)
 
     @property
     def device(self) -> torch.device:

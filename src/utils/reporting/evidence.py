@@ -17,7 +17,6 @@ from utils.reporting.runs import COSTS, Run
 from utils.reporting.statistics import LEVEL, bootstrap_interval, paired_test
 from utils.reporting.tables import harmless, markdown_table
 
-COUNTERFACTUAL = "_counterfactual"  # ends the data type that benchmarks/counterfactual.py makes
 METHODS = ("closed_book", "icl", "prag", "combine")
 READING = METHODS[1:]
 HEAD = ["answers", "n", "F1 and 95% interval", "EM", "answer presence", "judge"]
@@ -39,7 +38,9 @@ def evidence_pages(runs: list[Run], samples: int, seed: int) -> str:
 
 def _is_plain(run: Run) -> bool:
     plain = run.base_method == "prag" and run.is_default((*MERGING, *CONTROLS, "adapters"))
-    return plain and "locality" not in run.config and not run.data_type.endswith(COUNTERFACTUAL)
+    return (
+        plain and "locality" not in run.config and not run.data_type.endswith(layout.COUNTERFACTUAL)
+    )
 
 
 @dataclass
@@ -96,7 +97,7 @@ class Evidence:
         controls = [{"adapters": name} for name in OTHER_ADAPTERS]
         controls += [{"noise": place} for place in ("first", "last", "all")]
         controls += [{"leave_out": "gold"}, {"locality": True}]
-        controls.append({"data_type": self.plain.data_type + COUNTERFACTUAL})
+        controls.append({"data_type": self.plain.data_type + layout.COUNTERFACTUAL})
         return any(self.found(method, **one) for method in IN_PARAMETERS for one in controls)
 
     def text(self) -> str:
@@ -141,7 +142,7 @@ class Evidence:
     def _counterfactual(self) -> list[str]:
         """Whom answers follow when the passages say something false."""
         head = ["method", "n", "as the passages say", "as was right before", "neither"]
-        data_type, lines = self.plain.data_type + COUNTERFACTUAL, []
+        data_type, lines = self.plain.data_type + layout.COUNTERFACTUAL, []
         path = layout.augmented_file(self.plain.dataset, data_type)
         originals = {}
         if path.is_file():

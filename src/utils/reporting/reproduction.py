@@ -77,6 +77,7 @@ def _own_lines(figures: pd.DataFrame, dataset: str) -> Iterator[list[str]]:
     if figures.empty:
         return
     own = figures[(figures["dataset"] == dataset) & (figures["question_type"] == "")]
+    own = own[own["data_type"].isin([cell.split("/")[1] for cell in _cells(dataset)])]
     for _, rows in own.groupby([run.folder.parent for run in own["run"]], sort=False):
         run, cells = rows["run"].iloc[0], dict.fromkeys(_cells(dataset), "")
         for _, row in rows.iterrows():

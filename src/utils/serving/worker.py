@@ -61,12 +61,12 @@ class Worker(threading.Thread):
     def submit(self, job: Job) -> None:
         """Let `job` wait for the model; raises `Busy`. Those that nobody waits for make room."""
         if self.waiting.full():
-            jobs: list[Job] = []
+            jobs: list[Job | None] = []
             with suppress(queue.Empty):
                 while True:
                     jobs.append(self.waiting.get_nowait())
             for one in jobs:
-                if not one.request.gone:
+                if one is None or not one.request.gone:
                     self.waiting.put_nowait(one)
         try:
             self.waiting.put_nowait(job)
