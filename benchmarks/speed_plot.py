@@ -41,6 +41,7 @@ def bars_of(options: argparse.Namespace) -> list[tuple[str, str, float, float]]:
             for way in (way for way in ways if result[stage][way].get("utilisation")):
                 own = result[stage][way]
                 rate = own["tokens"] / (own["seconds_per_item"] * own["items"])
+                rate = own.get("tokens_per_second", rate)  # of encoding: without padding
                 name = "prag" if (stage, way) == ("answer", "ours") else NAMES[way]
                 bars.append((model, f"{stage}: {name}", own["utilisation"], rate))
     for path in options.writing:
@@ -73,7 +74,7 @@ def main() -> None:
         for place, (_, share, rate) in enumerate(own):
             axis.text(100 * share + 1, place, f"{share:.0%}, {rate:,.0f} tokens/s", va="center")
         axis.set_title(model, loc="left")
-        axis.set_xlim(0, 118)
+        axis.set_xlim(0, 140)
         axis.spines[["top", "right"]].set_visible(False)
     axes[-1, 0].set_xlabel("% of the machine's own rate of matrix products")
     figure.savefig(options.out, dpi=110)
