@@ -112,10 +112,14 @@ def server(own: argparse.Namespace, flags: list[str]):
 
 
 def calls_of(recipe: Recipe, address: str) -> dict[str, list[Call]]:
-    """Each method's requests to serve.py: all questions of the data set."""
+    """Each method's requests to serve.py: all questions of the data set, at least one."""
     of = recipe.dataset, recipe.data_type, recipe.writer, recipe.sample
-    records = [one for rows in read_sample(*of).values() for one in rows]
-    asked = [[{"role": "user", "content": one["question"]}] for one in records]
+    questions = [one["question"] for rows in read_sample(*of).values() for one in rows]
+    asked = [[{"role": "user", "content": text}] for text in questions if text]  # corpora have none
+    if not asked:
+        raise InputError(
+            f"{recipe.dataset} has no questions to ask; augment some, or give --clients alone"
+        )
     path = "/v1/chat/completions"
     return {m: [(path, {"messages": q, "prag": {"method": m}}) for q in asked] for m in METHODS}
 
@@ -129,6 +133,7 @@ def vllm_calls(recipe: Recipe, address: str) -> dict[str, list[Call]]:
     from utils.recipe import IN_PARAMETERS
 
     experiment, most = Experiment(recipe), recipe.max_new_tokens
+    experiment.leave_out_corpora()
     encoder = experiment.encoder_for(room_for_prompt(context_length(recipe.model_name), most))
     listed = send(address, ("/v1/models", {}))["data"]
     base = next(one["id"] for one in listed if not one.get("parent"))
