@@ -73,6 +73,7 @@ def main() -> None:
     from machine import machine
 
     from utils.provenance import provenance
+    from utils.session import Session
 
     result = {"arguments": vars(own) | {"json": None}, "recipe": rest, "load": os.getloadavg()}
     result |= {"machine": machine(), "provenance": provenance()}
@@ -81,13 +82,10 @@ def main() -> None:
             calls = (vllm_calls if own.vllm else calls_of)(recipe, address)
             result["clients"] = ask_in_turn(address, pid, calls, own)
     if own.lengths:
-        from utils.session import Session
-
         session = Session(recipe, options)
         session.load()
-        result["crossover"] = [
-            crossover(session, size, own.lengths, own.repetitions) for size in own.batches
-        ]
+        of = own.lengths, own.repetitions
+        result["crossover"] = [crossover(session, size, *of) for size in own.batches]
     if own.json:
         write_json(own.json, result)
 
@@ -98,8 +96,8 @@ def server(own: argparse.Namespace, flags: list[str]):
     if own.url:
         yield own.url, own.pid
         return
-    queue = ["--queue", str(max(64, *own.clients)), "--port", "0"]
-    command = [sys.executable, "src/serve.py", *flags, *queue]
+    command = [sys.executable, "src/serve.py", *flags, "--port", "0"]
+    command += ["--queue", str(max(own.clients))]
     with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as process:
         try:
             lines = iter(process.stdout.readline, "")  # the address is in the last before it serves
@@ -117,9 +115,7 @@ def calls_of(recipe: Recipe, address: str) -> dict[str, list[Call]]:
     questions = [one["question"] for rows in read_sample(*of).values() for one in rows]
     asked = [[{"role": "user", "content": text}] for text in questions if text]  # corpora have none
     if not asked:
-        raise InputError(
-            f"{recipe.dataset} has no questions to ask; augment some, or give --clients alone"
-        )
+        raise InputError(f"{recipe.dataset} has no questions; leave --clients empty")
     path = "/v1/chat/completions"
     return {m: [(path, {"messages": q, "prag": {"method": m}}) for q in asked] for m in METHODS}
 
@@ -152,10 +148,9 @@ def send(address: str, call: Call) -> dict:
     """The server's answer; raises `InputError` with its words if it refuses."""
     path, body = call
     connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=600)
-    headers = {"Content-Type": "application/json"}
+    how = ("POST", path, json.dumps(body)) if body else ("GET", path)
     try:
-        data = json.dumps(body) if body else None
-        connection.request("POST" if body else "GET", path, data, headers)
+        connection.request(*how, headers={"Content-Type": "application/json"})
         reply = connection.getresponse()
         text = reply.read()
     except (OSError, http.client.HTTPException) as error:
