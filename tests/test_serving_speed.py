@@ -1,0 +1,34 @@
+"""The benchmark of the server: every answer is counted, and where two lines cross."""
+
+import json
+import sys
+
+import pytest
+from conftest import REPOSITORY, use_root
+from serve_runs import FLAGS
+from stage_runs import run
+
+sys.path.insert(0, str(REPOSITORY / "benchmarks"))
+import serving
+from serving_crossover import meeting
+
+
+def test_clients_and_the_crossover_are_measured(served, finished, tmp_path, monkeypatch, capsys):
+    use_root(finished, monkeypatch)
+    file, url = tmp_path / "serving.json", f"http://127.0.0.1:{served.port}"
+    amounts = "--clients 2 --lengths 5 9 --batches 2 --repetitions 1".split()
+    run(serving, *FLAGS, *amounts, "--url", url, "--json", str(file))
+    result = json.loads(file.read_text())
+    assert [row["method"] for row in result["clients"]] == list(serving.METHODS)
+    for row in result["clients"]:
+        assert len(row["rounds"][0]["each"]) == serving.LEAST and 0 < row["p50"] <= row["p95"]
+    [found] = result["crossover"]
+    assert found["batch"] == 2 and found["prag"] > 0 and len(found["icl"]) == 2
+    assert capsys.readouterr().out.count("2 clients") == 4
+
+
+@pytest.mark.parametrize("prag, crossing", [
+    (0.5, "below the shortest"), (2.5, 150.0), (9.0, "above the longest"),
+])  # fmt: skip
+def test_the_crossover_is_between_two_lengths(prag, crossing):
+    assert meeting([50, 100, 200], [1.0, 2.0, 3.0], prag) == crossing
