@@ -205,10 +205,9 @@ class Experiment:
             check_init_adapter(self.start, self.recipe.lora_rank, self.recipe.lora_alpha)
 
     def refuse_trained_questions(self) -> None:
-        """Raise `InputError` if the warm-up was trained on a question of this experiment."""
+        """Raise `InputError` if the warm-up was trained on a question that is answered here."""
         if self.start:
-            both = *self.records.values(), *self.asked.values()  # with --locality others are asked
-            rows = [record for rows in both for record in rows]
+            rows = [record for rows in self.asked.values() for record in rows]
             asked = [row["question"] for row in rows if row["question"] is not None]
             refuse_trained_questions(self.start, asked)
 

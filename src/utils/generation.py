@@ -117,9 +117,14 @@ class Batch:
         self.model, self.pad_id = model, pad_id
         self.rows: list[int] = []
 
+    @property
+    def is_roomy(self) -> bool:
+        """Whether every layer keeps all tokens; one with a window cannot be moved or joined."""
+        return all(isinstance(layer, RoomyLayer) for layer in self.cache.layers)
+
     def takes_more(self) -> bool:
-        """Whether others can join: not those that are written, if layers keep only a window."""
-        return not self.rows or all(isinstance(one, RoomyLayer) for one in self.cache.layers)
+        """Whether others can join those that are written, if any."""
+        return not self.rows or self.is_roomy
 
     def join(self, rows: list[int], prompts: list[list[int]]) -> None:
         """Begin these texts, too."""
@@ -176,8 +181,7 @@ class Batch:
         if not self.rows:
             return
         self.ids, self.mask = self.ids[places], self.mask[places]
-        start = 0
-        if all(isinstance(layer, RoomyLayer) for layer in self.cache.layers):
+        if self.is_roomy:
             start = int(self.mask.argmax(1).min())  # what only longer texts needed
             self.ids, self.mask = self.ids[:, start:], self.mask[:, start:]
             for layer in self.cache.layers:
