@@ -9,9 +9,7 @@ its attribute `needs`; passages without it are refused before a model is loaded.
 
 from collections.abc import Callable
 
-import torch
-
-from utils.lora.bank import Adapter
+from utils.lora.bank import Adapter, WeightedSum
 
 Entries = list[dict]
 Base = Callable[[], Adapter]
@@ -20,13 +18,7 @@ Base = Callable[[], Adapter]
 def weighted(adapters: list[Adapter], weights: list[float]) -> Adapter:
     """One adapter whose delta is the weighted sum of the deltas: A `[k * rank, in]` and
     B `[out, k * rank]`, concatenated along the rank (`combination_type="cat"` of `peft`)."""
-    return {
-        name: (
-            torch.cat([adapter[name][0] for adapter in adapters], dim=0),
-            torch.cat([w * a[name][1] for w, a in zip(weights, adapters, strict=True)], dim=1),
-        )
-        for name in adapters[0]
-    }
+    return WeightedSum(adapters, weights)
 
 
 def total(adapters: list[Adapter], passages: Entries, base: Base) -> Adapter:
@@ -61,4 +53,4 @@ MERGES = {
 
 def scaled(adapter: Adapter, scale: float) -> Adapter:
     """The adapter whose delta is `scale` times as large: `--merge_scale`."""
-    return {name: (A, scale * B) for name, (A, B) in adapter.items()}
+    return weighted([adapter], [scale])

@@ -16,6 +16,7 @@ from utils.running import InputError
 from utils.store.base import open_base_adapter
 from utils.store.folders import (
     ADAPTER_FILES,
+    Content,
     Shapes,
     check_config,
     is_stored,
@@ -50,10 +51,10 @@ def check_adapters(
     """One entry for each folder of `works`, whose adapters must be made with `settings`. With
     `weights` the weights are read too, with `shapes` they must fit the model."""
     recipe = experiment.recipe
-    read: dict[tuple, dict] = {}  # by inode: what hard links share is read once
+    read: dict[tuple, dict] = {}  # what hard links share is read once
 
     def record(folder: Path) -> dict:
-        files = tuple((folder / name).stat().st_ino for name in ADAPTER_FILES)
+        files = tuple(Content.of(folder / name) for name in ADAPTER_FILES)
         if files not in read:
             check_config(folder, recipe.lora_rank, recipe.lora_alpha, "", "make it again")
             if shapes:
