@@ -14,7 +14,10 @@ from utils.augmentation import files as augmented_files
 from utils.augmentation import writing
 from utils.augmentation.files import AugmentedFiles
 from utils.augmentation.records import read_augmented
+from utils.augmentation.sampling import Sampling
 from utils.files import write_json
+from utils.prompting import load_prompts, same_tokens
+from utils.recipe import Recipe
 
 pytest_plugins = ["augment_runs"]
 ALL_TYPES = [flag for flag in AUGMENT if flag not in ("--data_type", "dev")]
@@ -37,6 +40,18 @@ def test_a_passage_whose_lists_never_parse_is_replaced(indexed, demo_index, monk
         assert entry == {"pid": pid, "passage": passage, **hit, **texts}
     read = read_augmented("demo", "dev", "demo-model")[0]["augment"]
     assert read[0]["score"] == hits[0]["score"] > read[2]["score"]
+
+
+def test_what_all_requests_for_a_kind_of_text_begin_with_is_read_once():
+    """Also in lists with an example; in the demo's prompts nothing: its texts stay as they are."""
+    for name in ("small", "demo"):
+        prompts = load_prompts(name, "", with_cot=False)
+        author = writing.LocalModel(Recipe(MODEL), prompts, Sampling.greedy(8), 4, print)
+        for kind in ("rewrite", writing.LIST):
+            one, other = (author.encoder.request(kind, text) for text in ("Ada Bel", "7 (May)"))
+            same = same_tokens(one, other)
+            assert author.beginnings.of(one)[0] == (same if name == "small" else 0)
+            assert 20 < same < len(one) - 2 and (same > 250 or kind == "rewrite" or name == "demo")
 
 
 def test_golden_passages_take_the_place_of_retrieval(root, monkeypatch, capsys):

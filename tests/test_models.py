@@ -100,6 +100,41 @@ def test_texts_that_wait_take_the_places_of_finished_ones_and_stay_what_they_are
     )
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.5])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_prompts_share_is_read_once_and_the_texts_stay_what_they_are(
+    family, temperature, monkeypatch
+):
+    """Two beginnings of different lengths, tails of all lengths, and prompts that share nothing;
+    rows that leave at any time, and others that take their places."""
+    for name, value in {"SEGMENT": 3, "LEAST_SHARED": 6, "PIECE": {"cpu": 16}}.items():
+        monkeypatch.setattr(generation, name, value)
+    model, one, other = tiny_model(family), list(range(20, 42)), list(range(50, 59))
+    model.generation_config.eos_token_id = list(range(2, 97, 8))
+    tails = [[5, 6], [7], [60, 61, 62, 3], [], [44] * 9, [8, 9, 30], [1] * 5]
+    prompts = [(one, other)[n % 2] + tail for n, tail in enumerate(tails)] + [*PROMPTS, one[:12]]
+    read, how = [], {"temperature": temperature, "top_k": 20}
+    seeds = list(range(len(prompts)))
+    alone = [
+        generate(model, Numbers(), [prompt], 11, seeds=[seed], **how)[0]
+        for prompt, seed in zip(prompts, seeds, strict=True)
+    ]
+    assert len({len(text.split()) for text in alone}) > (3 if temperature else 1)
+    model.get_input_embeddings().register_forward_hook(lambda _, ids, __: read.append(ids[0]))
+    beginnings = generation.Beginnings(model, [[*one, 3, 4], [*other, 3, 4]])
+    shared = [beginnings.of(prompt) for prompt in prompts]
+    whole = [(22, 0), (8, 1), (22, 0), (7, 1), (22, 0), (9, 1), (22, 0), *[(0, 0)] * 3, (10, 0)]
+    roomy = family not in ("mistral", "gemma3", "gemma3_text")  # the others have windows
+    assert shared == (whole if roomy else [(0, 0)] * len(whole))
+    for width in (None, 3):
+        read.clear()
+        how |= {"seeds": seeds, "width": width, "beginnings": beginnings}
+        assert generate(model, Numbers(), prompts, 11, **how) == alone
+        if roomy:
+            rows = [row for ids in read for row in ids[:, :4].tolist()]
+            assert one[:4] not in rows and PROMPTS[0][:4] in rows
+
+
 @pytest.mark.parametrize("segment", [3, 32])
 def test_a_sample_depends_on_its_seed_and_not_on_its_neighbours(model, monkeypatch, segment):
     monkeypatch.setattr(generation, "SEGMENT", segment)

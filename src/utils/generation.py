@@ -10,9 +10,13 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaModel, LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from utils.prompting import same_tokens
+
 # what the library calls the keys and values; its older versions had the second name
 CACHE = "cache" if "cache" in signature(LlamaModel.forward).parameters else "past_key_values"
 SEGMENT = 32  # tokens after which texts that have ended leave, and others take their places
+LEAST_SHARED = 32  # tokens of a prompt that must have been read before, else all of it is read
+PIECE = {"cpu": 512, "cuda": 8192}  # tokens, filled up, that are read at once after shared ones
 
 
 class RowProcessor(LogitsProcessor):
@@ -92,12 +96,12 @@ class RoomyLayer(DynamicLayer):
         """Keep these rows alone."""
         self.keep(indices, 0)
 
-    def join(self, other: "RoomyLayer", length: int) -> None:
-        """Put the rows of `other` beneath; all of them end at `length`, zeros come before."""
-        both = (self.keys, other.keys), (self.values, other.values)
+    def join(self, others: Sequence["RoomyLayer"], length: int) -> None:
+        """Put the rows of `others` beneath; all of them end at `length`, zeros come before."""
+        layers = [self, *others]
         self.room = tuple(
             torch.cat([pad(one, (0, 0, length - one.shape[-2], 2 * SEGMENT)) for one in own])
-            for own in both
+            for own in ([one.keys for one in layers], [one.values for one in layers])
         )
         self.keys, self.values = (room[..., :length, :] for room in self.room)
 
@@ -109,54 +113,123 @@ def roomy_cache(model: PreTrainedModel) -> DynamicCache:
     return cache
 
 
+def is_roomy(cache: DynamicCache) -> bool:
+    """Whether every layer keeps all tokens; one with a window cannot be moved or joined."""
+    return all(isinstance(layer, RoomyLayer) for layer in cache.layers)
+
+
+Begun = tuple[int, int]  # of a prompt: how many tokens it shares, and with which text
+
+
+class Beginnings:
+    """What many prompts begin with, read once: the keys and values of `texts` (token ids), of which
+    other prompts share the first tokens. For a model without adapters."""
+
+    @torch.inference_mode()
+    def __init__(self, model: PreTrainedModel, texts: Sequence[list[int]]):
+        self.model = model
+        self.read: list[tuple[list[int], DynamicCache]] = []
+        for ids in texts:
+            cache = roomy_cache(model)
+            if len(ids) >= LEAST_SHARED and is_roomy(cache):
+                model.base_model(torch.tensor([ids]).to(model.device), **{CACHE: cache})
+                self.read.append((ids, cache))
+
+    def of(self, prompt: list[int]) -> Begun:
+        """The text that shares most with `prompt`, of which two tokens at least remain to read."""
+        shared = [same_tokens(ids, prompt[:-2]) for ids, _ in self.read]
+        most = max(shared, default=0)
+        return (most, shared.index(most)) if most >= LEAST_SHARED else (0, 0)
+
+    def cache(self, begun: Sequence[Begun]) -> DynamicCache:
+        """The keys and values of rows that begin so; zeros come before shorter ones."""
+        cache, longest = roomy_cache(self.model), max(begun)[0]
+        for number, layer in enumerate(cache.layers if longest else ()):
+            own = [(self.read[text][1].layers[number], length) for length, text in begun]
+            keys = [pad(one.keys[..., :n, :], (0, 0, longest - n, 0)) for one, n in own]
+            values = [pad(one.values[..., :n, :], (0, 0, longest - n, 0)) for one, n in own]
+            layer.update(torch.cat(keys), torch.cat(values))
+        return cache
+
+
+def pieces(lengths: Sequence[int], most: int) -> list[list[int]]:
+    """The places of prompts of which so many tokens are to be read, in pieces of about `most`
+    tokens: the longest first, so that little is filled up."""
+    found: list[list[int]] = []
+    for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
+        if found and (len(found[-1]) + 1) * lengths[found[-1][0]] <= most:
+            found[-1].append(place)
+        else:
+            found.append([place])
+    return found
+
+
 class Batch:
     """Texts that are written side by side: the numbers of their `rows`, `ids` and `mask`
-    `[rows, length]`, filled up on the left, and the keys and values of all but the last token."""
+    `[rows, length]`, filled up on the left, and the keys and values of all but the last token.
+    After a shared beginning, too, a row may be filled up."""
 
-    def __init__(self, model: PreTrainedModel, pad_id: int):
+    def __init__(self, model: PreTrainedModel, pad_id: int, beginnings: Beginnings | None = None):
         self.model, self.pad_id = model, pad_id
+        self.beginnings = beginnings or Beginnings(model, [])
         self.rows: list[int] = []
-
-    @property
-    def is_roomy(self) -> bool:
-        """Whether every layer keeps all tokens; one with a window cannot be moved or joined."""
-        return all(isinstance(layer, RoomyLayer) for layer in self.cache.layers)
 
     def takes_more(self) -> bool:
         """Whether others can join those that are written, if any."""
-        return not self.rows or self.is_roomy
+        return not self.rows or is_roomy(self.cache)
 
     def join(self, rows: list[int], prompts: list[list[int]]) -> None:
         """Begin these texts, too."""
-        parts = [torch.tensor(one, dtype=torch.long, device=self.model.device) for one in prompts]
-        ids = pad_sequence(parts, True, self.pad_id, "left")
-        mask = pad_sequence([torch.ones_like(part) for part in parts], True, 0, "left")
-        if self.rows:
-            others = self._read(ids, mask)
-            most = max(ids.shape[1], self.ids.shape[1])
-            for layer, other in zip(self.cache.layers, others.layers, strict=True):
-                layer.join(other, most - 1)
-            pairs = (self.ids, ids, self.pad_id), (self.mask, mask, 0)
-            ids, mask = (
-                torch.cat([pad(one, (most - one.shape[1], 0), value=fill) for one in (own, new)])
-                for own, new, fill in pairs
-            )
-        else:
-            self.cache = roomy_cache(self.model)
-        self.ids, self.mask = ids, mask
-        self.rows = self.rows + rows
+        begun, parts = [self.beginnings.of(one) for one in prompts], [list(range(len(rows)))]
+        if is_shared := max(begun)[0] > 0:
+            left = [
+                len(prompt) - length for prompt, (length, _) in zip(prompts, begun, strict=True)
+            ]
+            parts = pieces(left, PIECE.get(self.model.device.type, max(PIECE.values())))
+        batches = [self] if self.rows else []
+        for places in parts:
+            batch = Batch(self.model, self.pad_id, self.beginnings)
+            batch._begin(*([own[place] for place in places] for own in (rows, prompts, begun)))
+            if self.rows or is_shared:  # else all is read with the first step
+                batch._read()
+            batches.append(batch)
+        self._unite(batches)
 
-    def _read(self, ids: torch.Tensor, mask: torch.Tensor) -> DynamicCache:
-        """The keys and values of all tokens of these prompts but the last ones."""
-        cache, places = roomy_cache(self.model), (mask.cumsum(-1) - 1).clamp_min(0)
+    def _begin(self, rows: list[int], prompts: list[list[int]], begun: list[Begun]) -> None:
+        """These rows, with what they share in the cache."""
+        pairs = [(prompt, length) for prompt, (length, _) in zip(prompts, begun, strict=True)]
+        shared = self._filled([prompt[:length] for prompt, length in pairs])
+        own = self._filled([prompt[length:] for prompt, length in pairs])
+        self.ids, self.mask = (torch.cat(both, 1) for both in zip(shared, own, strict=True))
+        self.rows, self.cache = rows, self.beginnings.cache(begun)
+
+    def _filled(self, prompts: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        parts = [torch.tensor(one, dtype=torch.long, device=self.model.device) for one in prompts]
+        mask = pad_sequence([torch.ones_like(part) for part in parts], True, 0, "left")
+        return pad_sequence(parts, True, self.pad_id, "left"), mask
+
+    def _read(self) -> None:
+        """Into the cache, the keys and values of the other tokens but the last ones."""
+        places, start = (self.mask.cumsum(-1) - 1).clamp_min(0), self.cache.get_seq_length()
         self.model.base_model(
-            input_ids=ids[:, :-1],
-            attention_mask=mask[:, :-1],
-            position_ids=places[:, :-1],
+            input_ids=self.ids[:, start:-1],
+            attention_mask=self.mask[:, :-1],
+            position_ids=places[:, start:-1],
             use_cache=True,
-            **{CACHE: cache},
+            **{CACHE: self.cache},
         )
-        return cache
+
+    def _unite(self, batches: Sequence["Batch"]) -> None:
+        """Be the rows of all of these, in sequence."""
+        first, *others = batches
+        most = max(batch.ids.shape[1] for batch in batches)
+        for number, layer in enumerate(first.cache.layers if others else ()):
+            layer.join([other.cache.layers[number] for other in others], most - 1)
+        for name, fill in (("ids", self.pad_id), ("mask", 0)):
+            own = [getattr(batch, name) for batch in batches]
+            own = [pad(one, (most - one.shape[1], 0), value=fill) for one in own]
+            setattr(self, name, torch.cat(own))
+        self.rows, self.cache = [row for batch in batches for row in batch.rows], first.cache
 
     def write(self, tokens: int, processors: list[RowProcessor]) -> torch.Tensor:
         """Add at most so many tokens to each text, and give them: `[rows, tokens]`."""
@@ -181,7 +254,7 @@ class Batch:
         if not self.rows:
             return
         self.ids, self.mask = self.ids[places], self.mask[places]
-        if self.is_roomy:
+        if is_roomy(self.cache):
             start = int(self.mask.argmax(1).min())  # what only longer texts needed
             self.ids, self.mask = self.ids[:, start:], self.mask[:, start:]
             for layer in self.cache.layers:
@@ -204,18 +277,20 @@ def generate(
     leave: Callable[[torch.Tensor], None] | None = None,
     width: int | None = None,
     more: Callable[[int, str], tuple[list[int], int] | None] | None = None,
+    beginnings: Beginnings | None = None,
 ) -> list[str]:
     """The continuation of each prompt (token ids) as text, without special tokens, as many side by
     side as `width` (None: all). Greedy at temperature 0; above it sampled, with one seed per
     prompt. `watch` sees each step; `held` puts around the sampling what holds the texts to a form.
     Every 32 tokens texts that have ended leave, and those that wait take their places; `leave` is
     told the places (on the CPU) of the rows that stay. `more(row, text)` is told each text that has
-    ended and may give one more prompt with its seed, which gets the next row's number."""
+    ended and may give one more prompt with its seed, which gets the next row's number. What a
+    prompt shares with `beginnings` is not read again."""
     sampling = SeededSampling(seeds, temperature, top_k) if temperature else None
     processors = [one for one in (watch, held(sampling) if held else sampling) if one]
     stops = model.generation_config.eos_token_id
     stops = torch.tensor(stops if isinstance(stops, list) else [stops], device=model.device)
-    waiting, batch = deque(enumerate(prompts)), Batch(model, tokenizer.pad_token_id)
+    waiting, batch = deque(enumerate(prompts)), Batch(model, tokenizer.pad_token_id, beginnings)
     written: list[list[int]] = [[] for _ in prompts]
     for one in processors:
         one.written = written

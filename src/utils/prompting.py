@@ -6,7 +6,7 @@ braces in a passage or in the JSON example of a prompt mean nothing.
 
 import datetime
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
@@ -61,6 +61,11 @@ def room_for_prompt(context_length: int, max_new_tokens: int) -> int:
             f"{context_length} tokens, prompt and answer together; give a smaller number"
         )
     return context_length - max_new_tokens
+
+
+def same_tokens(one: Sequence[int], other: Sequence[int]) -> int:
+    """With how many equal tokens both begin."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
 def tidy_question(question: str) -> str:
@@ -258,9 +263,7 @@ class PromptEncoder:
         ending = gap + answer.strip().rstrip(".").rstrip() + "."
         ids, shown = self._asked(question, passages, opening + ending)
         before = self._tokens(self._text(question, shown, opening))
-        pairs = zip(ids, before, strict=False)
-        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-        return Example(ids, max(1, same))
+        return Example(ids, max(1, same_tokens(ids, before)))
 
     def passage_examples(
         self, passage: str, rewrite: str, pairs: list[dict], parts: str, teachers: bool = False

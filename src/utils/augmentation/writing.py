@@ -29,7 +29,7 @@ from utils.augmentation.constraint import Held, ListForm
 from utils.augmentation.records import PAIR_FIELDS, PAIRS, in_passage, parse_pairs, read_pairs
 from utils.augmentation.sampling import Sampling
 from utils.files import hash_json, relative
-from utils.generation import RowProcessor, SeededSampling, generate
+from utils.generation import Beginnings, RowProcessor, SeededSampling, generate
 from utils.journal import Journal
 from utils.lora.memory import in_halves
 from utils.models import context_length, load_model, load_tokenizer
@@ -159,6 +159,8 @@ class LocalModel:
         room = room_for_prompt(context_length(name, trusted), sampling.max_new_tokens)
         self.encoder = PromptEncoder(self.tokenizer, prompts, False, room)
         self.model = load_model(name, recipe.dtype, self.tokenizer, trusted, recipe.device_map)
+        kinds = [kind for kind in (LIST, "rewrite") if kind in prompts.texts]  # a judge's has none
+        self.beginnings = Beginnings(self.model, [self.encoder.request(one, "") for one in kinds])
         self.form = None
         if sampling.constrained:
             self.form = self._list_form(prompts, say)
@@ -221,6 +223,7 @@ class LocalModel:
             held=self.form and form,
             width=self.batch_size,
             more=more,
+            beginnings=self.beginnings,
         )
 
     def _prompt(self, request: Request) -> list[int]:
