@@ -20,17 +20,16 @@ import http.client
 import json
 import os
 import statistics
-import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
 from urllib.parse import urlsplit
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 from serving_crossover import crossover, in_turn
-from serving_soak import METHODS, REPOSITORY, resident
+from serving_soak import METHODS, resident, started
 
 import serve
 from utils.arguments import new_parser, positive_integer
@@ -78,9 +77,11 @@ def main() -> None:
     result = {"arguments": vars(own) | {"json": None}, "recipe": rest, "load": os.getloadavg()}
     result |= {"machine": machine(), "provenance": provenance()}
     if own.clients:
-        with server(own, rest) as (address, pid):
+        queue = ["--queue", str(max(own.clients))]
+        running = nullcontext((own.url, own)) if own.url else started([*rest, *queue])
+        with running as (address, process):
             calls = (vllm_calls if own.vllm else calls_of)(recipe, address)
-            result["clients"] = ask_in_turn(address, pid, calls, own)
+            result["clients"] = ask_in_turn(address, process.pid, calls, own)
     if own.lengths:
         session = Session(recipe, options)
         session.load()
@@ -88,25 +89,6 @@ def main() -> None:
         result["crossover"] = [crossover(session, size, *of) for size in own.batches]
     if own.json:
         write_json(own.json, result)
-
-
-@contextmanager
-def server(own: argparse.Namespace, flags: list[str]):
-    """The address of the server and its process, which is started unless `--url` names one."""
-    if own.url:
-        yield own.url, own.pid
-        return
-    command = [sys.executable, "src/serve.py", *flags, "--port", "0"]
-    command += ["--queue", str(max(own.clients))]
-    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            lines = iter(process.stdout.readline, "")  # the address is in the last before it serves
-            address = next((one.split()[-1] for one in lines if "http://" in one), None)
-            if not address:
-                raise InputError("serve.py has not started; correct what it says above")
-            yield address, process.pid
-        finally:
-            process.terminate()
 
 
 def calls_of(recipe: Recipe, address: str) -> dict[str, list[Call]]:
