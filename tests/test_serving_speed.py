@@ -11,7 +11,6 @@ from stage_runs import run
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
 import serving
 import serving_soak
-from serving_crossover import meeting
 
 
 def test_clients_and_the_crossover_are_measured(served, finished, tmp_path, monkeypatch, capsys):
@@ -32,7 +31,7 @@ def test_clients_and_the_crossover_are_measured(served, finished, tmp_path, monk
     (0.5, "below the shortest"), (2.5, 150.0), (9.0, "above the longest"),
 ])  # fmt: skip
 def test_the_crossover_is_between_two_lengths(prag, crossing):
-    assert meeting([50, 100, 200], [1.0, 2.0, 3.0], prag) == crossing
+    assert serving.meeting([50, 100, 200], [1.0, 2.0, 3.0], prag) == crossing
 
 
 def test_the_address_is_found_behind_what_a_server_says_before(tmp_path, monkeypatch):
