@@ -31,7 +31,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Read, describe, write."""
     options = parse_arguments()
-    from effect_summary import describe, questions_of
+    from effect_summary import cell, describe, questions_of
     from machine import machine
 
     from utils.provenance import provenance
@@ -51,10 +51,7 @@ def main() -> None:
     result = {"data_type": options.data_type, "machine": machine(), **provenance(), "rows": rows}
     write_json(options.output / f"neighbours_{options.data_type}.json", result)
     for row in rows:
-        cells = [
-            f"{one['f1']:.3f} [{one['low']:.3f}, {one['high']:.3f}]"
-            for one in list(row.values())[8:]
-        ]
+        cells = [cell(one) for one in row.values() if isinstance(one, dict)]
         print("| " + " | ".join([row["variant"], row["method"], *cells]) + " |")
 
 
