@@ -37,16 +37,11 @@ METHODS = ("closed_book", "icl", "prag", "combine")
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = new_parser(__doc__)
-    parser.add_argument("part", choices=PARTS, help="what to measure")
-    parser.add_argument(
-        "--root", type=Path, default=Path("/tmp/prag_storage"), help="folder of f1's runs"
-    )
-    parser.add_argument(
-        "--passages", type=positive_integer, default=48, help="adapters that loading reads"
-    )
-    parser.add_argument(
-        "--repetitions", type=positive_integer, default=5, help="counted rounds of loading"
-    )
+    add, root = parser.add_argument, Path("/tmp/prag_storage")
+    add("part", choices=PARTS, help="what to measure")
+    add("--root", type=Path, default=root, help="folder of f1's runs")
+    add("--passages", type=positive_integer, default=48, help="adapters that loading reads")
+    add("--repetitions", type=positive_integer, default=5, help="counted rounds of loading")
     return parser.parse_args(arguments)
 
 
