@@ -14,7 +14,6 @@ import json
 import multiprocessing
 import os
 import resource
-import shutil
 import sys
 import tempfile
 import time
@@ -45,33 +44,29 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--rows", type=positive_integer, default=200_000, help="passages")
     add("--bm25s", action="store_true", help="measure bm25s too")
-    add("--folder", type=Path, help="for corpus and index (not set: a temporary one)")
     return parser.parse_args(arguments)
 
 
 def main() -> None:
     """Generate the corpus, measure each engine in its own process, save."""
     options = parse_arguments()
-    folder = options.folder or Path(tempfile.mkdtemp(prefix="retrieval_"))
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "questions.json").exists():
-        generate(folder, options.rows)
-    result = {
-        "rows": options.rows,
-        "corpus_megabytes": round((folder / "corpus.tsv").stat().st_size / 1e6, 1),
-        "topk": TOPK,
-        "machine": machine(),
-        "versions": {name: version(name) for name in ("tantivy", "nltk", "regex")},
-    }
     measured = {"build": measure_build, "search": measure_search}
     measured |= {"bm25s": measure_bm25s} if options.bm25s else {}
-    for name, measure in measured.items():
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-            result[name] = process.submit(measure, folder).result()
-        print(name, result[name], flush=True)
+    with tempfile.TemporaryDirectory(prefix="retrieval_") as place:
+        folder = Path(place)
+        generate(folder, options.rows)
+        result = {
+            "rows": options.rows,
+            "corpus_megabytes": round((folder / "corpus.tsv").stat().st_size / 1e6, 1),
+            "topk": TOPK,
+            "machine": machine(),
+            "versions": {name: version(name) for name in ("tantivy", "nltk", "regex")},
+        }
+        for name, measure in measured.items():
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+                result[name] = process.submit(measure, folder).result()
+            print(name, result[name], flush=True)
     write_json(REPOSITORY / f"benchmarks/results/retrieval_{options.rows}.json", result)
-    if not options.folder:
-        shutil.rmtree(folder)
 
 
 def generate(folder: Path, rows: int) -> None:
