@@ -6,7 +6,7 @@ import shutil
 import augment_runs
 from adapter_runs import changes_of, killed_at
 from augment_runs import instantly
-from stage_runs import COMMON, MODEL, refused, run, tree
+from stage_runs import COMMON, MODEL, refused, run, tree, watched
 
 import adapters
 import augment
@@ -64,16 +64,10 @@ def made(root, monkeypatch, rows) -> int:
     """Index, augment, encode `rows`; how many adapters were trained."""
     index(root, rows)
     run(augment, *CORPUS)
-    trained, train = [], trained_source.train_as_fits
     with monkeypatch.context() as patch:
-
-        def watch(bank, base, steps, *more, **keywords):
-            trained.extend(steps)
-            return train(bank, base, steps, *more, **keywords)
-
-        patch.setattr(trained_source, "train_as_fits", watch)
+        calls = watched(patch, trained_source, "train_as_fits")
         run(encode, *ENCODE)
-    return len(trained)
+    return sum(len(adapters) for *_, adapters in calls)
 
 
 def weights(root) -> dict[str, bytes]:

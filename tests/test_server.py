@@ -9,7 +9,7 @@ import openai
 import pytest
 from augment_runs import PAIRS, records_at
 from fake_openai import NAME, FakeOpenAI, bundled, error
-from stage_runs import AUGMENT, MODEL, refused, run, tree
+from stage_runs import AUGMENT, MODEL, refused, run, tree, watched
 
 import augment
 from utils.answering import prediction_of
@@ -46,15 +46,13 @@ def open_server(*flags: str, say=print) -> server.Server:
 
 def test_the_server_gives_the_records_of_the_local_path(indexed, monkeypatch, capsys):
     """Its thoughts are left out; the bar moves with every text, also of one batch."""
-    flags, told = ("--sample", "1", "--batch_size", "3"), []
-    tell = writing.Progress.__call__
-    watch = lambda bar, *of: told.append(of) or tell(bar, *of)  # noqa: E731
-    monkeypatch.setattr(writing.Progress, "__call__", watch)
+    flags = ("--sample", "1", "--batch_size", "3")
+    told = watched(monkeypatch, writing.Progress, "__call__")
     run(augment, *AUGMENT, *flags)
     local = records_at(indexed)
-    moves = [texts for texts, _ in told if texts]
+    moves = [texts for _, texts, *_ in told if texts]
     assert sum(moves) == 6 and len(moves) > 2  # of two batches
-    assert sum(tokens for _, tokens in told) > 300 and " tok/s" in capsys.readouterr().err
+    assert sum(tokens for _, _, tokens, _ in told) > 300 and " tok/s" in capsys.readouterr().err
     monkeypatch.setattr(writing, "load_model", None)
     text = bundled()
     with FakeOpenAI(lambda body: "<think>[{</think>" + text(body)) as fake:
