@@ -7,12 +7,12 @@ import pandas as pd
 
 from utils.files import hash_json, read_json, relative
 from utils.metrics import normalize
+from utils.reporting.comparing import REFERENCES
 from utils.reporting.runs import read_runs
 from utils.reporting.statistics import LEVEL, bootstrap_interval, paired_test
 from utils.running import InputError
 
 QUESTIONS = Path(__file__).parents[1] / "data/demo/questions.json"
-REFERENCES = {"icl": "†", "prag": "‡"}
 # if the passages are others, a condition is tested against what answers from the same ones
 OTHER_PASSAGES = ("eight passages", "one retrieved passage", "gold passages")
 BESIDE = "neighbours"  # adapters that were trained beside two neighbours

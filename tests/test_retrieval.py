@@ -242,10 +242,6 @@ def test_golden_passages_are_found_word_for_word(root, dataset, text):
     assert {passage for one in total for passage in one["golden_passages"]} <= texts
 
 
-def test_a_record_without_a_context_is_named(root):
-    refused(r"record 4 of \S+dev\.json has no context; --from", indexed, DATA / "2wikimultihopqa")
-
-
 @pytest.mark.parametrize("context, message", [
     (None, "record 1 of .* has no context; --from_contexts must be .*download it again from http"),
     ([], "has no context"), ("[[", "record 1 of .* is not valid JSON"),
