@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 import encode
 from utils.arguments import new_parser
 from utils.files import hash_json
+from utils.lora.examples import Steps
 from utils.recipe import add_flags
 from utils.retrieval import add_index_flags
 from utils.running import run_stage
@@ -169,8 +170,6 @@ class TwoHops:
         self, bank: Any, base: dict, steps: list, *more: Any, **keywords: Any
     ) -> list:
         """`train_as_fits` with these questions added."""
-        from utils.lora.examples import Steps
-
         longer = [
             Steps([*own.examples, *(prompt for _, prompt in self.asked[i])], 1, own.epochs)
             for i, own in enumerate(steps)

@@ -38,7 +38,8 @@ import serve
 from utils.arguments import new_parser, positive_integer
 from utils.augmentation.records import read_sample
 from utils.files import write_json
-from utils.recipe import Recipe
+from utils.prompting import room_for_prompt
+from utils.recipe import IN_PARAMETERS, Recipe
 from utils.running import InputError, run_stage
 
 if TYPE_CHECKING:
@@ -114,8 +115,6 @@ def vllm_calls(recipe: Recipe, address: str) -> dict[str, list[Call]]:
     from utils.answering import prompt_of
     from utils.experiment import Experiment
     from utils.models import context_length
-    from utils.prompting import room_for_prompt
-    from utils.recipe import IN_PARAMETERS
 
     experiment, most = Experiment(recipe), recipe.max_new_tokens
     experiment.leave_out_corpora()
