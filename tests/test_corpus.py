@@ -7,6 +7,7 @@ import augment_runs
 from adapter_runs import changes_of, killed_at
 from augment_runs import instantly
 from stage_runs import COMMON, MODEL, refused, run, tree, watched
+from test_retrieval import write_corpus
 
 import adapters
 import augment
@@ -26,10 +27,8 @@ CORPUS = [*COMMON, "--dataset", "mydocs", "--passages", "mydocs", "--max_attempt
 
 def index(root, rows) -> None:
     """The index of `rows`, which replaces the one that is there."""
-    lines = ["\t".join(row) for row in [("id", "text", "title"), *rows]]
-    (root / "corpus.tsv").write_text("\n".join(lines) + "\n")
-    run(prep_elastic, "--data_path", str(root / "corpus.tsv"), "--index_name", "mydocs",
-        "--overwrite")  # fmt: skip
+    corpus = str(write_corpus(root / "corpus.tsv", rows))
+    run(prep_elastic, "--data_path", corpus, "--index_name", "mydocs", "--overwrite")
 
 
 def records(root) -> list[dict]:
