@@ -26,7 +26,8 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from itertools import pairwise
+from functools import partial
+from itertools import cycle, islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -152,29 +153,30 @@ def send(address: str, call: Call) -> dict:
     return json.loads(text)
 
 
+def ask(address: str, pid: int | None, calls: list[Call], clients: int) -> dict:
+    """The seconds of a round and of each request in it, and the server's memory after it."""
+
+    def timed(call: Call) -> float:
+        began = time.perf_counter()
+        send(address, call)
+        return time.perf_counter() - began
+
+    with ThreadPoolExecutor(clients) as pool:
+        began = time.perf_counter()
+        each = list(pool.map(timed, islice(cycle(calls), max(clients, LEAST))))
+    seconds = time.perf_counter() - began
+    return {"seconds": seconds, "each": each, "mb": pid and resident(pid)}
+
+
 def ask_in_turn(address: str, pid: int | None, calls: dict, own: argparse.Namespace) -> list[dict]:
     """Requests a second, seconds of a request and the server's memory, by clients and method."""
     rows = []
     for clients in own.clients:
-        count = max(clients, LEAST)
-
-        def timed(call: Call) -> float:
-            began = time.perf_counter()
-            send(address, call)
-            return time.perf_counter() - began
-
-        def ask(asked: list[Call], clients: int = clients, count: int = count) -> dict:
-            with ThreadPoolExecutor(clients) as pool:
-                began = time.perf_counter()
-                each = list(pool.map(timed, (asked[n % len(asked)] for n in range(count))))
-            seconds = time.perf_counter() - began
-            return {"seconds": seconds, "each": each, "mb": pid and resident(pid)}
-
-        ways = {name: lambda asked=asked: ask(asked) for name, asked in calls.items()}
+        ways = {name: partial(ask, address, pid, asked, clients) for name, asked in calls.items()}
         for name, rounds in in_turn(ways, own.repetitions).items():
             each = [seconds for one in rounds for seconds in one["each"]]
             cuts = statistics.quantiles(each, n=20, method="inclusive")
-            speed = count / statistics.median(one["seconds"] for one in rounds)
+            speed = max(clients, LEAST) / statistics.median(one["seconds"] for one in rounds)
             row = {"clients": clients, "method": name, "requests_per_second": speed}
             row |= {"p50": cuts[9], "p95": cuts[18], "mb": rounds[-1]["mb"], "rounds": rounds}
             memory = f", {row['mb']:.0f} MB" if pid else ""
@@ -226,7 +228,7 @@ def crossover(session: "Session", size: int, lengths: list[int], repetitions: in
             raise InputError("an answer has ended early; use another --max_new_tokens")
         return seconds
 
-    ways = {str(length): lambda length=length: answer(length) for length in (0, *lengths)}
+    ways = {str(length): partial(answer, length) for length in (0, *lengths)}
     rounds = in_turn(ways, repetitions)
     prag, *icl = (statistics.median(one) for one in rounds.values())
     found = meeting(lengths, icl, prag)
