@@ -19,13 +19,20 @@ Base = Callable[[], Adapter]
 
 def weighted(adapters: list[Adapter], weights: list[float]) -> Adapter:
     """One adapter whose delta is the weighted sum of the deltas: A `[k * rank, in]` and
-    B `[out, k * rank]`, concatenated along the rank (`combination_type="cat"` of `peft`)."""
+    B `[out, k * rank]`, concatenated along the rank (`combination_type="cat"` of `peft`). Those of
+    one pool have the same A: the sum of their B is as much, at the rank of one."""
+    first = adapters[0]
+    if all(one[name][0] is A for one in adapters for name, (A, _) in first.items()):
+        pairs = list(zip(weights, adapters, strict=True))
+        return {
+            name: (A, sum(w * one[name][1] for w, one in pairs)) for name, (A, _) in first.items()
+        }
     return {
         name: (
             torch.cat([adapter[name][0] for adapter in adapters], dim=0),
             torch.cat([w * a[name][1] for w, a in zip(weights, adapters, strict=True)], dim=1),
         )
-        for name in adapters[0]
+        for name in first
     }
 
 

@@ -16,7 +16,7 @@ from utils.lora.bank import Adapter, LoraBank
 from utils.lora.merges import MERGES, scaled
 from utils.recipe import Recipe
 from utils.running import InputError
-from utils.store.folders import WEIGHTS_FILE, fingerprint, load_adapter
+from utils.store.folders import fingerprint, load_adapter, weights_file
 
 HELD = 1 << 30  # bytes of adapters kept in memory: a passage is found by many questions
 READERS = max(1, min(8, len(os.sched_getaffinity(0)) - 1))  # threads that read adapters
@@ -86,6 +86,7 @@ class Merger:
         self.shapes = bank.shapes(bank.rank)
         self.checked = False
         size = 4 * sum(prod(shape) for both in self.shapes.values() for shape in both)
+        size *= recipe.shared or 1
         self.read = lru_cache(held // size)(lambda file, folder: load_adapter(folder, self.shapes))
         self.first: dict[tuple[int, ...], Path] = {}  # a file on the disk -> a folder that has it
 
@@ -120,7 +121,7 @@ class Merger:
         that was trained again is read again."""
         key: tuple[int, ...] = ()
         with suppress(OSError):  # of a missing file `load_adapter` says more
-            file = (folder / WEIGHTS_FILE).stat()
+            file = weights_file(folder).stat()
             key = file.st_dev, file.st_ino, file.st_mtime_ns
             folder = self.first.setdefault(key, folder)
         return self.read(key, folder)
