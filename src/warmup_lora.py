@@ -135,7 +135,7 @@ def main() -> None:
     settings["base"] = fingerprint(base)
     batch_size = options.per_device_train_batch_size
     steps = Steps(examples, batch_size, options.num_train_epochs, options.seed)
-    old = folder if options.overwrite else None
+    old = [folder] if options.overwrite else []
     point = Checkpoint(unfinished, settings, options.save_steps, len(steps), old)
     more = (options.learning_rate, point.resume, point.after_step)
     [adapter] = train_adapters(bank, base, [steps], lm, *more)

@@ -141,13 +141,14 @@ class LoraBank:
             for name, layer in self.layers.items()
         }
 
-    def new_base_adapter(self, seed: int) -> Adapter:
-        """The adapter that all passages start from: A Kaiming uniform (a = sqrt 5), B zero."""
+    def new_base_adapter(self, seed: int, rank: int | None = None) -> Adapter:
+        """The adapter that all passages start from: A Kaiming uniform (a = sqrt 5), B zero; of
+        another `rank` several below each other."""
         generator = torch.Generator().manual_seed(seed)
         draw = partial(nn.init.kaiming_uniform_, a=math.sqrt(5), generator=generator)
         return {
             name: (draw(torch.empty(shape_A)), torch.zeros(shape_B))
-            for name, (shape_A, shape_B) in self.shapes(self.rank).items()
+            for name, (shape_A, shape_B) in self.shapes(rank or self.rank).items()
         }
 
     def no_adapter(self, rank: int = 1) -> Adapter:

@@ -17,8 +17,19 @@ Base = Callable[[], Adapter]
 
 def weighted(adapters: list[Adapter], weights: list[float]) -> Adapter:
     """One adapter whose delta is the weighted sum of the deltas: A `[k * rank, in]` and
-    B `[out, k * rank]`, concatenated along the rank (`combination_type="cat"` of `peft`)."""
+    B `[out, k * rank]`, concatenated along the rank (`combination_type="cat"` of `peft`). Those of
+    one pool have the same A: the sum of their B is as much, at the rank of one."""
+    first, *others = adapters
+    if others and all(one is not first and _share_A(first, one) for one in others):
+        pairs = list(zip(weights, adapters, strict=True))
+        return {n: (A, sum(w * one[n][1] for w, one in pairs)) for n, (A, _) in first.items()}
     return WeightedSum(adapters, weights)
+
+
+def _share_A(one: Adapter, other: Adapter) -> bool:
+    """Whether these are passages' adapters of one pool: a matrix A is the same tensor."""
+    name = next(iter(one))
+    return one[name][0] is other[name][0]
 
 
 def total(adapters: list[Adapter], passages: Entries, base: Base) -> Adapter:

@@ -15,7 +15,7 @@ from utils.lora.bank import Adapter, LoraBank
 from utils.lora.merges import MERGES, scaled
 from utils.recipe import Recipe
 from utils.running import InputError
-from utils.store.folders import WEIGHTS_FILE, Content, fingerprint, load_adapter
+from utils.store.folders import Content, fingerprint, load_adapter, weights_file
 
 HELD = 1 << 30  # bytes of adapters kept in memory: a passage is found by many questions
 READERS = max(1, min(8, len(os.sched_getaffinity(0)) - 1))  # threads that read adapters
@@ -85,6 +85,7 @@ class Merger:
         self.shapes = bank.shapes(bank.rank)
         self.checked = False
         size = 4 * sum(prod(shape) for both in self.shapes.values() for shape in both)
+        size *= recipe.shared or 1
         self.read = lru_cache(held // size)(self._read)
 
     def ahead(self, batches: list[list[int]]) -> Iterator[tuple[list[int], Adapter]]:
@@ -117,7 +118,7 @@ class Merger:
         """The adapter in `folder`; one that hard links give to several passages is read once, one
         that was written again is read again."""
         try:
-            return self.read(Content.of(folder / WEIGHTS_FILE))
+            return self.read(Content.of(weights_file(folder)))
         except OSError:  # of a missing file this says more
             return load_adapter(folder, self.shapes)
 
