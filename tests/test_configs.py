@@ -25,6 +25,7 @@ SCRIPTS = sorted(
         "benchmarks/real*.py",
         "benchmarks/counter*.py",
         "benchmarks/writing.py",
+        "benchmarks/price.py",
     )
     for path in REPOSITORY.glob(place)
     if "parse_arguments" in path.read_text(encoding="utf-8")
