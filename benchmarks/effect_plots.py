@@ -49,12 +49,12 @@ SHOWN = {
 def plot_conditions(summary: dict[str, dict[str, dict]], path: Path) -> None:
     """A bar with its 95% interval for each condition; a panel per question type."""
     columns = list(next(iter(summary.values())))
-    places, y = {}, 0.0
+    places, y, gap = {}, 0.0, 0.0
     for name, label in SHOWN.items():
         if label is None:
-            y -= 0.45
+            gap = 0.45
         elif name in summary:
-            y -= 1
+            y, gap = y - gap - 1, 0.0
             places[name] = y
     colours = [COLOURS[name.partition(",")[0]] for name in places]
     with plt.rc_context(STYLE):

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import REPOSITORY
-from stage_runs import run
+from stage_runs import run, watched
 
 from utils.files import write_json
 from utils.lora.bank import LoraBank
@@ -228,8 +228,10 @@ def test_wrong_answers_of_the_subjects_own_name_are_counted():
     assert counts == {"wrong": 5, "name": 2, "part": 1}
 
 
-def test_the_figures_are_drawn(tmp_path):
+def test_the_figures_are_drawn(tmp_path, monkeypatch):
+    drawn = watched(monkeypatch, effect_plots, "_save")
     effect_plots.plot_conditions(effect.summary_of(*made_up()), tmp_path / "effect.png")
+    assert drawn[0][0].axes[0].get_ylim()[0] == -4.7  # four bars, no room for groups without any
     names = ("method", "learning_rate", "num_train_epochs")
     same = {"f1": 0.3, "low": 0.2, "high": 0.4}
     settings = itertools.product(("prag", "combine", "icl"), (3e-4, 2e-3), (1, 4))

@@ -11,16 +11,16 @@ What engines share is in `corpus.py` and, for an index in a folder, `folders.py`
 
 import argparse
 from collections.abc import Iterator
-from importlib import import_module
 from types import ModuleType
 from typing import Protocol
 
+from utils.retrieval import dense, elasticsearch, embedded
 from utils.running import InputError
 
 ENGINES: dict[str, ModuleType] = {
-    "embedded": import_module("utils.retrieval.embedded"),
-    "dense": import_module("utils.retrieval.dense"),
-    "elasticsearch": import_module("utils.retrieval.elasticsearch"),
+    "embedded": embedded,
+    "dense": dense,
+    "elasticsearch": elasticsearch,
 }
 
 
