@@ -19,6 +19,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 from utils.arguments import new_parser, seed_number
+from utils.augmentation.records import in_passage, read_augmented_file
+from utils.controls import open_answers
 from utils.files import hash_json, relative, write_json
 from utils.layout import COUNTERFACTUAL, augmented_file
 from utils.running import InputError, run_stage
@@ -37,9 +39,6 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def counterfactual(records: list[dict], seed: int) -> list[dict]:
     """The records of an augmented file, in the form of `read_augmented_file`, with false answers;
     those that cannot have one are left out."""
-    from utils.augmentation.records import in_passage
-    from utils.controls import open_answers
-
     records = [record for record in records if record["question"] is not None]  # no corpus's
     made, pool = [], _pool(records)
     for did, record in enumerate(records):
@@ -60,8 +59,6 @@ def counterfactual(records: list[dict], seed: int) -> list[dict]:
 
 def _pool(records: list[dict]) -> list[tuple[set[str], str]]:
     """The words and the answer of each different question of the records and of their pairs."""
-    from utils.controls import open_answers
-
     entries = [entry for record in records for entry in record["augment"]]
     lists = [entry[name] for entry in entries for name in entry if name.endswith("_qa")]
     asked = [*records, *(pair for pairs in lists for pair in pairs)]
@@ -72,9 +69,6 @@ def _pool(records: list[dict]) -> list[tuple[set[str], str]]:
 def _other_answer(record: dict, pool: list[tuple[set[str], str]], seed: str) -> str | None:
     """The answer in `pool` of the same form, but of another question: the one that shares most of
     its words with the record's, names left out; `seed` decides between equals."""
-    from utils.augmentation.records import in_passage
-    from utils.controls import open_answers
-
     own, words, draw = open_answers(record), _frame(record["question"]), random.Random(seed)
     read = [record["question"], *own, *(entry["passage"] for entry in record["augment"])]
     ranked = sorted(
@@ -128,8 +122,6 @@ def _texts(value: object) -> list[str]:
 def main() -> None:
     """Read, replace, write."""
     options = parse_arguments()
-    from utils.augmentation.records import read_augmented_file
-
     source = augmented_file(options.dataset, options.data_type)
     records = read_augmented_file(source)
     made = counterfactual(records, options.seed)

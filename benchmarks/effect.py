@@ -27,19 +27,13 @@ from utils.running import run_stage
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = new_parser(__doc__)
-    parser.add_argument("--root", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--data_type", default="test", help="split of the questions")
-    parser.add_argument(
-        "--learning_rate", type=positive_number, required=True, help="of the plain adapters"
-    )
-    parser.add_argument(
-        "--num_train_epochs", type=positive_integer, required=True, help="of the adapters"
-    )
-    parser.add_argument(
-        "--warm_learning_rate", type=positive_number, required=True, help="after the warm-up"
-    )
-    default = Path(__file__).parents[1] / "docs/demo_results"
-    parser.add_argument("--output", type=Path, default=default, help="folder of the results")
+    add, default = parser.add_argument, Path(__file__).parents[1] / "docs/demo_results"
+    add("--root", type=Path, required=True, help="folder of the runs")
+    add("--data_type", default="test", help="split of the questions")
+    add("--learning_rate", type=positive_number, required=True, help="of the plain adapters")
+    add("--num_train_epochs", type=positive_integer, required=True, help="of the adapters")
+    add("--warm_learning_rate", type=positive_number, required=True, help="after the warm-up")
+    add("--output", type=Path, default=default, help="folder of the results")
     return parser.parse_args()
 
 
@@ -55,16 +49,10 @@ def main() -> None:
     from utils.provenance import provenance
 
     epochs = options.num_train_epochs
-    recipes = {
-        "plain": Recipe(learning_rate=options.learning_rate, num_train_epochs=epochs),
-        "paper": Recipe(),
-        "warm": Recipe(
-            learning_rate=options.warm_learning_rate,
-            num_train_epochs=epochs,
-            init_adapter="warmup",
-        ),
-        "long": Recipe(learning_rate=options.learning_rate, num_train_epochs=3, schedule="halving"),
-    }
+    plain = Recipe(learning_rate=options.learning_rate, num_train_epochs=epochs)
+    warm = {"learning_rate": options.warm_learning_rate, "init_adapter": "warmup"}
+    recipes = {"plain": plain, "paper": Recipe(), "warm": replace(plain, **warm)}
+    recipes["long"] = replace(plain, num_train_epochs=3, schedule="halving")
     recipes["beside"] = replace(recipes["long"], neighbours=2)
     for name in ("plain", "beside"):
         recipes[f"{name}_others"] = replace(recipes[name], adapters="others")

@@ -1,8 +1,9 @@
-"""Controls of the demo that no stage makes: no passage with the answer, no training.
+r"""Controls of the demo that no stage makes: no passage with the answer, no training.
 
-    python benchmarks/effect_controls.py --control without_gold --from_root effect/seed=0
-    python benchmarks/effect_controls.py --control untrained --from_root effect/seed=0 \
-        --data_type test --learning_rate 4e-3 --num_train_epochs 1
+    python benchmarks/effect_controls.py --control without_gold --from_root effect/seed=0 \
+        --model_name data/demo/demo-model --dataset demo --data_type test
+    python benchmarks/effect_controls.py --control untrained --learning_rate 4e-3 \
+        --model_name data/demo/demo-model --prompts demo --dataset demo --data_type test
 
 `without_gold` writes an augmented file without the passages that hold the answers, and links the
 adapters of the others, as they are; `inference.py` then runs on it under the environment variable
@@ -17,35 +18,22 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 from utils import layout
-from utils.arguments import new_parser, positive_integer, positive_number
+from utils.arguments import new_parser
 from utils.files import read_json, relative, write_json
 from utils.layout import augmented_file, experiment_folder
-from utils.recipe import Recipe
+from utils.recipe import Recipe, add_flags, parse_recipe
 from utils.running import InputError, run_stage
 
 
-def parse_arguments() -> argparse.Namespace:
-    """The command line."""
+def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namespace, Recipe]:
+    """The command line: the control, and the flags of `encode.py`."""
     parser = new_parser(__doc__)
-    parser.add_argument(
-        "--control",
-        choices=["without_gold", "untrained"],
-        required=True,
-        help="what to make",
-    )
-    parser.add_argument(
-        "--from_root", type=Path, help="PRAG_ROOT of the plain run (only for without_gold)"
-    )
-    parser.add_argument("--model_name", default="data/demo/demo-model", help="model folder")
-    parser.add_argument("--data_type", default="test", help="split of the demo's questions")
-    parser.add_argument(
-        "--learning_rate", type=positive_number, default=3e-4, help="names a folder"
-    )
-    parser.add_argument(
-        "--num_train_epochs", type=positive_integer, default=1, help="names a folder"
-    )
-    parser.set_defaults(prompts="demo", dataset="demo", inference_method="prag", max_new_tokens=12)
-    return parser.parse_args()
+    add, controls = parser.add_argument, ["without_gold", "untrained"]
+    add("--control", choices=controls, required=True, help="what to make")
+    add("--from_root", type=Path, help="PRAG_ROOT of the plain run (only for without_gold)")
+    add_flags(parser, "model", "data", "adapter")
+    parser.set_defaults(inference_method="prag", max_new_tokens=12)
+    return parse_recipe(parser, arguments)
 
 
 def without_gold(records: list[dict]) -> list[dict]:
@@ -88,14 +76,14 @@ def answer_untrained(recipe: Recipe) -> None:
 
 def main() -> None:
     """Make one control."""
-    options = parse_arguments()
+    options, recipe = parse_arguments()
     if options.control == "untrained":
-        answer_untrained(Recipe.of(options))
+        answer_untrained(recipe)
         return
     if options.from_root is None:
         raise InputError("this control needs --from_root, the PRAG_ROOT of the plain run")
-    target = augmented_file("demo", options.data_type)
-    source = options.from_root / "data_aug" / "demo" / target.name
+    target = augmented_file(recipe.dataset, recipe.data_type)
+    source = options.from_root / target.relative_to(layout.ROOT_DIR)
     records = read_json(source, "the augmented file of the plain run")
     adapters = layout.ROOT_DIR / "offline"
     if not adapters.is_symlink():

@@ -10,9 +10,8 @@ steps. `grown`: passages that have an adapter under `--from_root`, trained with 
 keep it, and the new ones are trained beside them. `two_hop`: a question about a person whose name
 is replaced by the role in another passage ("the director of ...") is trained with the adapters of
 both passages and a gradient into both; `two_hop_alone`: with the person's passage and its usual
-neighbours, without the other one. `plain`: nothing changed. The flags are those of
-`encode.py`; `inference.py` then answers. As the settings do not tell the variants apart, give each
-a PRAG_ROOT of its own.
+neighbours, without the other one. The flags are those of `encode.py`; `inference.py` then answers.
+As the settings do not tell the variants apart, give each a PRAG_ROOT of its own.
 """
 
 import argparse
@@ -28,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 import encode
 from utils.arguments import new_parser
 from utils.files import hash_json
+from utils.lora.examples import Steps
 from utils.recipe import add_flags
 from utils.retrieval import add_index_flags
 from utils.running import run_stage
@@ -36,7 +36,7 @@ from utils.running import run_stage
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line: the variant, and the flags of `encode.py`."""
     parser = new_parser(__doc__)
-    variants = ["plain", "random", "frozen", "half", "grown", "two_hop", "two_hop_alone"]
+    variants = ["random", "frozen", "half", "grown", "two_hop", "two_hop_alone"]
     parser.add_argument("--variant", choices=variants, required=True, help="what is changed")
     parser.add_argument("--from_root", type=Path, help="PRAG_ROOT of the old adapters (only grown)")
     add_flags(parser, "model", "data", "adapter")
@@ -170,8 +170,6 @@ class TwoHops:
         self, bank: Any, base: dict, steps: list, *more: Any, **keywords: Any
     ) -> list:
         """`train_as_fits` with these questions added."""
-        from utils.lora.examples import Steps
-
         longer = [
             Steps([*own.examples, *(prompt for _, prompt in self.asked[i])], 1, own.epochs)
             for i, own in enumerate(steps)
@@ -190,7 +188,6 @@ def main() -> None:
     from utils.sources import trained
 
     changes = {
-        "plain": (neighbours, "drawn", neighbours.drawn),
         "random": (neighbours, "neighbour_lists", randomly(neighbours.neighbour_lists)),
         "half": (neighbours, "drawn", half_of(neighbours.drawn)),
         "frozen": (trained, "train_as_fits", frozen(training)),

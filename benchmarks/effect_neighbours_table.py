@@ -3,7 +3,8 @@
     python benchmarks/effect_neighbours_table.py --root effect/neighbours --data_type dev
 
 Reads `{root}/{name}/output/` of every name. Writes `neighbours_{data_type}.json` (F1 with its 95%
-interval by question type, the settings, machine, versions) into `--output`, and prints the table.
+interval by question type, the settings, machine, versions) into `docs/demo_results/`, and prints
+the table.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from utils.arguments import new_parser
 from utils.files import relative, write_json
 from utils.running import InputError, run_stage
 
+RESULTS = Path(__file__).parents[1] / "docs/demo_results"
 SETTINGS = ("learning_rate", "num_train_epochs", "schedule", "neighbours", "objective", "lora_rank")
 
 
@@ -23,15 +25,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = new_parser(__doc__)
     parser.add_argument("--root", type=Path, required=True, help="folder of the variants")
     parser.add_argument("--data_type", default="dev", help="split of the demo's questions")
-    default = Path(__file__).parents[1] / "docs/demo_results"
-    parser.add_argument("--output", type=Path, default=default, help="folder of the results")
     return parser.parse_args(arguments)
 
 
 def main() -> None:
     """Read, describe, write."""
     options = parse_arguments()
-    from effect_summary import describe, questions_of
+    from effect_summary import cell, describe, questions_of
     from machine import machine
 
     from utils.provenance import provenance
@@ -49,12 +49,9 @@ def main() -> None:
     if not rows:
         raise InputError(f"{relative(options.root)} has no results; run configs/demo_neighbours.sh")
     result = {"data_type": options.data_type, "machine": machine(), **provenance(), "rows": rows}
-    write_json(options.output / f"neighbours_{options.data_type}.json", result)
+    write_json(RESULTS / f"neighbours_{options.data_type}.json", result)
     for row in rows:
-        cells = [
-            f"{one['f1']:.3f} [{one['low']:.3f}, {one['high']:.3f}]"
-            for one in list(row.values())[8:]
-        ]
+        cells = [cell(one) for one in row.values() if isinstance(one, dict)]
         print("| " + " | ".join([row["variant"], row["method"], *cells]) + " |")
 
 

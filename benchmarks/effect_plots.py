@@ -49,26 +49,26 @@ SHOWN = {
 def plot_conditions(summary: dict[str, dict[str, dict]], path: Path) -> None:
     """A bar with its 95% interval for each condition; a panel per question type."""
     columns = list(next(iter(summary.values())))
-    lines = [(name, label) for name, label in SHOWN.items() if label is None or name in summary]
     places, y = {}, 0.0
-    for name, label in lines:
-        y -= 0.45 if label is None else 1
-        if label is not None:
+    for name, label in SHOWN.items():
+        if label is None:
+            y -= 0.45
+        elif name in summary:
+            y -= 1
             places[name] = y
+    colours = [COLOURS[name.partition(",")[0]] for name in places]
     with plt.rc_context(STYLE):
         size = (2.3 + 1.75 * len(columns), 0.7 + 0.2 * -y)
         figure, axes = plt.subplots(1, len(columns), figsize=size, sharey=True, squeeze=False)
         for axis, column in zip(axes[0], columns, strict=True):
-            for name, place in places.items():
-                entry = summary[name][column]
-                colour = COLOURS[name.partition(",")[0]]
-                axis.barh(place, entry["f1"], height=0.74, color=colour, alpha=0.55)
-                below = max(entry["f1"] - entry["low"], 0)
-                above = max(entry["high"] - entry["f1"], 0)
-                error = [[below], [above]]
-                axis.errorbar(entry["f1"], place, xerr=error, color="black", lw=0.9, capsize=2)
-                text = f"{entry['f1']:.2f}"
-                axis.text(max(entry["high"], 0) + 0.03, place, text, va="center", fontsize=7)
+            entries, rows = [summary[name][column] for name in places], list(places.values())
+            f1 = [entry["f1"] for entry in entries]
+            axis.barh(rows, f1, height=0.74, color=colours, alpha=0.55)
+            whiskers = {"color": "black", "fmt": "none", "lw": 0.9, "capsize": 2}
+            axis.errorbar(f1, rows, xerr=_errors(entries), **whiskers)
+            for entry, place in zip(entries, rows, strict=True):
+                end = max(entry["high"], 0) + 0.03
+                axis.text(end, place, f"{entry['f1']:.2f}", va="center", fontsize=7)
             kind = column.replace("_", "-")
             axis.set_title(f"{kind}, {summary['icl'][column]['n']} questions")
             axis.set(xlim=(0, 1.2), xticks=[0, 0.5, 1], ylim=(y - 0.7, -0.3))
@@ -84,53 +84,33 @@ def plot_sweep(rows: list[dict], chosen: tuple[float, int], path: Path) -> None:
 
     The paper's setting and the `chosen` one (learning rate, epochs) are marked.
     """
-    context = [row for row in rows if row["method"] == "icl"]
+    rows = sorted(rows, key=lambda row: row["learning_rate"])
+    rates = sorted({row["learning_rate"] for row in rows})
+    context = [row["f1"] for row in rows if row["method"] == "icl"]
     methods = [m for m in ("prag", "combine") if any(row["method"] == m for row in rows)]
     epochs = sorted({row["num_train_epochs"] for row in rows if row["method"] == "prag"})
     with plt.rc_context(STYLE):
         size = (2.9 * len(methods) + 0.4, 2.6)
         figure, axes = plt.subplots(1, len(methods), figsize=size, squeeze=False, sharey=True)
         for axis, method in zip(axes[0], methods, strict=True):
+            own = [row for row in rows if row["method"] == method]
             for number, count in enumerate(epochs):
-                line = [
-                    row
-                    for row in rows
-                    if row["method"] == method and row["num_train_epochs"] == count
-                ]
-                line.sort(key=lambda row: row["learning_rate"])
-                rates = [row["learning_rate"] for row in line]
-                f1 = [row["f1"] for row in line]
-                error = [
-                    [max(row["f1"] - row["low"], 0) for row in line],
-                    [max(row["high"] - row["f1"], 0) for row in line],
-                ]
+                line = [row for row in own if row["num_train_epochs"] == count]
+                x, f1 = ([row[name] for row in line] for name in ("learning_rate", "f1"))
+                look = {"color": EPOCH_COLOURS[number], "marker": MARKERS[number], "ms": 4}
+                look |= {"lw": 1.2, "elinewidth": 0.6, "capsize": 1.5}
                 label = f"{count} epoch" + ("s" if count > 1 else "")
-                axis.errorbar(
-                    rates,
-                    f1,
-                    yerr=error,
-                    color=EPOCH_COLOURS[number],
-                    marker=MARKERS[number],
-                    ms=4,
-                    lw=1.2,
-                    elinewidth=0.6,
-                    capsize=1.5,
-                    label=label,
-                )
+                axis.errorbar(x, f1, yerr=_errors(line), label=label, **look)
             up = 1 if method == "prag" else -1.9  # there is room
-            for setting, text, offset in (
-                (PAPER, "paper's\nsetting", (-3, 18 * up)),
-                (chosen, "chosen", (10, 18 * up)),
-            ):
-                _mark(axis, rows, method, setting, text, offset)
+            _mark(axis, own, PAPER, "paper's\nsetting", (-3, 18 * up))
+            _mark(axis, own, chosen, "chosen", (10, 18 * up))
             if context:
-                axis.axhline(context[0]["f1"], color=COLOURS["icl"], lw=0.9, ls="--")
-                side = max(row["learning_rate"] for row in rows)
+                axis.axhline(context[0], color=COLOURS["icl"], lw=0.9, ls="--")
                 name = {"ha": "right", "color": COLOURS["icl"], "fontsize": 7}
-                axis.text(side, context[0]["f1"] + 0.07, "icl", **name)  # above the error bars
+                axis.text(rates[-1], context[0] + 0.07, "icl", **name)  # above the error bars
             axis.set_xscale("log")
             axis.set_xticks([3e-4, 1e-3, 3e-3], ["3e-4", "1e-3", "3e-3"])
-            axis.set_xticks(sorted({row["learning_rate"] for row in rows}), minor=True)
+            axis.set_xticks(rates, minor=True)
             axis.xaxis.set_minor_formatter(NullFormatter())
             axis.set(ylim=(0, 1), xlabel="learning rate", title=f"{method}, dev")
         axes[0][0].set_ylabel("F1")
@@ -139,18 +119,20 @@ def plot_sweep(rows: list[dict], chosen: tuple[float, int], path: Path) -> None:
         _save(figure, path)
 
 
-def _mark(
-    axis: plt.Axes, rows: list[dict], method: str, setting: tuple, text: str, offset: tuple
-) -> None:
-    """Name the point of `method` that has `setting`, if there is one."""
+def _errors(entries: list[dict]) -> list[list[float]]:
+    """How far the intervals reach below and above the means."""
+    below = [max(entry["f1"] - entry["low"], 0) for entry in entries]
+    return [below, [max(entry["high"] - entry["f1"], 0) for entry in entries]]
+
+
+def _mark(axis: plt.Axes, rows: list[dict], setting: tuple, text: str, offset: tuple) -> None:
+    """Name the point among `rows` that has `setting`, if there is one."""
     for row in rows:
-        if row["method"] == method and setting == (row["learning_rate"], row["num_train_epochs"]):
+        if setting == (row["learning_rate"], row["num_train_epochs"]):
             point = (row["learning_rate"], row["f1"])
             axis.plot(*point, "o", ms=9, mfc="none", mec="black", mew=0.9)
-            arrow = {"arrowstyle": "-", "lw": 0.6}
-            axis.annotate(
-                text, point, offset, textcoords="offset points", fontsize=7, arrowprops=arrow
-            )
+            how = {"textcoords": "offset points", "arrowprops": {"arrowstyle": "-", "lw": 0.6}}
+            axis.annotate(text, point, offset, fontsize=7, **how)
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -7,12 +7,12 @@ import pandas as pd
 
 from utils.files import hash_json, read_json, relative
 from utils.metrics import normalize
+from utils.reporting.comparing import REFERENCES
 from utils.reporting.runs import read_runs
 from utils.reporting.statistics import LEVEL, bootstrap_interval, paired_test
 from utils.running import InputError
 
 QUESTIONS = Path(__file__).parents[1] / "data/demo/questions.json"
-REFERENCES = {"icl": "†", "prag": "‡"}
 # if the passages are others, a condition is tested against what answers from the same ones
 OTHER_PASSAGES = ("eight passages", "one retrieved passage", "gold passages")
 BESIDE = "neighbours"  # adapters that were trained beside two neighbours
@@ -227,7 +227,7 @@ def table_of(summary: dict, coverage: dict) -> str:
     lines = [["condition", *head, "all, seed by seed"]]
     lines += [["---"] * len(lines[0])]
     for name, row in summary.items():
-        cells = [_cell(row[column]) for column in columns]
+        cells = [cell(row[column]) for column in columns]
         method, _, rest = name.partition(",")
         each = " / ".join(f"{value:.3f}" for value in row["all"]["seeds"].values())
         lines.append([f"`{method}`" + (f",{rest}" if rest else ""), *cells, each])
@@ -235,11 +235,12 @@ def table_of(summary: dict, coverage: dict) -> str:
     text += ["", "| the question's fact is in | single-hop questions | F1 of `prag` |"]
     text.append("| --- | --- | --- |")
     for kind, row in coverage.items():
-        text.append(f"| {COVERAGE[kind]} | {row['n']} | {_cell(row)} |")
+        text.append(f"| {COVERAGE[kind]} | {row['n']} | {cell(row)} |")
     return "\n".join(text) + "\n"
 
 
-def _cell(entry: dict) -> str:
+def cell(entry: dict) -> str:
+    """F1 with its interval, and the marks of the references that it differs from."""
     marks = [mark for name, mark in REFERENCES.items() if entry.get(f"p_{name}", 1) < 1 - LEVEL]
     interval = f"{entry['f1']:.3f} [{entry['low']:.3f}, {entry['high']:.3f}]"
     return f"{interval} {''.join(marks)}".rstrip()

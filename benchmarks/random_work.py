@@ -31,6 +31,12 @@ def config_of(architecture: str) -> PreTrainedConfig:
     return AutoConfig.for_model(**ARCHITECTURES[architecture])
 
 
+def skeleton_of(architecture: str) -> PreTrainedModel:
+    """A model of that shape without weights."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config_of(architecture))
+
+
 class TokenNumbers:
     """In place of a tokenizer, as there is no text: a token reads as its number."""
 

@@ -1,4 +1,4 @@
-r"""The results of `configs/real.sh` over all data sets: one table, and the scores of each question.
+r"""The test results of `configs/real.sh` over all data sets: a table, and each question's scores.
 
     python benchmarks/real_table.py --out docs/real/questions.csv
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
-from utils.arguments import new_parser, positive_integer
+from utils.arguments import new_parser
 from utils.files import relative, write_text
 from utils.running import InputError, run_stage
 
@@ -26,8 +26,6 @@ REAL = "real_"
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = new_parser(__doc__)
-    parser.add_argument("--data_type", default="test", help="questions to show")
-    parser.add_argument("--samples", type=positive_integer, default=10_000, help="resamples")
     parser.add_argument("--out", type=Path, required=True, help="file of each question's scores")
     return parser.parse_args(arguments)
 
@@ -47,8 +45,8 @@ def main() -> None:
     from utils.reporting.statistics import bootstrap_interval, paired_test
     from utils.reporting.tables import markdown_table
 
-    runs, _ = read_runs(output_folder(), None, None)
-    runs = [r for r in runs if r.dataset.startswith(REAL) and r.data_type == options.data_type]
+    runs, _ = read_runs(output_folder())
+    runs = [r for r in runs if r.dataset.startswith(REAL) and r.data_type == "test"]
     runs = [r for r in runs if r.method == r.base_method]  # no controls of the answer
     if not runs:
         raise InputError("there is no result of real questions; run configs/real.sh first")
@@ -66,8 +64,8 @@ def main() -> None:
     lines = [["method and training", *names, "all", "n", "answer presence", "p, closed_book"]]
     for way in f1:
         own = f1[way].dropna()
-        low, high = bootstrap_interval(own.to_numpy(), options.samples)
-        p = paired_test(own.to_numpy(), f1.loc[own.index, base].to_numpy(), options.samples)
+        low, high = bootstrap_interval(own.to_numpy())
+        p = paired_test(own.to_numpy(), f1.loc[own.index, base].to_numpy())
         each = [f"{own.get(name).mean():.3f}" if name in own else "" for name in names]
         cells = [f"{own.mean():.3f} [{low:.3f}, {high:.3f}]", str(len(own))]
         cells += [f"{present[way].mean():.3f}", "" if way == base else f"{p:.3f}"]

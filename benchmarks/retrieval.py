@@ -11,13 +11,13 @@ own process; the result goes to `benchmarks/results/retrieval_{rows}.json`.
 
 import argparse
 import json
+import multiprocessing
 import os
 import resource
-import shutil
-import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
@@ -27,8 +27,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from machine import machine
 
+from utils.arguments import new_parser, positive_integer
 from utils.files import write_json
 from utils.retrieval.embedded import EmbeddedIndex, build_index
+from utils.running import run_stage
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TOPK = 13  # what augment.py asks for: 3 and 10 to spare
@@ -36,41 +38,35 @@ QUESTIONS = 1000
 COMMON_WORDS = "the of and in to a was is for on as with by he at from that it his are".split()
 
 
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = new_parser(__doc__)
+    add = parser.add_argument
+    add("--rows", type=positive_integer, default=200_000, help="passages")
+    add("--bm25s", action="store_true", help="measure bm25s too")
+    return parser.parse_args(arguments)
+
+
 def main() -> None:
     """Generate the corpus, measure each engine in its own process, save."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rows", type=int, default=200_000, help="passages (default: 200000)")
-    parser.add_argument("--bm25s", action="store_true", help="measure bm25s too (default: off)")
-    parser.add_argument("--measure", choices=list(MEASUREMENTS), help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help="for corpus and index (default: temporary)")
-    options = parser.parse_args()
-    if options.measure:
-        print(json.dumps(MEASUREMENTS[options.measure](options.folder)))
-        return
-    folder = options.folder or Path(tempfile.mkdtemp(prefix="retrieval_"))
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "questions.json").exists():
+    options = parse_arguments()
+    measured = {"build": measure_build, "search": measure_search}
+    measured |= {"bm25s": measure_bm25s} if options.bm25s else {}
+    with tempfile.TemporaryDirectory(prefix="retrieval_") as place:
+        folder = Path(place)
         generate(folder, options.rows)
-    names = ["build", "search"] + (["bm25s"] if options.bm25s else [])
-    result = {
-        "rows": options.rows,
-        "corpus_megabytes": round((folder / "corpus.tsv").stat().st_size / 1e6, 1),
-        "topk": TOPK,
-        "machine": machine(),
-        "versions": {name: version(name) for name in ("tantivy", "nltk", "regex")},
-    }
-    for name in names:
-        command = [sys.executable, __file__, "--measure", name, "--folder", str(folder)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            raise SystemExit(f"{name} failed ({done.returncode}): {done.stderr[-500:]}")
-        result[name] = json.loads(done.stdout.splitlines()[-1])
-        print(name, result[name], flush=True)
+        result = {
+            "rows": options.rows,
+            "corpus_megabytes": round((folder / "corpus.tsv").stat().st_size / 1e6, 1),
+            "topk": TOPK,
+            "machine": machine(),
+            "versions": {name: version(name) for name in ("tantivy", "nltk", "regex")},
+        }
+        for name, measure in measured.items():
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+                result[name] = process.submit(measure, folder).result()
+            print(name, result[name], flush=True)
     write_json(REPOSITORY / f"benchmarks/results/retrieval_{options.rows}.json", result)
-    if not options.folder:
-        shutil.rmtree(folder)
 
 
 def generate(folder: Path, rows: int) -> None:
@@ -186,8 +182,5 @@ def timed(search, questions: list[str]) -> dict:
     }
 
 
-MEASUREMENTS = {"build": measure_build, "search": measure_search, "bm25s": measure_bm25s}
-
-
 if __name__ == "__main__":
-    main()
+    run_stage(main)

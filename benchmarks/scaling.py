@@ -36,26 +36,21 @@ MODELS = ("llama3.2-1b", "qwen2.5-1.5b", "llama3-8b")
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = new_parser(__doc__)
-    group = parser.add_argument_group("work, as for encode.py")
-    group.add_argument("--model_name", default="data/demo/demo-model", help="model")
-    group.add_argument("--prompts", default="demo", help="prompt set")
-    group.add_argument("--dataset", default="demo", help="augmented data set")
-    group.add_argument("--data_type", default="test", help="its data type")
-    group.add_argument("--sample", type=int, default=-1, help="its first N questions (-1: all)")
-    group.add_argument("--num_train_epochs", type=positive_integer, default=1, help="epochs")
-    group = parser.add_argument_group("ways")
-    group.add_argument(
-        "--processes", type=positive_integer, nargs="+", default=[1, 2], help="numbers of processes"
-    )
-    group.add_argument("--threads", type=positive_integer, default=1, help="of each process")
-    group.add_argument("--repetitions", type=positive_integer, default=3, help="rounds")
-    group = parser.add_argument_group("cost model")
-    group.add_argument(
-        "--utilisation", type=positive_number, default=0.35, help="share of the peak arithmetic"
-    )
-    group.add_argument(
-        "--peak_tflops", type=positive_number, default=989, help="of a GPU (H100, bfloat16)"
-    )
+    add = parser.add_argument_group("work, as for encode.py").add_argument
+    add("--model_name", default="data/demo/demo-model", help="model")
+    add("--prompts", default="demo", help="prompt set")
+    add("--dataset", default="demo", help="augmented data set")
+    add("--data_type", default="test", help="its data type")
+    add("--sample", type=int, default=-1, help="its first N questions (-1: all)")
+    add("--num_train_epochs", type=positive_integer, default=1, help="epochs")
+    add = parser.add_argument_group("ways").add_argument
+    count = "numbers of processes"
+    add("--processes", type=positive_integer, nargs="+", default=[1, 2], help=count)
+    add("--threads", type=positive_integer, default=1, help="of each process")
+    add("--repetitions", type=positive_integer, default=3, help="rounds")
+    add = parser.add_argument_group("cost model").add_argument
+    add("--utilisation", type=positive_number, default=0.35, help="share of the peak arithmetic")
+    add("--peak_tflops", type=positive_number, default=989, help="of a GPU (H100, bfloat16)")
     parser.add_argument("--json", type=Path, help="file for the raw result (not set: none)")
     return parser.parse_args(arguments)
 
@@ -111,21 +106,16 @@ def measure(options: argparse.Namespace) -> dict[int, dict]:
 def cost_model(options: argparse.Namespace) -> dict[str, dict]:
     """GPU-hours and terabytes for `WIKIPEDIA` passages of each model, one epoch in direct mode."""
     # torch takes seconds to import: not before the flags are known to be good
-    from random_work import config_of, random_prompts
+    from limit import products
+    from random_work import random_prompts, skeleton_of
 
     costs = {}
     sizes = read_json(STORAGE, "the measured storage")["rows"]
     for name in MODELS:
-        config = config_of(name)
-        width, inner, layers = (
-            config.hidden_size,
-            config.intermediate_size,
-            config.num_hidden_layers,
-        )
-        head = getattr(config, "head_dim", None) or width // config.num_attention_heads
-        attention = 2 * width * head * (config.num_attention_heads + config.num_key_value_heads)
-        parameters = layers * (attention + 3 * width * inner) + width * config.vocab_size
-        passages, _ = random_prompts(config, "direct", 200, 1)
+        skeleton = skeleton_of(name)
+        shapes = products(skeleton).items()
+        parameters = sum(count * out * wide for (out, wide), count in shapes)
+        passages, _ = random_prompts(skeleton.config, "direct", 200, 1)
         tokens = sum(len(prompt) for own in passages for prompt in own) / len(passages)
         operations = 4 * parameters * tokens
         seconds = operations / (options.utilisation * options.peak_tflops * 1e12)

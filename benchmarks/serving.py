@@ -19,27 +19,35 @@ import argparse
 import http.client
 import json
 import os
+import random
 import statistics
-import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import nullcontext
+from functools import partial
+from itertools import cycle, islice, pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
-from serving_crossover import crossover, in_turn
-from serving_soak import METHODS, REPOSITORY, resident
+from serving_soak import METHODS, resident, started
 
 import serve
 from utils.arguments import new_parser, positive_integer
 from utils.augmentation.records import read_sample
 from utils.files import write_json
-from utils.recipe import Recipe
+from utils.prompting import room_for_prompt
+from utils.recipe import IN_PARAMETERS, Recipe
 from utils.running import InputError, run_stage
 
+if TYPE_CHECKING:
+    from utils.session import Session
+
 LEAST = 16  # requests of a round, however few clients
+PASSAGES = 3  # of a question, for the crossover
 Call = tuple[str, dict]  # the path of a request and its body
 
 
@@ -78,9 +86,11 @@ def main() -> None:
     result = {"arguments": vars(own) | {"json": None}, "recipe": rest, "load": os.getloadavg()}
     result |= {"machine": machine(), "provenance": provenance()}
     if own.clients:
-        with server(own, rest) as (address, pid):
+        queue = ["--queue", str(max(own.clients))]
+        running = nullcontext((own.url, own)) if own.url else started([*rest, *queue])
+        with running as (address, process):
             calls = (vllm_calls if own.vllm else calls_of)(recipe, address)
-            result["clients"] = ask_in_turn(address, pid, calls, own)
+            result["clients"] = ask_in_turn(address, process.pid, calls, own)
     if own.lengths:
         session = Session(recipe, options)
         session.load()
@@ -88,25 +98,6 @@ def main() -> None:
         result["crossover"] = [crossover(session, size, *of) for size in own.batches]
     if own.json:
         write_json(own.json, result)
-
-
-@contextmanager
-def server(own: argparse.Namespace, flags: list[str]):
-    """The address of the server and its process, which is started unless `--url` names one."""
-    if own.url:
-        yield own.url, own.pid
-        return
-    command = [sys.executable, "src/serve.py", *flags, "--port", "0"]
-    command += ["--queue", str(max(own.clients))]
-    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            lines = iter(process.stdout.readline, "")  # the address is in the last before it serves
-            address = next((one.split()[-1] for one in lines if "http://" in one), None)
-            if not address:
-                raise InputError("serve.py has not started; correct what it says above")
-            yield address, process.pid
-        finally:
-            process.terminate()
 
 
 def calls_of(recipe: Recipe, address: str) -> dict[str, list[Call]]:
@@ -125,8 +116,6 @@ def vllm_calls(recipe: Recipe, address: str) -> dict[str, list[Call]]:
     from utils.answering import prompt_of
     from utils.experiment import Experiment
     from utils.models import context_length
-    from utils.prompting import room_for_prompt
-    from utils.recipe import IN_PARAMETERS
 
     experiment, most = Experiment(recipe), recipe.max_new_tokens
     experiment.leave_out_corpora()
@@ -164,29 +153,30 @@ def send(address: str, call: Call) -> dict:
     return json.loads(text)
 
 
+def ask(address: str, pid: int | None, calls: list[Call], clients: int) -> dict:
+    """The seconds of a round and of each request in it, and the server's memory after it."""
+
+    def timed(call: Call) -> float:
+        began = time.perf_counter()
+        send(address, call)
+        return time.perf_counter() - began
+
+    with ThreadPoolExecutor(clients) as pool:
+        began = time.perf_counter()
+        each = list(pool.map(timed, islice(cycle(calls), max(clients, LEAST))))
+    seconds = time.perf_counter() - began
+    return {"seconds": seconds, "each": each, "mb": pid and resident(pid)}
+
+
 def ask_in_turn(address: str, pid: int | None, calls: dict, own: argparse.Namespace) -> list[dict]:
     """Requests a second, seconds of a request and the server's memory, by clients and method."""
     rows = []
     for clients in own.clients:
-        count = max(clients, LEAST)
-
-        def timed(call: Call) -> float:
-            began = time.perf_counter()
-            send(address, call)
-            return time.perf_counter() - began
-
-        def ask(asked: list[Call], clients: int = clients, count: int = count) -> dict:
-            with ThreadPoolExecutor(clients) as pool:
-                began = time.perf_counter()
-                each = list(pool.map(timed, (asked[n % len(asked)] for n in range(count))))
-            seconds = time.perf_counter() - began
-            return {"seconds": seconds, "each": each, "mb": pid and resident(pid)}
-
-        ways = {name: lambda asked=asked: ask(asked) for name, asked in calls.items()}
+        ways = {name: partial(ask, address, pid, asked, clients) for name, asked in calls.items()}
         for name, rounds in in_turn(ways, own.repetitions).items():
             each = [seconds for one in rounds for seconds in one["each"]]
             cuts = statistics.quantiles(each, n=20, method="inclusive")
-            speed = count / statistics.median(one["seconds"] for one in rounds)
+            speed = max(clients, LEAST) / statistics.median(one["seconds"] for one in rounds)
             row = {"clients": clients, "method": name, "requests_per_second": speed}
             row |= {"p50": cuts[9], "p95": cuts[18], "mb": rounds[-1]["mb"], "rounds": rounds}
             memory = f", {row['mb']:.0f} MB" if pid else ""
@@ -194,6 +184,70 @@ def ask_in_turn(address: str, pid: int | None, calls: dict, own: argparse.Namesp
             print(f"{clients:3} clients, {name:11} {took}{memory}", flush=True)
             rows.append(row)
     return rows
+
+
+def in_turn(ways: dict[str, Callable], rounds: int) -> dict[str, list]:
+    """What each way gives in each round, the first one left out."""
+    found = {name: [] for name in ways}
+    for number in range(rounds + 1):
+        for name, way in ways.items():
+            value = way()
+            if number:
+                found[name].append(value)
+    return found
+
+
+def crossover(session: "Session", size: int, lengths: list[int], repetitions: int) -> dict:
+    """Seconds per question, `size` at once, of `prag` and of `icl` by the passages' tokens."""
+    from utils.session import Request, Row
+
+    most = session.recipe.max_new_tokens
+    session.model.generation_config.min_new_tokens = most  # else an answer of nonsense ends sooner
+    chosen = random.Random(0)
+    plain = session.encoder.question("Who was the first to see it?", [])
+    known = range(len(session.experiment.tokenizer) // 2, len(session.experiment.tokenizer))
+    folders = [(one.folder, one.entry) for one in session.by_text.values() if one.folder]
+    if len(folders) < PASSAGES:
+        raise InputError(f"{len(folders)} passages have adapters; encode {PASSAGES} at least")
+    request = Request("", session.recipe, PASSAGES)
+
+    def answer(length: int) -> float:
+        began = time.perf_counter()
+        rows = []
+        session.merger.read.cache_clear()
+        for number in range(size):
+            first = PASSAGES * number
+            own = [folders[(first + k) % len(folders)] for k in range(PASSAGES)]
+            merged = None if length else session.merger.merge(own, session.recipe)
+            added = chosen.choices(known, k=PASSAGES * length)
+            prompt = [*plain[:1], *added, *plain[1:]]
+            rows.append(Row(request, [], prompt, merged, False))
+        answers = session.answer(rows)
+        seconds = (time.perf_counter() - began) / size
+        if any(one.tokens < most for one in answers):
+            raise InputError("an answer has ended early; use another --max_new_tokens")
+        return seconds
+
+    ways = {str(length): partial(answer, length) for length in (0, *lengths)}
+    rounds = in_turn(ways, repetitions)
+    prag, *icl = (statistics.median(one) for one in rounds.values())
+    found = meeting(lengths, icl, prag)
+    shown = ", ".join(f"{n}: {s:.4f}" for n, s in zip(lengths, icl, strict=True))
+    print(
+        f"{size} at once: prag {prag:.4f} s a question, icl {shown}; crossover: {found}", flush=True
+    )
+    return {"batch": size, "prag": prag, "icl": icl, "crossover": found, "rounds": rounds}
+
+
+def meeting(lengths: list[int], icl: list[float], prag: float) -> float | str:
+    """The length, between two that were measured, from which on `icl` costs more than `prag`."""
+    if icl[0] > prag:
+        return "below the shortest"
+    points = list(zip(lengths, icl, strict=True))
+    for (a, before), (b, after) in pairwise(points):
+        if before <= prag < after:
+            return round(a + (b - a) * (prag - before) / (after - before), 1)
+    return "above the longest"
 
 
 if __name__ == "__main__":

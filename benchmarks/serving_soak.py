@@ -8,7 +8,6 @@ random for --minutes: some leave before their answer, and whole processes of cli
 Every answer that arrives is compared; the server's memory (resident) is read every few seconds.
 """
 
-import argparse
 import http.client
 import json
 import multiprocessing
@@ -18,15 +17,21 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+from utils.arguments import new_parser, positive_integer, positive_number
+from utils.running import InputError, run_stage
 
 REPOSITORY = Path(__file__).parents[1]
 ROOT = Path(os.environ.get("PRAG_ROOT", REPOSITORY))
 EXPERIMENT = "demo-model/rank=2_alpha=32/demo/lr=0.004_epoch=1/aug_model=demo-model"
 FLAGS = "--model_name data/demo/demo-model --prompts demo --dataset demo --data_type test "
-FLAGS += "--learning_rate 4e-3 --max_new_tokens 12 --index_name demo --port 0"
+FLAGS += "--learning_rate 4e-3 --max_new_tokens 12 --index_name demo"
 METHODS = ("closed_book", "icl", "prag", "combine")
 PER_PROCESS = 8  # clients
 COUNTED = ("answers", "wrong", "left", "sent away", "failed")
@@ -106,6 +111,21 @@ def clients(port: int, cases: list[Expected], counts, number: int, seed: int) ->
             pool.submit(client, port, cases, counts, own * len(COUNTED), seed + own)
 
 
+@contextmanager
+def started(flags: list[str]) -> Iterator[tuple[str, subprocess.Popen]]:
+    """The address and the process of a serve.py with these flags, on a free port."""
+    command = [sys.executable, "src/serve.py", *flags, "--port", "0"]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            lines = iter(process.stdout.readline, "")  # the address is in the last before it serves
+            address = next((one.split()[-1] for one in lines if "http://" in one), None)
+            if not address:
+                raise InputError("serve.py has not started; correct what it says above")
+            yield address, process
+        finally:
+            process.terminate()
+
+
 def resident(pid: int) -> float:
     """The memory of a process in MB."""
     status = Path(f"/proc/{pid}/status").read_text()
@@ -146,16 +166,14 @@ def soak(port: int, pid: int, cases: list[Expected], many: int, minutes: float) 
 
 def main() -> None:
     """Start the server, compare, soak, stop the server."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--questions", type=int, default=100)
-    parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--clients", type=int, default=32, help=f"a multiple of {PER_PROCESS}")
+    parser = new_parser(__doc__)
+    add = parser.add_argument
+    add("--questions", type=positive_integer, default=100, help="the first N of the demo")
+    add("--minutes", type=positive_number, default=10.0, help="of asking at random")
+    add("--clients", type=positive_integer, default=32, help=f"a multiple of {PER_PROCESS}")
     options = parser.parse_args()
     cases = expected(options.questions)
-    command = [sys.executable, "src/serve.py", *FLAGS.split()]
-    server = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
-    try:
-        address = server.stdout.readline().split()[-1]
+    with started(FLAGS.split()) as (address, server):
         print(address)
         port = urlsplit(address).port
         wrong = sum(compare(port, cases, clients) for clients in (1, 16))
@@ -164,11 +182,9 @@ def main() -> None:
         time.sleep(5)  # what the last clients asked
         print(f"{resident(server.pid):.0f} MB after; {totals}")
         wrong += totals["wrong"] + compare(port, cases[:50], 16)
-    finally:
-        server.terminate()
-    print(f"the server ended with {server.wait()}; {wrong} wrong answers")
+    print(f"the server ended with {server.returncode}; {wrong} wrong answers")
     sys.exit(wrong > 0 or totals["failed"] > 0)
 
 
 if __name__ == "__main__":
-    main()
+    run_stage(main)

@@ -1,7 +1,6 @@
 """The ways of encoding and answering that `speed.py` measures, and the work that they do."""
 
 import argparse
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -35,6 +34,7 @@ from utils.prompting import PromptEncoder, load_prompts
 from utils.recipe import Recipe
 from utils.running import InputError
 from utils.store.folders import save_adapter
+from utils.store.links import link_adapter
 from utils.store.merging import Merger
 
 RANK, ALPHA, LEARNING_RATE, TOPK = 2, 32, 3e-4, 3  # the paper's settings
@@ -235,7 +235,7 @@ def measure_answering(work: Work, stage: Stage, folder: Path, options: argparse.
         for did in range(len(work.questions))
     ]
     for number, (own, _) in enumerate(entry for entries in passages for entry in entries):
-        shutil.copytree(folder / "ours" / str(number % len(work.passages)), own)
+        link_adapter(folder / "ours" / str(number % len(work.passages)), own)  # as encode.py does
     few = typical(list(map(len, work.questions)), options.published_questions)
     texts: dict[str, list[str]] = {}
 

@@ -16,6 +16,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
@@ -36,33 +37,19 @@ METHODS = ("closed_book", "icl", "prag", "combine")
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = new_parser(__doc__)
-    parser.add_argument("part", choices=PARTS, help="what to measure")
-    parser.add_argument(
-        "--root", type=Path, default=Path("/tmp/prag_storage"), help="folder of f1's runs"
-    )
-    parser.add_argument(
-        "--passages", type=positive_integer, default=48, help="adapters that loading reads"
-    )
-    parser.add_argument(
-        "--repetitions", type=positive_integer, default=5, help="counted rounds of loading"
-    )
+    add, root = parser.add_argument, Path("/tmp/prag_storage")
+    add("part", choices=PARTS, help="what to measure")
+    add("--root", type=Path, default=root, help="folder of f1's runs")
+    add("--passages", type=positive_integer, default=48, help="adapters that loading reads")
+    add("--repetitions", type=positive_integer, default=5, help="counted rounds of loading")
     return parser.parse_args(arguments)
-
-
-def f1(options: argparse.Namespace) -> list[dict]:
-    """F1 of prag and combine for each --save_dtype, with 95% intervals, and against float32."""
-    return compare(options, "save_dtype", SAVE_DTYPES, ("prag", "combine"))
-
-
-def compute(options: argparse.Namespace) -> list[dict]:
-    """F1 of all methods with model and activations in float32 and in bfloat16, likewise."""
-    return compare(options, "dtype", ("float32", "bfloat16"), METHODS)
 
 
 def compare(
     options: argparse.Namespace, flag: str, dtypes: tuple[str, ...], methods: tuple[str, ...]
 ) -> list[dict]:
-    """F1 of each method for each dtype given as `--{flag}`; the first dtype is compared with."""
+    """F1 of each method for each dtype given as `--{flag}`, with 95% intervals, and against the
+    first dtype."""
     # numpy takes long to import: not before the flags are known to be good
     from utils.reporting.statistics import bootstrap_interval, paired_test
 
@@ -108,8 +95,6 @@ def compare(
 
 def run(root: Path, script: str, *flags: str) -> None:
     """One of the scripts with `root` as its PRAG_ROOT; ends this program if it fails."""
-    if script == "prep_elastic.py" and (root / "index/demo").exists():
-        return
     environment = os.environ | {"PRAG_ROOT": str(root)}
     command = [sys.executable, script, *flags]
     subprocess.run(command, cwd=REPOSITORY, env=environment, check=True)
@@ -125,7 +110,12 @@ def main() -> None:
     from utils.provenance import provenance
 
     options.root.mkdir(parents=True, exist_ok=True)
-    parts = {"sizes": sizes, "f1": f1, "compute": compute, "loading": loading}
+    parts = {
+        "sizes": sizes,
+        "f1": partial(compare, flag="save_dtype", dtypes=SAVE_DTYPES, methods=METHODS[2:]),
+        "compute": partial(compare, flag="dtype", dtypes=("float32", "bfloat16"), methods=METHODS),
+        "loading": loading,
+    }
     rows = parts[options.part](options)
     result = {"machine": machine(), "provenance": provenance(), "rank": RANK, "rows": rows}
     write_json(REPOSITORY / "benchmarks/results" / f"storage_{options.part}.json", result)

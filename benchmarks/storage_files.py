@@ -8,8 +8,7 @@ import time
 from pathlib import Path
 
 import torch
-from random_work import config_of
-from transformers import AutoModelForCausalLM
+from random_work import skeleton_of
 
 from utils.layout import passage_folder
 from utils.lora.bank import Adapter, LoraBank
@@ -31,8 +30,7 @@ def random_adapter(bank: LoraBank, seed: int) -> Adapter:
 
 def bank_of(name: str) -> LoraBank:
     """The bank of a well-known architecture, without weights."""
-    with torch.device("meta"):
-        return LoraBank(AutoModelForCausalLM.from_config(config_of(name)), RANK, ALPHA)
+    return LoraBank(skeleton_of(name), RANK, ALPHA)
 
 
 def bytes_under(folder: Path) -> int:

@@ -72,7 +72,7 @@ others() {  # adapters of passages that are not the question's
     answer prag $data $plain --seed $seed --adapters others
 }
 untrained() {  # adapters as they are before training
-    python benchmarks/effect_controls.py --control untrained --model_name $model --data_type $split $plain
+    python benchmarks/effect_controls.py --control untrained $data $plain
 }
 golden() {  # the passages that hold the answer
     in_folder "$own/golden"
@@ -121,7 +121,7 @@ neighbours() {  # the same passes beside two neighbours, and the controls of tha
     python src/encode.py $data $beside --index_name demo --adapters others
     answer prag $data $beside --adapters others
     in_folder "$own/without_gold"
-    python benchmarks/effect_controls.py --control without_gold --from_root "$own" --data_type $split
+    python benchmarks/effect_controls.py --control without_gold --from_root "$own" $data
     answer prag $data $beside
     for folder in golden topk=8; do
         in_folder "$own/$folder"

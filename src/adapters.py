@@ -103,15 +103,19 @@ def main() -> None:
 
 def print_list() -> None:
     """A line for each data type: its adapters, different ones, and what they take on the disk."""
-    from utils.store.folders import stored_adapters
+    from utils.store.folders import stored_adapters, weights_file
 
     found = [one for place in layout.experiments() for one in layout.data_types_under(place)]
     for adapters in found:
         folders = stored_adapters(adapters)
         files = [file.stat() for folder in folders for file in folder.iterdir()]
         sizes = {file.st_ino: file.st_blocks * 512 for file in files}  # hard links count once
-        counts = f"{len(folders)} adapters, {len(sizes) // 3} different"
-        print(f"{relative(adapters)}: {counts}, {sum(sizes.values()) / 1e6:.1f} MB on the disk")
+        different = len({weights_file(folder).stat().st_ino for folder in folders})
+        counts = f"{len(folders)} adapters, {different} different"
+        pool = sum(f.stat().st_blocks * 512 for f in layout.pool_folder(adapters.parent).glob("*"))
+        size = f"{sum(sizes.values()) / 1e6:.1f} MB on the disk"
+        size += f", beside a pool of {pool / 1e6:.1f} MB" if pool else ""
+        print(f"{relative(adapters)}: {counts}, {size}")
     if not found:
         print("there are no adapters; encode.py makes them")
 

@@ -36,7 +36,8 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namesp
     running = parser.add_argument_group("running")
     add = running.add_argument
     side_by_side = "adapters trained side by side (not set: as many as fit); with --neighbours the "
-    side_by_side += "most of a group, which trains as a whole (not set: 32)"
+    side_by_side += "most of a group, which trains as a whole (not set: 32); with --shared the "
+    side_by_side += "passages of a step (not set: 8)"
     add("--adapters_per_batch", type=positive_integer, help=side_by_side)
     add("--save_dtype", choices=SAVE_DTYPES, default="float32", help="dtype of the saved adapters")
     add_shard_flag(running)

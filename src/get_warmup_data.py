@@ -14,6 +14,7 @@ in any later stage. Started again after a stop, it goes on where it was.
 
 import argparse
 import random
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from utils.running import InputError, run_stage
 from utils.warmup import COT, DIRECT, warmup_file
 
 WRITING = ("max_new_tokens", "max_candidates", "batch_size")  # flags that decide the texts
+Writer = Callable[[list[dict]], list[str]]
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -128,23 +130,27 @@ def save(path: Path, settings: dict, records: list[dict]) -> None:
     print(f"{relative(path)}: {len(records)} records")
 
 
-def load_writer(options: argparse.Namespace) -> tuple:
-    """The model that writes the reasoning, its tokenizer, and the tokens that a prompt may have."""
+def load_writer(options: argparse.Namespace, prompts: dict[str, PromptSet]) -> Writer:
+    """What gives the model's text about each of some candidates, with `prompts` of each data set;
+    the model is loaded."""
+    from utils.generation import generate
     from utils.models import context_length, load_model, load_tokenizer
 
-    name, trusted = options.model_name, options.trust_remote_code
+    name, trusted, most = options.model_name, options.trust_remote_code, options.max_new_tokens
     tokenizer = load_tokenizer(name, trusted)
-    room = room_for_prompt(context_length(name, trusted), options.max_new_tokens)
-    return load_model(name, options.dtype, tokenizer, trusted, options.device_map), tokenizer, room
+    room = room_for_prompt(context_length(name, trusted), most)
+    model = load_model(name, options.dtype, tokenizer, trusted, options.device_map)
+
+    def request(one: dict) -> list[int]:
+        asked = warmup.ReasoningRequest(prompts[one["dataset"]], one["answer"])
+        encoder = PromptEncoder(tokenizer, asked, True, room)
+        return encoder.question(one["question"], one["evidence"])
+
+    return lambda batch: generate(model, tokenizer, [request(one) for one in batch], most)
 
 
 def write_reasoning(
-    collected: dict,
-    prompts: dict[str, PromptSet],
-    journal: Journal,
-    options: argparse.Namespace,
-    writer: tuple,
-    path: Path,
+    collected: dict, write: Writer, journal: Journal, options: argparse.Namespace, path: Path
 ) -> list[dict]:
     """CoT records: `--cot_records` of each data set that the model gives a usable reasoning for.
 
@@ -154,17 +160,7 @@ def write_reasoning(
     """
     from tqdm import tqdm
 
-    from utils.generation import generate
-
-    (model, tokenizer, room), wanted = writer, options.cot_records
-    limit = options.max_new_tokens
-
-    def request(one: dict) -> list[int]:
-        asked = warmup.ReasoningRequest(prompts[one["dataset"]], one["answer"])
-        encoder = PromptEncoder(tokenizer, asked, True, room)
-        return encoder.question(one["question"], one["evidence"])
-
-    finished, records = iter(list(journal.items)), []
+    finished, records, wanted = iter(list(journal.items)), [], options.cot_records
     for dataset, candidates in collected.items():
         kept, tried = [], candidates[: options.max_candidates]
         starts = range(0, len(tried), options.batch_size)
@@ -173,8 +169,7 @@ def write_reasoning(
                 break
             batch = tried[start : start + options.batch_size]
             if (item := next(finished, None)) is None:
-                texts = generate(model, tokenizer, [request(one) for one in batch], limit)
-                item = {"kept": warmup.usable_records(batch, texts)}
+                item = {"kept": warmup.usable_records(batch, write(batch))}
                 journal.add(item)
                 if item["kept"]:
                     path.unlink(missing_ok=True)
@@ -214,12 +209,11 @@ def main() -> None:
         taken = [candidates[: options.direct_records] for candidates in chosen[DIRECT].values()]
         save(*files[DIRECT], sum(taken, []))
     if COT in waiting:
-        (path, settings), writer = files[COT], load_writer(options)
+        (path, settings), write = files[COT], load_writer(options, prompts)
         if options.overwrite:
             remove_journal(beside(path, "journal"))
         with Journal(beside(path, "journal"), settings) as journal:
-            more = (options, writer, path)
-            save(path, settings, write_reasoning(chosen[COT], prompts, journal, *more))
+            save(path, settings, write_reasoning(chosen[COT], write, journal, options, path))
             journal.remove()
     kind, (path, _) = next(iter(files.items()))
     words = ["--data", relative(path)] if options.dataset else []

@@ -14,15 +14,14 @@ a stop, it goes on where it was.
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
 
 from utils.arguments import new_parser, positive_integer
+from utils.augmentation.sampling import Sampling
 from utils.augmentation.server import Server, add_server_flags, check_server_flags
+from utils.files import hash_json, relative
+from utils.prompting import JUDGE, PromptSet, load_judge
 from utils.recipe import Recipe, add_flags, parse_recipe
 from utils.running import InputError, one_line, run_stage
-
-if TYPE_CHECKING:
-    from utils.prompting import PromptSet
 
 
 def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namespace, Recipe]:
@@ -44,12 +43,10 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namesp
     return options, recipe
 
 
-def judge_of(options: argparse.Namespace, prompts: "PromptSet", server: Server | None) -> dict:
+def judge_of(options: argparse.Namespace, prompts: PromptSet, server: Server | None) -> dict:
     """What a verdict is made with, as it is kept beside it."""
-    from utils.files import hash_json
     from utils.model_files import model_identity
     from utils.models import dtype_name
-    from utils.prompting import JUDGE
 
     name = options.model_name
     return {
@@ -65,12 +62,9 @@ def main() -> None:
     """Check, load, judge result by result, say what came out."""
     options, recipe = parse_arguments()
     # torch takes seconds to import: not before the flags are known to be good
-    from utils.augmentation.sampling import Sampling
     from utils.augmentation.writing import LocalModel
-    from utils.files import relative
     from utils.judging import AS_IT_IS, Judgement, refuse_long
     from utils.processes import Processes, refuse_launcher
-    from utils.prompting import load_judge
     from utils.reporting.runs import output_folder, read_runs
 
     refuse_launcher("judge.py")

@@ -21,6 +21,7 @@ from utils import warmup
 from utils.arguments import new_parser, positive_integer
 from utils.files import hash_json, relative, write_json, writing_folder
 from utils.journal import refuse_difference
+from utils.layout import warmup_folder
 from utils.prompting import PromptEncoder, load_prompts
 from utils.recipe import Recipe, add_flags
 from utils.running import run_stage
@@ -117,7 +118,7 @@ def main() -> None:
     records = warmup.read_warmup_data(data, with_cot)
     tokenizer = load_tokenizer(name, trusted)
     examples, settings = prepare(options, records, tokenizer)
-    folder = warmup.adapter_folder(name, options.lora_rank, options.lora_alpha, with_cot)
+    folder = warmup_folder(name, options.lora_rank, options.lora_alpha, with_cot)
     unfinished = folder.with_name(f".{folder.name}.checkpoint.safetensors")
     if not options.overwrite and (made_with := read_training(folder)):
         made_with.pop("base", None)
@@ -134,7 +135,7 @@ def main() -> None:
     settings["base"] = fingerprint(base)
     batch_size = options.per_device_train_batch_size
     steps = Steps(examples, batch_size, options.num_train_epochs, options.seed)
-    old = folder if options.overwrite else None
+    old = [folder] if options.overwrite else []
     point = Checkpoint(unfinished, settings, options.save_steps, len(steps), old)
     more = (options.learning_rate, point.resume, point.after_step)
     [adapter] = train_adapters(bank, base, [steps], lm, *more)

@@ -1,9 +1,14 @@
 """A small OpenAI-compatible server for tests: real HTTP, faults on demand."""
 
 import threading
+from collections.abc import Callable
 
 from augment_runs import PAIRS
 from fake_server import FakeServer
+from stage_runs import MODEL
+
+from utils.generation import generate
+from utils.models import load_model, load_tokenizer
 
 NAME = "served-model"
 
@@ -11,6 +16,22 @@ NAME = "served-model"
 def instant(body: dict) -> str:
     message = body["messages"][0]["content"]
     return PAIRS if "JSON list" in message else "rewritten " + message[-60:]
+
+
+def bundled() -> Callable[[dict], str]:
+    """What the bundled model says to a request."""
+    tokenizer = load_tokenizer(MODEL)
+    model, lock = load_model(MODEL, "float32", tokenizer), threading.Lock()
+
+    def text(body: dict) -> str:
+        how = {"add_generation_prompt": True, "return_dict": False}
+        ids = tokenizer.apply_chat_template(body["messages"], **how)
+        sampling = {"temperature": body["temperature"], "top_k": body.get("top_k", 50)}
+        sampling["seeds"] = [body["seed"]]
+        with lock:
+            return generate(model, tokenizer, [ids], body["max_tokens"], **sampling)[0]
+
+    return text
 
 
 def error(status: int, message: str) -> tuple[int, dict]:

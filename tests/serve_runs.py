@@ -33,11 +33,9 @@ def opened(root: Path, *more: str) -> Session:
 
 
 @contextmanager
-def server_of(
-    session: Session, key: str | None = None, queue: int = 32
-) -> Iterator[SimpleNamespace]:
+def server_of(session: Session, key: str | None = None) -> Iterator[SimpleNamespace]:
     """A server in a thread: its port, worker and session."""
-    worker = Worker(session, queue)
+    worker = Worker(session, 32)
     app = new_app(worker, "demo-model", 3, key, "127.0.0.1")
     server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
     listening = serve.open_port("127.0.0.1", 0, None)

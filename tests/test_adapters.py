@@ -16,7 +16,7 @@ from utils.layout import packed_file
 from utils.lora.bank import pad
 from utils.lora.merges import scaled, total
 from utils.store.exporting import exported_alpha, padded_rank
-from utils.store.folders import ADAPTER_FILES, load_adapter, save_adapter
+from utils.store.folders import adapter_files, load_adapter, save_adapter
 from utils.store.links import link_adapter
 from utils.store.packing import pack, unpack
 
@@ -158,7 +158,7 @@ def test_unpacking_gives_the_same_bytes_and_links_but_for_a_folder_that_was_made
     newer = files_below(six)
     pack(six)
     unpack(six)
-    own = {f"data_0/passage_1/{name}" for name in ADAPTER_FILES}
+    own = {f"data_0/passage_1/{name}" for name in adapter_files(six / "data_0/passage_1")}
     assert files_below(six) == before | {name: newer[name] for name in own}
 
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 from conftest import REPOSITORY
 from stage_runs import run
-from transformers import AutoModelForCausalLM
 
 from utils.files import write_json
 from utils.lora.bank import LoraBank
@@ -25,7 +24,7 @@ import speed
 import storage
 import storage_files
 import writing
-from random_work import config_of, random_model, random_prompts
+from random_work import config_of, random_model, random_prompts, skeleton_of
 from speed_report import agreement
 from speed_ways import open_work
 
@@ -128,11 +127,9 @@ def test_adapters_that_differ_are_seen(tmp_path):
     ("llama3.2-1b", 1_235_814_400), ("qwen2.5-1.5b", 1_543_714_304), ("llama3-8b", 8_030_261_248),
 ])  # fmt: skip
 def test_architectures_have_the_size_of_the_released_models(architecture, parameters):
-    config = config_of(architecture)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    assert sum(p.numel() for p in model.parameters()) == parameters
-    passages, _ = random_prompts(config, "direct", 20, 4)
+    skeleton = skeleton_of(architecture)
+    assert sum(p.numel() for p in skeleton.parameters()) == parameters
+    passages, _ = random_prompts(skeleton.config, "direct", 20, 4)
     assert 900 < sum(len(prompt) for prompts in passages for prompt in prompts) / 20 < 1100
 
 

@@ -6,7 +6,8 @@ import shutil
 import augment_runs
 from adapter_runs import changes_of, killed_at
 from augment_runs import instantly
-from stage_runs import COMMON, MODEL, refused, run, tree
+from stage_runs import COMMON, MODEL, refused, run, tree, watched
+from test_retrieval import write_corpus
 
 import adapters
 import augment
@@ -26,10 +27,8 @@ CORPUS = [*COMMON, "--dataset", "mydocs", "--passages", "mydocs", "--max_attempt
 
 def index(root, rows) -> None:
     """The index of `rows`, which replaces the one that is there."""
-    lines = ["\t".join(row) for row in [("id", "text", "title"), *rows]]
-    (root / "corpus.tsv").write_text("\n".join(lines) + "\n")
-    run(prep_elastic, "--data_path", str(root / "corpus.tsv"), "--index_name", "mydocs",
-        "--overwrite")  # fmt: skip
+    corpus = str(write_corpus(root / "corpus.tsv", rows))
+    run(prep_elastic, "--data_path", corpus, "--index_name", "mydocs", "--overwrite")
 
 
 def records(root) -> list[dict]:
@@ -64,16 +63,10 @@ def made(root, monkeypatch, rows) -> int:
     """Index, augment, encode `rows`; how many adapters were trained."""
     index(root, rows)
     run(augment, *CORPUS)
-    trained, train = [], trained_source.train_as_fits
     with monkeypatch.context() as patch:
-
-        def watch(bank, base, steps, *more, **keywords):
-            trained.extend(steps)
-            return train(bank, base, steps, *more, **keywords)
-
-        patch.setattr(trained_source, "train_as_fits", watch)
+        calls = watched(patch, trained_source, "train_as_fits")
         run(encode, *ENCODE)
-    return len(trained)
+    return sum(len(adapters) for *_, adapters in calls)
 
 
 def weights(root) -> dict[str, bytes]:

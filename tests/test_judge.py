@@ -2,20 +2,17 @@
 
 import csv
 import json
-import threading
 
 import pytest
 from conftest import edited
-from fake_openai import NAME, FakeOpenAI, error
+from fake_openai import NAME, FakeOpenAI, bundled, error
 from stage_runs import COMMON, MODEL, RESULTS, answer, refused, run, tree
 from test_server import own_environment  # noqa: F401  (used by itself)
 
 import judge
 import report
 from utils.files import write_json
-from utils.generation import generate
 from utils.metrics import METRICS, extract_answer, score
-from utils.models import load_model, load_tokenizer
 from utils.prompting import PromptSet, load_judge
 from utils.reporting.statistics import cohens_kappa
 from utils.reporting.verdicts import verdict_in
@@ -148,16 +145,7 @@ def test_a_model_here_and_behind_a_server_say_the_same(copy):
     flags = ["--prompts", str(prompts), "--max_new_tokens", "4"]
     run(judge, "--model_name", MODEL, *flags, "--batch_size", "3")
     local = [verdicts(leaf)["verdicts"] for leaf in leaves(copy)]
-    tokenizer = load_tokenizer(MODEL)
-    model, lock = load_model(MODEL, "float32", tokenizer), threading.Lock()
-
-    def text(body: dict) -> str:
-        how = {"add_generation_prompt": True, "return_dict": False}
-        ids = tokenizer.apply_chat_template(body["messages"], **how)
-        with lock:
-            return generate(model, tokenizer, [ids], body["max_tokens"])[0]
-
-    with FakeOpenAI(text) as fake:
+    with FakeOpenAI(bundled()) as fake:
         run(judge, *by(fake, *flags, "--overwrite"))
     assert [verdicts(leaf)["verdicts"] for leaf in leaves(copy)] == local
     texts = [one["text"] for own in local for one in own]

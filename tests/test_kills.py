@@ -39,8 +39,8 @@ class Stage:
     reads: tuple[str, ...] = ()
 
 
-def stages(sample: int) -> dict[str, Stage]:
-    augment = [*AUGMENT, "--sample", str(sample), "--batch_size", "2"]
+def stages() -> dict[str, Stage]:
+    augment = [*AUGMENT, "--batch_size", "2"]
     answering = ["--inference_method", "combine", "--max_new_tokens", "12", "--batch_size", "1"]
     warmup = ["--model_name", MODEL, "--prompts", "demo", "--data", "{root}/direct.json"]
     corpus = ["--data_path", str(REPOSITORY / "data/demo/corpus.tsv")]
@@ -93,9 +93,9 @@ def assert_nothing_half(root: Path, whole: object, name: str) -> None:
             assert whole[path] == data, path
 
 
-@pytest.mark.parametrize("name", stages(4))
+@pytest.mark.parametrize("name", stages())
 def test_after_a_kill_and_a_full_disk_a_stage_goes_on_to_the_same_bytes(finished, tmp_path, name):
-    stage, undisturbed, root = stages(4)[name], tmp_path / "undisturbed", tmp_path / "killed"
+    stage, undisturbed, root = stages()[name], tmp_path / "undisturbed", tmp_path / "killed"
     prepare(finished, undisturbed, stage)
     changes = changes_of(lambda: finish(stage, undisturbed))
     whole = state(undisturbed, name)
@@ -148,10 +148,10 @@ def strike(stage: Stage, root: Path, number: int, wanted: int) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", stages(4))
+@pytest.mark.parametrize("name", stages())
 def test_killed_many_times_by_signals(finished, tmp_path, name):
     chance = random.Random(f"{SEED} {name}")
-    stage, undisturbed, root = stages(4)[name], tmp_path / "undisturbed", tmp_path / "killed"
+    stage, undisturbed, root = stages()[name], tmp_path / "undisturbed", tmp_path / "killed"
     for place in (undisturbed, root):
         prepare(finished, place, stage)
     finish(stage, undisturbed)

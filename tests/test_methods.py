@@ -1,6 +1,7 @@
 """The paper's baselines and ablations with the real scripts: what each changes, and only that."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -14,10 +15,18 @@ import warmup_lora
 from utils import batches
 from utils.lora.bank import LoraBank
 from utils.lora.merges import base_once
+from utils.recipe import Recipe
 from utils.sources import trained
 from utils.sources.others import exchanged
-from utils.store import merging
-from utils.store.folders import load_adapter, read_training, save_adapter, stored_fingerprint
+from utils.store import folders, merging
+from utils.store.folders import (
+    load_adapter,
+    read_training,
+    save_adapter,
+    stored_fingerprint,
+    weights_hash,
+)
+from utils.store.links import link_adapter
 
 
 def predictions(root, method: str) -> list[dict]:
@@ -104,6 +113,26 @@ def test_the_warm_up_goes_through_all_stages_and_its_base_can_count_once(copy):
     save_adapter(scaled, start, 32, MODEL, {"made": "in a test"})
     refused("replaced", run, encode, *ENCODE, *warm)
     refused("replaced", answer, "combine", *warm, *once)
+
+
+def test_what_links_share_is_read_once_and_damage_is_seen_before_the_next_use(copy, monkeypatch):
+    folder, linked = copy / ADAPTERS / "data_0/passage_0", copy / "linked"
+    link_adapter(folder, linked)
+    reads = watched(monkeypatch, merging, "load_adapter")
+    records = watched(monkeypatch, folders, "read_object")
+    merger = merging.Merger(demo_bank(), Recipe(), [[(folder, {}), (linked, {})]], None)
+    for name, (A, B) in [*merger.merged(0).items(), *merger.merged(0).items()]:
+        once = reads[0][-1][name]
+        assert torch.equal(B @ A, torch.cat([once[1]] * 2, 1) @ torch.cat([once[0]] * 2))
+    assert (
+        len({weights_hash(place) for place in (folder, linked)}) == len(reads) == len(records) == 1
+    )
+    weights = folder / "adapter_model.safetensors"
+    before, data = weights.stat(), bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)  # in place, of the same size
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    refused("changed after it was saved", merger.merged, 0)
 
 
 @pytest.mark.parametrize(("change", "message"), [

@@ -8,15 +8,13 @@ import threading
 import openai
 import pytest
 from augment_runs import PAIRS, records_at
-from fake_openai import NAME, FakeOpenAI, error
-from stage_runs import AUGMENT, MODEL, refused, run, tree
+from fake_openai import NAME, FakeOpenAI, bundled, error
+from stage_runs import AUGMENT, MODEL, refused, run, tree, watched
 
 import augment
 from utils.answering import prediction_of
 from utils.augmentation import server, writing
 from utils.augmentation.sampling import Sampling
-from utils.generation import generate
-from utils.models import load_model, load_tokenizer
 from utils.prompting import load_prompts
 from utils.running import InputError
 from utils.thoughts import without_thoughts
@@ -48,28 +46,16 @@ def open_server(*flags: str, say=print) -> server.Server:
 
 def test_the_server_gives_the_records_of_the_local_path(indexed, monkeypatch, capsys):
     """Its thoughts are left out; the bar moves with every text, also of one batch."""
-    flags, told = ("--sample", "1", "--batch_size", "3"), []
-    tell = writing.Progress.__call__
-    watch = lambda bar, *of: told.append(of) or tell(bar, *of)  # noqa: E731
-    monkeypatch.setattr(writing.Progress, "__call__", watch)
+    flags = ("--sample", "1", "--batch_size", "3")
+    told = watched(monkeypatch, writing.Progress, "__call__")
     run(augment, *AUGMENT, *flags)
     local = records_at(indexed)
-    tokenizer = load_tokenizer(MODEL)
-    model, lock = load_model(MODEL, "float32", tokenizer), threading.Lock()
-
-    def text(body: dict) -> str:
-        how = {"add_generation_prompt": True, "return_dict": False}
-        ids = tokenizer.apply_chat_template(body["messages"], **how)
-        sampling = {"temperature": body["temperature"], "top_k": body.get("top_k", 50)}
-        sampling["seeds"] = [body["seed"]]
-        with lock:
-            return "<think>[{</think>" + generate(model, tokenizer, [ids], 160, **sampling)[0]
-
-    moves = [texts for texts, _ in told if texts]
+    moves = [texts for _, texts, *_ in told if texts]
     assert sum(moves) == 6 and len(moves) > 2  # of two batches
-    assert sum(tokens for _, tokens in told) > 300 and " tok/s" in capsys.readouterr().err
+    assert sum(tokens for _, _, tokens, _ in told) > 300 and " tok/s" in capsys.readouterr().err
     monkeypatch.setattr(writing, "load_model", None)
-    with FakeOpenAI(text) as fake:
+    text = bundled()
+    with FakeOpenAI(lambda body: "<think>[{</think>" + text(body)) as fake:
         run(augment, *by(fake, *flags, "--overwrite"))
     assert records_at(indexed) == local
     (prompt,) = fake.requests[0]["messages"]

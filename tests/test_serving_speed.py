@@ -10,7 +10,7 @@ from stage_runs import run
 
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
 import serving
-from serving_crossover import meeting
+import serving_soak
 
 
 def test_clients_and_the_crossover_are_measured(served, finished, tmp_path, monkeypatch, capsys):
@@ -31,4 +31,15 @@ def test_clients_and_the_crossover_are_measured(served, finished, tmp_path, monk
     (0.5, "below the shortest"), (2.5, 150.0), (9.0, "above the longest"),
 ])  # fmt: skip
 def test_the_crossover_is_between_two_lengths(prag, crossing):
-    assert meeting([50, 100, 200], [1.0, 2.0, 3.0], prag) == crossing
+    assert serving.meeting([50, 100, 200], [1.0, 2.0, 3.0], prag) == crossing
+
+
+def test_the_address_is_found_behind_what_a_server_says_before(tmp_path, monkeypatch):
+    (tmp_path / "src").mkdir()
+    said = "2 passages have more than one adapter\nm at http://127.0.0.1:7/"
+    program = f"import time\nprint({said!r}, flush=True)\ntime.sleep(60)"
+    (tmp_path / "src/serve.py").write_text(program)
+    monkeypatch.setattr(serving_soak, "REPOSITORY", tmp_path)
+    with serving_soak.started([]) as (address, process):
+        assert address == "http://127.0.0.1:7/"
+    assert process.returncode is not None

@@ -1,4 +1,4 @@
-"""Exported adapters in a real vLLM: its answers are those of inference.py.
+"""Exported adapters in a real vLLM: its answers are those of inference.py, its numbers peft's.
 
 Needs the Python of an environment that has vLLM (3.4 GB, so never in CI):
 
@@ -16,8 +16,11 @@ import urllib.request
 from urllib.error import URLError
 
 import pytest
+import torch
 from conftest import REPOSITORY, use_root
+from peft import PeftModel
 from stage_runs import AUGMENT, ENCODE, MODEL, RESULTS, answer, run
+from transformers import AutoModelForCausalLM
 
 import adapters
 import augment
@@ -33,7 +36,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not PYTHON, reason="VLLM_PYTHON names no Python that has vLLM"),
 ]
-QUESTIONS = 20
+QUESTIONS, COMPARED = 20, 4  # asked; whose log-probabilities are compared with peft's
 SERVE = ["--model", MODEL, "--served-model-name", "demo-model", "--dtype", "float32",
     "--enforce-eager", "--enable-lora", "--max-lora-rank", "8", "--max-loras", "4"]  # fmt: skip
 
@@ -86,6 +89,15 @@ def trained(tmp_path_factory):
         yield root
 
 
+def logprobs_of_peft(folder, prompt: list[int], answer: list[int]) -> torch.Tensor:
+    """The log-probability of each token of `answer` after `prompt`, by peft with the adapter."""
+    model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
+    model = PeftModel.from_pretrained(model, folder)
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
+    return logits.log_softmax(-1).gather(1, torch.tensor(answer)[:, None])[:, 0]
+
+
 @pytest.mark.parametrize("method", ["prag", "combine"])
 def test_greedy_answers_are_those_of_inference(server, trained, method, capsys):
     folder = trained / "exported"
@@ -100,8 +112,13 @@ def test_greedy_answers_are_those_of_inference(server, trained, method, capsys):
     texts = []
     for did, record in enumerate(experiment.records["dev"]):
         prompt = prompt_of(record, method, encoder)  # token ids
-        body = {"model": f"dev_{did}", "prompt": prompt, **greedy}
-        texts.append(ask(f"{server}/v1/completions", body)["choices"][0]["text"].strip())
+        body = {"model": f"dev_{did}", "prompt": prompt, "logprobs": 1, **greedy}
+        said = ask(f"{server}/v1/completions", body | {"return_token_ids": True})["choices"][0]
+        texts.append(said["text"].strip())
+        if did < COMPARED:
+            own = logprobs_of_peft(folder / f"dev_{did}", prompt, said["token_ids"])
+            torch.testing.assert_close(torch.tensor(said["logprobs"]["token_logprobs"]), own,
+                                       rtol=0, atol=1e-4)  # fmt: skip
     assert texts == [row["text"].strip() for row in rows]
     without = ask(f"{server}/v1/completions", {"model": "demo-model", "prompt": prompt, **greedy})
     assert method == "combine" or without["choices"][0]["text"].strip() != texts[-1]

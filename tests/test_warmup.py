@@ -1,4 +1,4 @@
-"""The warm-up: nothing evaluated gets in, a stop loses nothing, peft agrees."""
+"""The warm-up: nothing evaluated gets in, a stop loses nothing; that peft agrees: test_lora.py."""
 
 import json
 import shutil
@@ -12,7 +12,6 @@ from conftest import REPOSITORY, edited, put
 from hypothesis import given
 from hypothesis import strategies as st
 from stage_runs import MODEL, refused, run, stop_after, tree
-from test_lora import model_in, paired, random_examples, train_with_peft
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import get_warmup_data
@@ -21,14 +20,10 @@ from utils import generation, warmup
 from utils.files import write_json
 from utils.journal import remove_journal
 from utils.lora import objectives
-from utils.lora.bank import LoraBank
 from utils.lora.examples import Steps
-from utils.lora.training import train_adapters
 from utils.metrics import normalize
 from utils.prompting import PromptEncoder, load_prompts
 from utils.questions import DATASETS, load_questions, take_sample
-from utils.store.base import open_base_adapter
-from utils.store.checkpoint import Checkpoint
 
 DATA = Path(__file__).parent / "data" / "warmup"
 DEMO = str(REPOSITORY / "data/demo/questions.json")
@@ -162,26 +157,6 @@ def test_what_cannot_give_a_reasoning_is_refused_and_leaves_nothing(root, monkey
     for sentence, flags in sentences.items():
         refused(sentence, run, get_warmup_data, *MAKE, *flags)
     assert tree(root) == {} and len(shown) == 4  # two of each data set
-
-
-@pytest.mark.parametrize(("architecture", "batch_size"), [("llama", 1), ("qwen2", 3)])
-def test_training_equals_peft_and_adamw_in_float64(tmp_path, architecture, batch_size):
-    torch.manual_seed(0)
-    [examples] = random_examples([12])
-    steps = list(Steps(examples, batch_size, 2, seed=5))
-    bank = LoraBank(model_in(torch.float64, architecture, True), 2, 8)
-    base = open_base_adapter(bank, tmp_path / "base", "tiny", seed=1)
-    base = {name: (A.double(), B.double()) for name, (A, B) in base.items()}
-    for part in (steps[: len(steps) // 2], steps):  # the second goes on from the first
-        point = Checkpoint(tmp_path / "checkpoint", {}, 1, len(part))
-        more = (3e-3, point.resume, point.after_step)
-        [mine] = train_adapters(bank, base, [part], objectives.lm, *more)
-    assert len(point.losses) == len(steps)
-    prompts = [example.ids for step in steps for example in step]
-    model, how = model_in(torch.float64, architecture, True), (prompts, 3e-3, 1, batch_size)
-    oracle = train_with_peft(model, tmp_path / "base", *how)
-    assert all((own - expected).abs().max() < 1e-7 for own, expected in paired(mine, oracle))
-    assert max((A - base[name][0]).abs().max() for name, (A, _) in mine.items()) > 1e-3
 
 
 def test_every_epoch_takes_each_record_once_in_its_own_order():

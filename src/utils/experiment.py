@@ -14,6 +14,7 @@ from utils.layout import (
     experiment_folder,
     folder_name,
     passage_folder,
+    pool_folder,
     rank_folder,
     warmup_folder,
 )
@@ -195,8 +196,10 @@ class Experiment:
 
     @property
     def base_folder(self) -> Path:
-        """The folder of the adapter that all passages start from."""
+        """The folder of the adapter that all passages start from, or of their pool (`--shared`)."""
         of = self.recipe
+        if of.shared:
+            return pool_folder(self.folder)
         return self.start or rank_folder(of.model_name, of.lora_rank, of.lora_alpha) / "base_weight"
 
     def check_start(self) -> None:

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from inspect import signature
 
 import torch
@@ -125,15 +126,20 @@ class Beginnings:
     """What many prompts begin with, read once: the keys and values of `texts` (token ids), of which
     other prompts share the first tokens. For a model without adapters."""
 
-    @torch.inference_mode()
     def __init__(self, model: PreTrainedModel, texts: Sequence[list[int]]):
-        self.model = model
-        self.read: list[tuple[list[int], DynamicCache]] = []
-        for ids in texts:
-            cache = roomy_cache(model)
+        self.model, self.texts = model, texts
+
+    @cached_property
+    @torch.inference_mode()
+    def read(self) -> list[tuple[list[int], DynamicCache]]:
+        """The texts that are long enough, with their keys and values; none if they cannot move."""
+        found = []
+        for ids in self.texts:
+            cache = roomy_cache(self.model)
             if len(ids) >= LEAST_SHARED and is_roomy(cache):
-                model.base_model(torch.tensor([ids]).to(model.device), **{CACHE: cache})
-                self.read.append((ids, cache))
+                self.model.base_model(torch.tensor([ids]).to(self.model.device), **{CACHE: cache})
+                found.append((ids, cache))
+        return found
 
     def of(self, prompt: list[int]) -> Begun:
         """The text that shares most with `prompt`, of which two tokens at least remain to read."""

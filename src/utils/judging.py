@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from utils.augmentation.writing import Author, LocalModel, Request
 from utils.files import read_json, read_object, relative, write_json
 from utils.journal import Journal, check_journal, refuse_difference, remove_journal
+from utils.lora.memory import in_halves
 from utils.prompting import JUDGE, PromptSet
 from utils.provenance import PROVENANCE, provenance
 from utils.reporting.verdicts import (
@@ -19,14 +20,11 @@ from utils.reporting.verdicts import (
 from utils.running import InputError
 from utils.thoughts import without_thoughts
 
-if TYPE_CHECKING:
-    from utils.augmentation.writing import Author, LocalModel
-
 JOURNAL = ".judge.journal"
 AS_IT_IS = PromptSet("", {JUDGE: "{passage}"})  # of an author: the message is whole already
 
 
-def refuse_long(author: "LocalModel", messages: list[str]) -> None:
+def refuse_long(author: LocalModel, messages: list[str]) -> None:
     """Raise `InputError` if a message does not fit into the judge's context: its end, which asks
     for the verdict, would be cut off."""
     for message in dict.fromkeys(messages):
@@ -78,16 +76,13 @@ class Judgement:
 
     def ask(
         self,
-        author: "Author",
+        author: Author,
         known: dict[str, str],
         begin: Callable[[], None],
         tell: Callable[[int], None],
     ) -> None:
         """Ask `author` what neither `known` nor the journal holds, add it to `known`, and save.
         After new verdicts comes `begin()`; `tell` how many rows they settle."""
-        from utils.augmentation.writing import Request
-        from utils.lora.memory import in_halves
-
         with Journal(self.folder / JOURNAL, self.settings) as journal:
             said = known | {message: text for item in journal.items for message, text in item}
             wave = {one: one for one in self.messages if one not in said}

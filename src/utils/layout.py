@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 NO_DATASETS = ("warmup", "base_weight", "warmup_direct", "warmup_cot")
 
 CORPUS = "corpus"  # the data type of all passages of an index
+POOL = "pool"  # the adapters that all passages of an experiment share (`--shared`)
 COUNTERFACTUAL = "_counterfactual"  # ends a data type that benchmarks/counterfactual.py makes
 
 
@@ -73,7 +74,19 @@ def experiment_folder(root: str, recipe: "Recipe") -> Path:
 
 def adapters_folder(recipe: "Recipe", data_type: str) -> Path:
     """The folder of one data type's adapters, which are in `data_{did}/passage_{pid}/` below it."""
+    if recipe.shared and folder_name(data_type) == POOL:
+        raise InputError(f"with --shared a data type cannot be called {POOL!r}; rename its file")
     return experiment_folder("offline", recipe) / folder_name(data_type)
+
+
+def pool_folder(experiment: Path) -> Path:
+    """The folder, in that of an experiment, of the adapters that its passages share."""
+    return experiment / POOL
+
+
+def pool_of(adapter: Path) -> Path:
+    """The folder of the pool that the passage in the folder `adapter` has its weights of."""
+    return pool_folder(adapter.parents[2])
 
 
 def results_folder(recipe: "Recipe", data_type: str) -> Path:

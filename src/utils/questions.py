@@ -66,11 +66,9 @@ def load_contexts(folder: Path) -> tuple[str, list[tuple[str, str]]]:
     """
     known = {name: data for name, data in DATASETS.items() if data.contexts}
     held = [n for n, data in DATASETS.items() if all((folder / f).is_file() for f in data.files)]
-    files = [set(DATASETS[name].files) for name in held]  # 2WikiMultihopQA's are IIRC's and more
-    held = [name for name, own in zip(held, files, strict=True) if not any(map(own.__lt__, files))]
     chosen = [name for name in held if name in known]
     if len(chosen) != 1:
-        holds = f"holds {' and '.join(held) or 'no data set'}"
+        holds = f"holds {' and '.join(chosen or held) or 'no data set'}"
         files = [f"{' and '.join(data.files)} ({name})" for name, data in known.items()]
         raise InputError(
             f"--from_contexts {relative(folder)} {holds if folder.exists() else missing(folder)}; "

@@ -176,6 +176,12 @@ class Recipe:
         choices=names_in("lora/training.py", "SCHEDULES"),
         label=lambda name: f"_schedule={name}",
     )
+    shared: int = _setting(
+        "adapter", 0,
+        "adapters in a pool that all passages share: each keeps its weights of them alone (0: the "
+        "paper, an adapter for each passage)",
+        type=whole_number, label=lambda count: f"_shared={count}",
+    )
 
     merge_topk: int | None = _setting(
         "merging", None, "passages to merge (not set: all of them)", type=positive_integer,
@@ -322,6 +328,12 @@ class Recipe:
             return f"--inference_method {method} {why}"
         if self.noise and self.adapters == "others":
             return "--noise is among the question's own adapters; leave out --adapters others"
+        if self.shared and self.neighbours:
+            return "--neighbours trains an adapter for each passage; leave out --shared"
+        if self.shared and self.adapters != "trained":
+            return f"--adapters {self.adapters} is made of adapters alone; leave out --shared"
+        if self.shared and self.merge == "base_once":
+            return "--merge base_once needs a base in each adapter; leave out --shared"
         for group, (methods, why) in ONLY_OF.items():
             if method and method not in methods and (words := self.flags(group)):
                 return f"--inference_method {method} {why}; leave out {words}"

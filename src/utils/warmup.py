@@ -26,7 +26,6 @@ SMOOTHED_STEPS = 50  # the smoothed loss is the mean over as many steps
 QUESTIONS_FILE = "questions.json"  # in the adapter's folder: what it was trained on
 MARKER = "the answer is"  # where `extract_answer` begins
 REQUEST_PLACEHOLDERS = ("{question}", "{answer}", "{passages}", "{examples}")
-adapter_folder = layout.warmup_folder  # where `warmup_lora.py` leaves its adapter
 
 
 def warmup_file(dataset: str | None, cot_model: str | None = None) -> Path:

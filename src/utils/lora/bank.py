@@ -6,7 +6,7 @@ The rows of a batch fall into N equal groups; group i goes through adapter i:
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
 
@@ -21,7 +21,34 @@ TARGET_MODULES = ("gate_proj", "up_proj", "down_proj")
 FUSED_MODULES = ("gate_up_proj", "down_proj")  # the same with gate and up in one
 
 # One adapter, or several stacked: module name -> (A [.., rank, in], B [.., out, rank]).
-Adapter = dict[str, tuple[torch.Tensor, torch.Tensor]]
+Adapter = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
+
+
+class WeightedSum(Mapping):
+    """The adapter whose delta is the weighted sum of the deltas of `adapters`: their A and B joined
+    along the rank (`combination_type="cat"` of `peft`). A layer's are made when asked for, so that
+    those of a batch of questions are copied once (`LoraBank.ready`). B is `[rank, out]` in memory:
+    its product with few tokens is then one of whole lines."""
+
+    def __init__(self, adapters: Sequence[Adapter], weights: Sequence[float]):
+        self.parts: list[tuple[Adapter, float]] = []
+        for adapter, weight in zip(adapters, weights, strict=True):
+            parts = adapter.parts if isinstance(adapter, WeightedSum) else [(adapter, 1.0)]
+            self.parts += [(part, weight * own) for part, own in parts]
+
+    def __getitem__(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        A = torch.cat([adapter[name][0] for adapter, _ in self.parts])
+        B = torch.cat([adapter[name][1].mT for adapter, _ in self.parts])
+        if any(weight != 1 for _, weight in self.parts):
+            weights = [[weight] for part, weight in self.parts for _ in range(len(part[name][0]))]
+            B *= B.new_tensor(weights)
+        return A, B.mT
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.parts[0][0])
+
+    def __len__(self) -> int:
+        return len(self.parts[0][0])
 
 
 class BankLinear(nn.Module):
@@ -39,9 +66,12 @@ class BankLinear(nn.Module):
         if self.A is None:
             return y
         A, B = self.A.to(x.dtype), self.B.to(x.dtype)
-        inner = torch.bmm(x.reshape(len(A), -1, x.shape[-1]), A.mT)  # [N, rows * length, rank]
-        # one pass over y, in its place: these products wait for memory, not for arithmetic
-        y.view(len(A), -1, y.shape[-1]).baddbmm_(inner, B.mT, alpha=self.scale)
+        grouped = x.reshape(len(A), -1, x.shape[-1])
+        # [N, rows * length, rank]; a lone token is a vector, which is faster on the right
+        inner = torch.bmm(A, grouped.mT).mT if grouped.shape[1] == 1 else torch.bmm(grouped, A.mT)
+        # one pass over y, in its place: these products wait for memory, not for arithmetic. MKL
+        # takes twice as long if the scale is its `alpha`
+        y.view(len(A), -1, y.shape[-1]).baddbmm_(inner * self.scale, B.mT)
         return y
 
 
@@ -111,18 +141,19 @@ class LoraBank:
             for name, layer in self.layers.items()
         }
 
-    def new_base_adapter(self, seed: int) -> Adapter:
-        """The adapter that all passages start from: A Kaiming uniform (a = sqrt 5), B zero."""
+    def new_base_adapter(self, seed: int, rank: int | None = None) -> Adapter:
+        """The adapter that all passages start from: A Kaiming uniform (a = sqrt 5), B zero; of
+        another `rank` several below each other."""
         generator = torch.Generator().manual_seed(seed)
         draw = partial(nn.init.kaiming_uniform_, a=math.sqrt(5), generator=generator)
         return {
             name: (draw(torch.empty(shape_A)), torch.zeros(shape_B))
-            for name, (shape_A, shape_B) in self.shapes(self.rank).items()
+            for name, (shape_A, shape_B) in self.shapes(rank or self.rank).items()
         }
 
-    def no_adapter(self) -> Adapter:
+    def no_adapter(self, rank: int = 1) -> Adapter:
         """An adapter that changes nothing, for a question without passages."""
-        return {name: tuple(map(torch.zeros, both)) for name, both in self.shapes(1).items()}
+        return {name: tuple(map(torch.zeros, both)) for name, both in self.shapes(rank).items()}
 
     def set(self, stacked: Adapter) -> None:
         """Use the adapters `A [N, rank, in]`, `B [N, out, rank]`, as they are (no copy)."""
@@ -131,9 +162,16 @@ class LoraBank:
 
     def ready(self, adapters: list[Adapter]) -> Adapter:
         """`adapters` for `set`, one per row group, padded to one rank, in the model's dtype."""
-        rank = max(len(A) for adapter in adapters for A, _ in adapter.values())
-        # cast once here and not in every forward pass
-        return stack([pad(adapter, rank) for adapter in adapters], self.devices(), self.model.dtype)
+        ranks = [len(next(iter(adapter.values()))[0]) for adapter in adapters]
+        rank, every = max(ranks), []
+        for adapter, own in zip(adapters, ranks, strict=True):
+            every += [adapter] if own == rank else [adapter, self.no_adapter(rank - own)]
+        joined, stacked = WeightedSum(every, [1.0] * len(every)), {}
+        for name, device in self.devices().items():
+            # cast once here and not in every forward pass
+            A, B = (one.to(device, self.model.dtype) for one in joined[name])
+            stacked[name] = A.unflatten(0, (-1, rank)), B.mT.unflatten(0, (-1, rank)).mT
+        return stacked
 
     def load(self, adapters: list[Adapter]) -> None:
         """Use `adapters`, one per row group."""

@@ -9,9 +9,7 @@ its attribute `needs`; passages without it are refused before a model is loaded.
 
 from collections.abc import Callable
 
-import torch
-
-from utils.lora.bank import Adapter
+from utils.lora.bank import Adapter, WeightedSum
 
 Entries = list[dict]
 Base = Callable[[], Adapter]
@@ -19,14 +17,19 @@ Base = Callable[[], Adapter]
 
 def weighted(adapters: list[Adapter], weights: list[float]) -> Adapter:
     """One adapter whose delta is the weighted sum of the deltas: A `[k * rank, in]` and
-    B `[out, k * rank]`, concatenated along the rank (`combination_type="cat"` of `peft`)."""
-    return {
-        name: (
-            torch.cat([adapter[name][0] for adapter in adapters], dim=0),
-            torch.cat([w * a[name][1] for w, a in zip(weights, adapters, strict=True)], dim=1),
-        )
-        for name in adapters[0]
-    }
+    B `[out, k * rank]`, concatenated along the rank (`combination_type="cat"` of `peft`). Those of
+    one pool have the same A: the sum of their B is as much, at the rank of one."""
+    first, *others = adapters
+    if others and all(one is not first and _share_A(first, one) for one in others):
+        pairs = list(zip(weights, adapters, strict=True))
+        return {n: (A, sum(w * one[n][1] for w, one in pairs)) for n, (A, _) in first.items()}
+    return WeightedSum(adapters, weights)
+
+
+def _share_A(one: Adapter, other: Adapter) -> bool:
+    """Whether these are passages' adapters of one pool: a matrix A is the same tensor."""
+    name = next(iter(one))
+    return one[name][0] is other[name][0]
 
 
 def total(adapters: list[Adapter], passages: Entries, base: Base) -> Adapter:
@@ -61,4 +64,4 @@ MERGES = {
 
 def scaled(adapter: Adapter, scale: float) -> Adapter:
     """The adapter whose delta is `scale` times as large: `--merge_scale`."""
-    return {name: (A, scale * B) for name, (A, B) in adapter.items()}
+    return weighted([adapter], [scale])

@@ -38,9 +38,7 @@ def evidence_pages(runs: list[Run], samples: int, seed: int) -> str:
 
 def _is_plain(run: Run) -> bool:
     plain = run.base_method == "prag" and run.is_default((*MERGING, *CONTROLS, "adapters"))
-    return (
-        plain and "locality" not in run.config and not run.data_type.endswith(layout.COUNTERFACTUAL)
-    )
+    return plain and not run.has_locality and not run.data_type.endswith(layout.COUNTERFACTUAL)
 
 
 @dataclass
@@ -67,25 +65,23 @@ class Evidence:
         same = CONDITIONS
         if method in IN_PARAMETERS:
             wanted["adapters"], same = adapters, (*CONDITIONS, *TRAINING, *ALIKE)
-        return sorted(
-            (
-                run
-                for run in self.runs
-                if (run.base_method, run.data_type) == (method, data_type)
-                and (run.model, run.dataset) == (plain.model, plain.dataset)
-                and run.is_default(MERGING)
-                and all(run.value(name) == value for name, value in wanted.items())
-                and ("locality" in run.config) == locality
-                and run.agrees(plain, same)
-                and (data_type != plain.data_type or self._same_questions(run, locality))
-            ),
-            key=lambda run: run.setting != plain.setting,
-        )
+        of = (plain.model, plain.dataset, data_type, method, locality)
+        runs = [
+            run
+            for run in self.runs
+            if (run.model, run.dataset, run.data_type, run.base_method, run.has_locality) == of
+            and run.is_default(MERGING)
+            and run.agrees(plain, same)
+            and all(run.value(name) == value for name, value in wanted.items())
+        ]
+        if data_type == plain.data_type:
+            runs = [run for run in runs if self._same_questions(run)]
+        return sorted(runs, key=lambda run: run.setting != plain.setting)
 
-    def _same_questions(self, run: Run, locality: bool) -> bool:
+    def _same_questions(self, run: Run) -> bool:
         same_texts = run.base_method == "closed_book" or run.agrees(self.plain, ["data"])
-        same = locality or run.scores["identity"].equals(self.plain.scores["identity"])
-        return same_texts and same
+        same = run.scores["identity"].equals(self.plain.scores["identity"])
+        return same_texts and (same or run.has_locality)
 
     def one(self, method: str, **how: str) -> Run | None:
         """The first of those `found`, None without any."""
@@ -248,7 +244,7 @@ class Evidence:
         """Which share of what `prag` gains over `closed_book` a control of it leaves; "" if the
         gain is not significant."""
         base, plain = self.one("closed_book"), self.plain
-        other = run.base_method != "prag" or run is plain or "locality" in run.config
+        other = run.base_method != "prag" or run is plain or run.has_locality
         if base is None or other or run.value("noise"):
             return ""
         alone, whole, own = (one.scores["f1"] for one in (base, plain, run))

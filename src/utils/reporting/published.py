@@ -35,7 +35,7 @@ def published_f1(run: Run) -> float | None:
     """The paper's F1 for this model, data set, data type and method. None if it has none, or if the
     run departs from it in scoring, right answers, adapters, their texts or merging."""
     table, like_paper = "f1", run.is_default(["answer_cut", *Recipe().settings("control")])
-    like_paper &= "locality" not in run.config
+    like_paper &= not run.has_locality
     like_paper &= set(answers_rules(run.dataset, run.data_type).values()) <= {DEFAULTS["answers"]}
     if run.base_method in IN_PARAMETERS:
         table = {"random": "f1", "warmup": "f1_warmup"}.get(run.value("init_adapter"), "")

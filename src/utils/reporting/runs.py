@@ -48,6 +48,11 @@ class Run:
         return self.config["inference_method"]
 
     @property
+    def has_locality(self) -> bool:
+        """Whether it answered other questions than its data set's."""
+        return "locality" in self.config
+
+    @property
     def column(self) -> tuple:
         """A sort key of data types: data sets and types as the paper has them, `total` last."""
         types = DATASETS[self.dataset].types if self.dataset in DATASETS else ()

@@ -204,11 +204,8 @@ def _value(
     value = held.get(name)
     if value is None:
         return default
-    try:
-        if fits(value):
-            return value
-    except TypeError:  # a list where a word belongs
-        pass
+    if fits(value):
+        return value
     raise Refused(f"{where}{name} must be {words}; correct it or leave it out")
 
 

@@ -13,6 +13,7 @@ from utils.lora.objectives import OBJECTIVES
 from utils.lora.training import SCHEDULES, State, group_by_cost, train_as_fits
 from utils.neighbours import met_by, read_plan
 from utils.processes import Processes
+from utils.sources.shared import PASSAGES, make_shared
 from utils.store.check import open_base
 from utils.store.folders import fingerprint
 from utils.store.links import Saver
@@ -33,6 +34,9 @@ def make(
     """Train the adapters of `works` in groups (None: as many side by side as fit), with neighbours
     those of the plan. Groups depend on the whole list, so a resumed run trains the same ones."""
     recipe, batch_size = experiment.recipe, experiment.recipe.per_device_train_batch_size
+    if recipe.shared:
+        make_shared(experiment, works, saver, processes, adapters_per_batch or PASSAGES)
+        return
     bank = experiment.bank(experiment.load_model())
     if processes.is_main:
         open_base(experiment, bank)

@@ -15,13 +15,16 @@ from utils.lora.bank import LoraBank
 from utils.running import InputError
 from utils.store.base import open_base_adapter
 from utils.store.folders import (
-    ADAPTER_FILES,
+    Content,
     Shapes,
+    adapter_files,
     check_config,
+    is_shared,
     is_stored,
     load_adapter,
     read_training,
     read_weights,
+    sound_fingerprint,
     stored_fingerprint,
 )
 from utils.store.packing import where_packed
@@ -50,15 +53,16 @@ def check_adapters(
     """One entry for each folder of `works`, whose adapters must be made with `settings`. With
     `weights` the weights are read too, with `shapes` they must fit the model."""
     recipe = experiment.recipe
-    read: dict[tuple, dict] = {}  # by inode: what hard links share is read once
+    read: dict[tuple, dict] = {}  # what hard links share is read once
 
     def record(folder: Path) -> dict:
-        files = tuple((folder / name).stat().st_ino for name in ADAPTER_FILES)
+        files = tuple(Content.of(folder / name) for name in adapter_files(folder))
         if files not in read:
-            check_config(folder, recipe.lora_rank, recipe.lora_alpha, "", "make it again")
+            if not (shared := is_shared(folder)):
+                check_config(folder, recipe.lora_rank, recipe.lora_alpha, "", "make it again")
             if shapes:
                 load_adapter(folder, shapes)
-            elif weights:
+            elif weights or shared:
                 read_weights(folder)
             read[files] = read_training(folder)
         return read[files]
@@ -113,7 +117,8 @@ def check_base(experiment: Experiment, trained_from: set[str | None]) -> str | N
     """The fingerprint of the base adapter that exists, None without one. Raises `InputError` if
     adapters were `trained_from` another one."""
     folder = experiment.base_folder
-    stored = stored_fingerprint(folder)
+    # a damaged pool has made all adapters damaged that have weights of it
+    stored = (sound_fingerprint if experiment.recipe.shared else stored_fingerprint)(folder)
     if stored and (others := trained_from - {stored}):
         remedy = "put the first one back" if experiment.start else "delete that folder"
         raise InputError(

@@ -1,11 +1,16 @@
 """Adapters on disk: folders that `PeftModel.from_pretrained` loads, and a record of what made them.
 
+With `--shared` a passage's folder has its weights of the pool's adapters and the record alone; the
+pool is a folder for peft, once for an experiment. What reads here gives the adapter in both cases.
+
 What is read is checked: an adapter that loads as nothing gives wrong numbers without a word.
 """
 
 import hashlib
 import json
 import re
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -14,19 +19,36 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 
 from utils.files import read_object, relative, writing_folder
+from utils.layout import pool_of
 from utils.lora.bank import FUSED_MODULES, TARGET_MODULES, Adapter
+from utils.lora.shared import routed
 from utils.provenance import PROVENANCE, provenance
 from utils.running import InputError
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 TRAINING_FILE = "training_config.json"
-ADAPTER_FILES = (CONFIG_FILE, WEIGHTS_FILE, TRAINING_FILE)
+ROUTING_FILE = "routing.safetensors"  # in the place of the first two: weights of the pool's M
 WEIGHTS_HASH = "weights_hash"  # in the training file, so that a damaged adapter never passes
 # settings of peft with which the same weights mean something else than alpha / rank times B A
 OTHER_KINDS = ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "modules_to_save")
 
 Shapes = dict[str, tuple[tuple[int, int], tuple[int, int]]]
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a file holds now: equal for all folders that hard links give the same file, and another
+    one as soon as the file is written again."""
+
+    path: Path = field(compare=False)
+    identity: tuple[int, ...]
+
+    @classmethod
+    def of(cls, path: Path) -> "Content":
+        """The content of the file at `path`; `OSError` without one."""
+        found = path.stat()
+        return cls(path, (found.st_dev, found.st_ino, found.st_size, found.st_ctime_ns))
 
 
 def _key(name: str, part: str) -> str:
@@ -37,9 +59,26 @@ def _hash(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=8).hexdigest()
 
 
+def is_shared(folder: Path) -> bool:
+    """Whether the adapter in `folder` is its weights of a pool."""
+    return (folder / ROUTING_FILE).is_file()
+
+
+def weights_file(folder: Path) -> Path:
+    """The file of the adapter's own numbers in `folder`."""
+    return folder / (ROUTING_FILE if is_shared(folder) else WEIGHTS_FILE)
+
+
+def adapter_files(folder: Path) -> tuple[str, ...]:
+    """The names of the files that the adapter in `folder` is."""
+    if is_shared(folder):
+        return ROUTING_FILE, TRAINING_FILE
+    return CONFIG_FILE, WEIGHTS_FILE, TRAINING_FILE
+
+
 def is_stored(folder: Path) -> bool:
     """Whether there is an adapter in `folder`."""
-    return (folder / WEIGHTS_FILE).is_file()
+    return weights_file(folder).is_file()
 
 
 def stored_adapters(adapters: Path) -> list[Path]:
@@ -70,29 +109,65 @@ def stored_fingerprint(folder: Path) -> str | None:
     return fingerprint(adapter)
 
 
-def read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """The tensors in `folder`, as saved; `InputError` if they cannot be read or were changed."""
+def sound_fingerprint(folder: Path) -> str | None:
+    """The fingerprint of the adapter in `folder`, None without one that can be read."""
     try:
-        data = (folder / WEIGHTS_FILE).read_bytes()
-        tensors = load(data)
+        return stored_fingerprint(folder)
+    except InputError:
+        return None
+
+
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The tensors in `folder`, as saved; `InputError` if they cannot be read or were changed, or
+    if they are weights of another pool than the one that is there."""
+    try:
+        data = weights_file(folder).read_bytes()
+        tensors, found = load(data), _hash(data)
         made = (folder / TRAINING_FILE).exists()  # an adapter that something else made has none
-        if made and _record(folder).get(WEIGHTS_HASH, _hash(data)) != _hash(data):
+        if made and _record(folder).get(WEIGHTS_HASH, found) != found:
             raise ValueError("its hash differs: it was changed after it was saved")
     except (OSError, SafetensorError, ValueError) as error:
         raise _refusal(folder, f"cannot be read ({error})") from None
+    if is_shared(folder) and _record(folder).get("base") != _pool(folder)[1]:
+        raise _refusal(folder, f"has weights of another pool than {relative(pool_of(folder))}")
     return tensors
+
+
+def _pool(folder: Path) -> tuple[dict[str, torch.Tensor], str]:
+    """The tensors, as float32, and the fingerprint of the pool of which `folder` has weights."""
+    pool = pool_of(folder)
+    try:
+        files = [(pool / name).stat() for name in (WEIGHTS_FILE, TRAINING_FILE)]
+    except OSError as error:
+        where = relative(pool)
+        raise InputError(
+            f"the pool {where} cannot be read ({error.strerror}); put it back, or run "
+            "encode.py to train it again"
+        ) from None
+    return _read_pool(pool, *((file.st_ino, file.st_mtime_ns) for file in files))
+
+
+@lru_cache(maxsize=2)  # passages of one pool have the same tensors: a merge adds them
+def _read_pool(pool: Path, *files: tuple[int, int]) -> tuple[dict[str, torch.Tensor], str]:
+    return {key: t.float() for key, t in read_weights(pool).items()}, stored_fingerprint(pool)
 
 
 def _refusal(folder: Path, problem: str) -> InputError:
     where = relative(folder)
-    return InputError(f"adapter {where}/{WEIGHTS_FILE} {problem}; delete {where} and make it again")
+    file = relative(weights_file(folder))
+    return InputError(f"adapter {file} {problem}; delete {where} and make it again")
 
 
 def _record(folder: Path) -> dict:
     if not (folder / TRAINING_FILE).exists():
         problem = f"adapter {relative(folder)} has no {TRAINING_FILE} that says how it was made"
         raise InputError(f"{problem}; put it back, or delete the folder and make it again")
-    return read_object(folder / TRAINING_FILE, "the record of an adapter,")
+    return _read_record(Content.of(folder / TRAINING_FILE))
+
+
+@lru_cache(1 << 13)  # each is asked for by the check, the result's settings and the weights' reader
+def _read_record(file: Content) -> dict:
+    return read_object(file.path, "the record of an adapter,")
 
 
 def weights_hash(folder: Path) -> str | None:
@@ -109,7 +184,7 @@ def read_training(folder: Path) -> dict | None:
 
 
 def save_adapter(
-    adapter: Adapter,
+    adapter: Adapter | torch.Tensor,
     folder: Path,
     alpha: float,
     base_model: str,
@@ -117,11 +192,40 @@ def save_adapter(
     dtype: torch.dtype = torch.float32,
     replace: bool = True,
 ) -> None:
-    """Write the adapter as a folder that `PeftModel.from_pretrained` loads, whole or not at all.
+    """Write the adapter as a folder that `PeftModel.from_pretrained` loads, whole or not at all; of
+    one that is the weights `[L, M]` of a pool's adapters these, for `load_adapter` alone.
 
     `training` says what made it. An adapter that is there is replaced; without `replace` it stays,
     also one that another process has just written. `InputError` if it is not finite in `dtype`.
     """
+    shared = isinstance(adapter, torch.Tensor)
+    tensors = (
+        {"routing": adapter}
+        if shared
+        else {
+            _key(name, part): tensor
+            for name, pair in adapter.items()
+            for part, tensor in zip("AB", pair, strict=True)
+        }
+    )
+    tensors = {key: tensor.to(dtype).contiguous() for key, tensor in tensors.items()}
+    if not _finite(tensors):
+        raise InputError(
+            f"the adapter for {relative(folder)} has numbers that are not finite in {dtype}; use "
+            "--save_dtype float32, or a smaller --merge_scale or --learning_rate"
+        )
+    config = None if shared else _config(adapter, alpha, base_model)
+    with writing_folder(folder, None if replace else is_stored) as temporary:
+        file = temporary / (ROUTING_FILE if shared else WEIGHTS_FILE)
+        save_file(tensors, file, metadata={"format": "pt"})
+        made = {**training, WEIGHTS_HASH: _hash(file.read_bytes()), PROVENANCE: provenance()}
+        for name, value in ((CONFIG_FILE, config), (TRAINING_FILE, made))[shared:]:
+            text = json.dumps(value, ensure_ascii=False, indent=2) + "\n"
+            (temporary / name).write_text(text, encoding="utf-8")
+
+
+def _config(adapter: Adapter, alpha: float, base_model: str) -> dict:
+    """What peft has to know of an adapter."""
     targets = sorted({name.rpartition(".")[2] for name in adapter})
     config = LoraConfig(
         r=len(next(iter(adapter.values()))[0]),
@@ -132,30 +236,26 @@ def save_adapter(
         inference_mode=True,
         base_model_name_or_path=base_model,
     ).to_dict()
-    config["target_modules"] = targets  # peft's set has another order in each run
-    tensors = {
-        _key(name, part): tensor.to(dtype).contiguous()
-        for name, pair in adapter.items()
-        for part, tensor in zip("AB", pair, strict=True)
-    }
-    if not _finite(tensors):
-        raise InputError(
-            f"the adapter for {relative(folder)} has numbers that are not finite in {dtype}; use "
-            "--save_dtype float32, or a smaller --merge_scale or --learning_rate"
-        )
-    with writing_folder(folder, None if replace else is_stored) as temporary:
-        save_file(tensors, temporary / WEIGHTS_FILE, metadata={"format": "pt"})
-        weights_hash = _hash((temporary / WEIGHTS_FILE).read_bytes())
-        made = {**training, WEIGHTS_HASH: weights_hash, PROVENANCE: provenance()}
-        for name, value in ((CONFIG_FILE, config), (TRAINING_FILE, made)):
-            text = json.dumps(value, ensure_ascii=False, indent=2) + "\n"
-            (temporary / name).write_text(text, encoding="utf-8")
+    return {**config, "target_modules": targets}  # peft's set has another order in each run
 
 
 def load_adapter(folder: Path, shapes: Shapes) -> Adapter:
     """The adapter in `folder` as float32; it must never load as nothing. Raises `InputError` unless
-    it is finite and fits the bank's `shapes`."""
+    it is finite and fits the bank's `shapes`; one that is weights of a pool's M has M times their
+    rank."""
     tensors = read_weights(folder)
+    if not is_shared(folder):
+        return _fitting(folder, tensors, shapes)
+    weights = tensors.get("routing", torch.empty(0))
+    if weights.shape[:1] != (len(shapes),) or weights.dim() != 2 or not _finite(tensors):
+        raise _refusal(folder, f"does not fit this model: it has shape {tuple(weights.shape)}")
+    count = weights.shape[1]
+    wide = {n: ((count * A[0], A[1]), (B[0], count * B[1])) for n, (A, B) in shapes.items()}
+    return routed(_fitting(pool_of(folder), _pool(folder)[0], wide), weights.float())
+
+
+def _fitting(folder: Path, tensors: dict[str, torch.Tensor], shapes: Shapes) -> Adapter:
+    """The adapter of the `tensors` that are stored in `folder`."""
     expected = {
         _key(name, part): shape
         for name, both in shapes.items()
@@ -170,12 +270,15 @@ def load_adapter(folder: Path, shapes: Shapes) -> Adapter:
             raise _refusal(folder, f"does not fit this model: {key} has shape {found}, not {shape}")
     if not _finite(tensors):
         raise _refusal(folder, "holds NaN or infinity")
-    return {name: tuple(tensors[_key(name, part)].float() for part in "AB") for name in shapes}
+    parts = [tensors[key].float() for key in expected]
+    return dict(zip(shapes, zip(parts[::2], parts[1::2], strict=True), strict=True))
 
 
 def _finite(tensors: dict[str, torch.Tensor]) -> bool:
-    # all at once: a check for each of some hundred small tensors takes longer than reading them
-    return bool(torch.isfinite(torch.cat([t.flatten() for t in tensors.values()])).all())
+    # all at once: a check for each of some hundred small tensors takes longer than reading them.
+    # The largest is NaN if one is; `isfinite` takes ten times as long
+    every = torch.cat([tensor.flatten() for tensor in tensors.values()])
+    return bool(every.abs().max() < torch.inf)
 
 
 def check_config(folder: Path, rank: int, alpha: float, what: str, remedy: str) -> None:

@@ -19,7 +19,7 @@ from utils.lora.bank import Adapter
 from utils.processes import Processes
 from utils.running import InputError
 from utils.store.folders import (
-    ADAPTER_FILES,
+    adapter_files,
     is_stored,
     read_training,
     read_weights,
@@ -36,7 +36,7 @@ def link_adapter(source: Path, folder: Path, replace: bool = False) -> int:
     appears whole or not at all. An adapter that is in `folder` stays, unless `replace`."""
     saved = 0
     with writing_folder(folder, None if replace else is_stored) as temporary:
-        for name in ADAPTER_FILES:
+        for name in adapter_files(source):
             try:
                 os.link(source / name, temporary / name)
                 saved += (temporary / name).stat().st_size
@@ -133,12 +133,12 @@ class Saver:
         self.bar.set_postfix_str(news, refresh=False)
         self.bar.update(0)
 
-    def save(self, works: list[Work], adapters: list[Adapter]) -> None:
-        """Write the adapters of `works`, in this order."""
+    def save(self, works: list[Work], adapters: list[Adapter] | torch.Tensor) -> None:
+        """Write the adapters of `works`, in this order; with a pool their weights `[N, L, M]`."""
         self.writing.result()
         self.writing = self.writer.submit(self._save, works, adapters)
 
-    def _save(self, works: list[Work], adapters: list[Adapter]) -> None:
+    def _save(self, works: list[Work], adapters: list[Adapter] | torch.Tensor) -> None:
         for work, adapter in zip(works, adapters, strict=True):
             if not (lacking := self.needs(work)):  # trained along, to keep the group as it was
                 continue

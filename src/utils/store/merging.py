@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import lru_cache
 from math import prod
 from pathlib import Path
@@ -16,7 +15,7 @@ from utils.lora.bank import Adapter, LoraBank
 from utils.lora.merges import MERGES, scaled
 from utils.recipe import Recipe
 from utils.running import InputError
-from utils.store.folders import WEIGHTS_FILE, fingerprint, load_adapter
+from utils.store.folders import Content, fingerprint, load_adapter, weights_file
 
 HELD = 1 << 30  # bytes of adapters kept in memory: a passage is found by many questions
 READERS = max(1, min(8, len(os.sched_getaffinity(0)) - 1))  # threads that read adapters
@@ -86,8 +85,8 @@ class Merger:
         self.shapes = bank.shapes(bank.rank)
         self.checked = False
         size = 4 * sum(prod(shape) for both in self.shapes.values() for shape in both)
-        self.read = lru_cache(held // size)(lambda file, folder: load_adapter(folder, self.shapes))
-        self.first: dict[tuple[int, ...], Path] = {}  # a file on the disk -> a folder that has it
+        size *= recipe.shared or 1
+        self.read = lru_cache(held // size)(self._read)
 
     def ahead(self, batches: list[list[int]]) -> Iterator[tuple[list[int], Adapter]]:
         """Yield each batch of questions with its merged adapters, stacked; the next is prepared."""
@@ -117,13 +116,15 @@ class Merger:
 
     def _adapter(self, folder: Path) -> Adapter:
         """The adapter in `folder`; one that hard links give to several passages is read once, one
-        that was trained again is read again."""
-        key: tuple[int, ...] = ()
-        with suppress(OSError):  # of a missing file `load_adapter` says more
-            file = (folder / WEIGHTS_FILE).stat()
-            key = file.st_dev, file.st_ino, file.st_mtime_ns
-            folder = self.first.setdefault(key, folder)
-        return self.read(key, folder)
+        that was written again is read again."""
+        try:
+            return self.read(Content.of(weights_file(folder)))
+        except OSError:  # of a missing file this says more
+            return load_adapter(folder, self.shapes)
+
+    def _read(self, file: Content) -> Adapter:
+        loaded = load_adapter(file.path.parent, self.shapes)
+        return {name: (A, B.mT.contiguous().mT) for name, (A, B) in loaded.items()}
 
     def use(self, merged: Adapter, rows: list[int], prompt: list[int] | None) -> None:
         """Put the `rows` (in sequence) of the stacked `merged` into the model, one row group each.
