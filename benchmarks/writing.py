@@ -8,21 +8,26 @@ r"""Stage 1's speed: tokens a second of rewrites and question lists, here and at
 
 At each of `--widths`, as many texts are written side by side, or requested at the same time, all
 by the same requests and seeds as `augment.py` sends. The ways take turns, round after round, each
-about other passages (a server may remember some), after one round that is not counted. Tokens are
+about other passages (a server may remember some), after a short one that is not counted. Tokens are
 those that were written, by the same tokenizer. The limit is that of `speed.py`: 2 operations per
-parameter and token that is read or written.
+parameter and token that is read or written. On a machine that does other work, too, `--cpu_of`
+counts CPU seconds, of this process and of a server's.
 """
 
 import argparse
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from multiprocessing.pool import ThreadPool
+from os import getpid
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING
+
+from psutil import Process
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 from utils.arguments import new_parser, positive_integer
@@ -49,6 +54,8 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namesp
     parser.add_argument("--repetitions", type=positive_integer, default=5, help="counted rounds")
     ways = "those to measure, such as rewrites or lists, constrained (not set: all)"
     parser.add_argument("--ways", nargs="+", metavar="WAY", help=ways)
+    of = "count CPU seconds: this process's and these ones' (not set: the clock's)"
+    parser.add_argument("--cpu_of", type=int, nargs="*", metavar="PID", help=of)
     parser.add_argument("--json", type=Path, help="file for the raw result (not set: none)")
     add_sampling_flags(parser)
     add_server_flags(parser)
@@ -78,6 +85,7 @@ def main() -> None:
     there = Server(options, prompts, sampling, print) if options.api_base else None
     limit = matmul_rate(here.model, pick_device())
     parameters = sum(p.numel() for p in here.model.parameters())
+    clock = partial(cpu_seconds, options.cpu_of) if options.cpu_of is not None else perf_counter
     rows, form = [], here.form
     for width in options.widths:
         here.form = form
@@ -85,7 +93,8 @@ def main() -> None:
         ways = {name: ways[name] for name in options.ways or ways if name in ways}
         count = max(width, LEAST_TEXTS)
         rounds = [passages[n * most :][:count] for n in range(options.repetitions + 1)]
-        for name, round_values in in_turn(ways, rounds, here).items():
+        rounds[0] = rounds[0][:LEAST_TEXTS]
+        for name, round_values in in_turn(ways, rounds, here, clock).items():
             row = {"width": width, "way": name, "rounds": round_values}
             speeds = [one["tokens"] / one["seconds"] for one in round_values]
             row["tokens_per_second"] = statistics.median(speeds)
@@ -139,8 +148,13 @@ def ways_of(here: "LocalModel", there: Server | None, width: int) -> dict[str, W
     return ways
 
 
+def cpu_seconds(others: list[int]) -> float:
+    """What this process and those with the ids `others` have used so far."""
+    return sum(sum(Process(pid).cpu_times()[:2]) for pid in [getpid(), *others])
+
+
 def in_turn(
-    ways: dict[str, Way], rounds: list[list[str]], here: "LocalModel"
+    ways: dict[str, Way], rounds: list[list[str]], here: "LocalModel", clock: Callable[[], float]
 ) -> dict[str, list[dict]]:
     """Seconds, tokens written and read of each way and round, of which the first does not count."""
     from utils.augmentation.writing import LIST
@@ -148,9 +162,9 @@ def in_turn(
     found: dict[str, list[dict]] = {name: [] for name in ways}
     for number, passages in enumerate(rounds):
         for name, write in ways.items():
-            began = time.perf_counter()
+            began = clock()
             texts = write(passages)
-            seconds = time.perf_counter() - began
+            seconds = clock() - began
             tokens = sum(len(ids) + 1 for ids in here.tokenizer(texts)["input_ids"])
             kind = LIST if name.startswith("lists") else "rewrite"
             read = sum(len(here.encoder.request(kind, passage)) for passage in passages)
