@@ -124,6 +124,7 @@ def started(flags: list[str]) -> Iterator[tuple[str, subprocess.Popen]]:
             yield address, process
         finally:
             process.terminate()
+            process.wait()  # before its output is closed: it says goodbye
 
 
 def resident(pid: int) -> float:
