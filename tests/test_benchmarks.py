@@ -82,7 +82,7 @@ def test_what_grew_beyond_the_baseline_is_named(monkeypatch, tmp_path):
 
 
 def test_the_writing_benchmark_counts_the_same_texts_here_and_at_a_server(tmp_path, capsys):
-    amounts = "--widths 2 --repetitions 1 --max_new_tokens 5 --temperature 0"
+    amounts = "--widths 2 --repetitions 1 --max_new_tokens 5 --temperature 0 --cpu_of"
     model = str(REPOSITORY / "data/demo/demo-model")
     corpus, file = str(REPOSITORY / "data/demo/corpus.tsv"), tmp_path / "writing.json"
     flags = ["--model_name", model, "--prompts", "demo", "--corpus", corpus, *amounts.split()]
