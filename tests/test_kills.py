@@ -93,6 +93,7 @@ def assert_nothing_half(root: Path, whole: object, name: str) -> None:
             assert whole[path] == data, path
 
 
+@pytest.mark.usefixtures("capsys")  # else what a slow run says is a file, and the disk full for it
 @pytest.mark.parametrize("name", stages())
 def test_after_a_kill_and_a_full_disk_a_stage_goes_on_to_the_same_bytes(finished, tmp_path, name):
     stage, undisturbed, root = stages()[name], tmp_path / "undisturbed", tmp_path / "killed"
