@@ -124,7 +124,8 @@ def next_step(experiment: "Experiment") -> str:
     flags = experiment.recipe.flags("model", "data", "adapter")
     if len(experiment.corpora) == len(experiment.records):
         return f"next: python src/ask.py {flags} --index_name INDEX"
-    return f"next: python src/inference.py {flags} --inference_method prag"
+    merge = " --merge mean" if experiment.recipe.shared else ""  # weights that sum to 1
+    return f"next: python src/inference.py {flags} --inference_method prag{merge}"
 
 
 if __name__ == "__main__":

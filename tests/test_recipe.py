@@ -41,8 +41,8 @@ def test_a_result_has_the_labels_of_its_merging_and_scoring():
     words = "--flare_theta 0.5 --look_ahead 32 --inference_method flare --answer_cut none"
     given = shlex.split(f"--model_name M --dataset D {words}")
     assert inference.parse_arguments(given)[1].method_label == "flare_cut=none_ahead=32_theta=0.5"
-    added = Recipe(inference_method="prag", merge_topk=2, merge="mean")  # a user's own way
-    assert added.method_label == "prag_topk=2_mean"
+    added = Recipe(inference_method="prag", merge_topk=2, merge="median")  # a user's own way
+    assert added.method_label == "prag_topk=2_median"
 
 
 def test_the_next_command_carries_every_setting_that_is_not_the_default():

@@ -51,7 +51,7 @@ WRONG = [
     ({"prag": {"method": ["prag"]}}, "prag.method must be"),
     ({"prag": {"topk": 21}}, "prag.topk must be"),
     ({"prag": {"topk": True}}, "prag.topk must be"),
-    ({"prag": {"merge": "mean"}}, "prag.merge must be sum or"),
+    ({"prag": {"merge": "median"}}, "prag.merge must be sum or"),
     ({"prag": {"merge": "base_once"}}, "needs --init_adapter"),
     ({"prag": {"merge": "sum", "method": "icl"}}, "icl merges no adapters"),
     ({"prag": {"scale": 0}}, "prag.scale must be"),

@@ -37,6 +37,11 @@ def total(adapters: list[Adapter], passages: Entries, base: Base) -> Adapter:
     return weighted(adapters, [1.0] * len(adapters))
 
 
+def mean(adapters: list[Adapter], passages: Entries, base: Base) -> Adapter:
+    """The mean of the deltas: for passages that share a pool, whose weights then still sum to 1."""
+    return weighted(adapters, [1.0 / len(adapters)] * len(adapters))
+
+
 def base_once(adapters: list[Adapter], passages: Entries, base: Base) -> Adapter:
     """The sum of the base's delta and of what each passage changed in it: the plain sum holds the
     delta of a warmed-up base k times. The rank is `(k + 1) * rank`."""
@@ -57,6 +62,7 @@ score.needs = ("score",)
 
 MERGES = {
     "sum": total,
+    "mean": mean,
     "base_once": base_once,
     "score": score,
 }

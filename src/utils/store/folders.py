@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 
 import torch
 from peft import LoraConfig
@@ -32,6 +33,8 @@ ROUTING_FILE = "routing.safetensors"  # in the place of the first two: weights o
 WEIGHTS_HASH = "weights_hash"  # in the training file, so that a damaged adapter never passes
 # settings of peft with which the same weights mean something else than alpha / rank times B A
 OTHER_KINDS = ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "modules_to_save")
+
+READING = Lock()  # threads read passages of one pool: it must not be read twice
 
 Shapes = dict[str, tuple[tuple[int, int], tuple[int, int]]]
 
@@ -123,12 +126,13 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
     try:
         data = weights_file(folder).read_bytes()
         tensors, found = load(data), _hash(data)
-        made = (folder / TRAINING_FILE).exists()  # an adapter that something else made has none
-        if made and _record(folder).get(WEIGHTS_HASH, found) != found:
+        # an adapter that something else made has no record
+        record = _record(folder) if (folder / TRAINING_FILE).exists() else {}
+        if record.get(WEIGHTS_HASH, found) != found:
             raise ValueError("its hash differs: it was changed after it was saved")
     except (OSError, SafetensorError, ValueError) as error:
         raise _refusal(folder, f"cannot be read ({error})") from None
-    if is_shared(folder) and _record(folder).get("base") != _pool(folder)[1]:
+    if is_shared(folder) and record.get("base") != _pool(folder)[1]:
         raise _refusal(folder, f"has weights of another pool than {relative(pool_of(folder))}")
     return tensors
 
@@ -144,7 +148,8 @@ def _pool(folder: Path) -> tuple[dict[str, torch.Tensor], str]:
             f"the pool {where} cannot be read ({error.strerror}); put it back, or run "
             "encode.py to train it again"
         ) from None
-    return _read_pool(pool, *((file.st_ino, file.st_mtime_ns) for file in files))
+    with READING:
+        return _read_pool(pool, *((file.st_ino, file.st_mtime_ns) for file in files))
 
 
 @lru_cache(maxsize=2)  # passages of one pool have the same tensors: a merge adds them
