@@ -58,8 +58,8 @@ for dataset in ${DATASETS:-hotpotqa 2wikimultihopqa popqa}; do
         for control in average others; do
             python src/encode.py $data $alone --adapters $control
             python src/encode.py $data $beside --index_name $dataset --adapters $control
-            answer prag $data $alone --adapters $control
-            answer prag $data $beside --adapters $control
+            answer "prag combine" $data $alone --adapters $control
+            answer "prag combine" $data $beside --adapters $control
         done
     done
 done
