@@ -18,7 +18,7 @@ from utils.lora import objectives, shared
 from utils.lora.bank import LoraBank
 from utils.lora.examples import Steps
 from utils.lora.merges import score, total
-from utils.lora.shared import routed, train_shared
+from utils.lora.shared import in_turns, routed, train_shared
 from utils.lora.training import halving, train_adapters
 from utils.store import links
 from utils.store.folders import load_adapter, stored_fingerprint
@@ -40,7 +40,8 @@ def test_with_one_hot_weights_the_pool_is_the_plain_bank():
     alone = train_adapters(bank, base, steps, objectives.lm, 3e-3, schedule=halving)
     pool = {name: (A.repeat(3, 1), B.repeat(1, 3)) for name, (A, B) in base.items()}
     numbers = 1e4 * torch.eye(3).double()[:, None].repeat(1, len(base), 1)
-    weights = train_shared(bank, pool, numbers, steps, objectives.lm, 3e-3, 3, schedule=halving)
+    turns = in_turns(steps, 3, 0)
+    weights = train_shared(bank, pool, numbers, steps, objectives.lm, 3e-3, turns, halving)
     assert torch.equal(weights[:, 0], torch.eye(3).double())
     for i, adapter in enumerate(alone):
         rows = slice(2 * i, 2 * i + 2)

@@ -20,6 +20,8 @@ from utils.lora.training import Objective, Schedule, State, constant
 ROUTING_RATE = 10.0  # the rate of the numbers behind the weights, in rates of the pool
 SPREAD = 1.0  # their standard deviation in the beginning
 
+Turn = tuple[list[int], list[int]]  # of a step: the passages in it, and which of their steps
+
 
 def routed(pool: Adapter, weights: torch.Tensor) -> Adapter:
     """The adapters with these `weights [.., L, M]` of the pool's M, a row for each of the L
@@ -44,7 +46,7 @@ def weights_of(numbers: torch.Tensor) -> torch.Tensor:
     return numbers.softmax(-1)
 
 
-def in_turns(steps: Sequence[Steps], size: int, seed: int) -> list[tuple[list[int], list[int]]]:
+def in_turns(steps: Sequence[Steps], size: int, seed: int) -> list[Turn]:
     """Which passages are in each step of the training, and which of their own `steps` they take:
     in each round all passages that have one, `size` at a time, in another order."""
     turns, epochs = [], max(own.epochs for own in steps)
@@ -65,8 +67,7 @@ def train_shared(
     steps: Sequence[Steps],
     objective: Objective,
     learning_rate: float,
-    size: int,
-    seed: int = 0,
+    turns: Sequence[Turn],
     schedule: Schedule = constant,
     frozen: bool = False,
     routing_rate: float = ROUTING_RATE,
@@ -76,16 +77,15 @@ def train_shared(
     """Train `pool`, in its place and unless it is `frozen`, and the `numbers [N, L, M]` of the
     passages whose `steps` these are; gives the weights `[N, L, M]`.
 
-    A step has one of the steps of `size` passages; its loss is the sum of theirs. AdamW counts the
-    steps of each passage's numbers and of the pool by themselves. `resume` may put an earlier state
-    in place, `after_step` gets the state and the mean loss `[1]` of the step.
+    Each of the `turns` (see `in_turns`) is a step; its loss is the sum of its passages'. AdamW
+    counts the steps of each passage's numbers and of the pool by themselves. `resume` may put an
+    earlier state in place, `after_step` gets the state and the mean loss `[1]` of the step.
     """
     stacked = {n: tuple(t[None].to(bank.devices()[n]) for t in pair) for n, pair in pool.items()}
     fixed = {name: (A[0], B[0]) for name, (A, B) in stacked.items()}
     shared, routing = State.of({} if frozen else stacked), State.of({"": (numbers,)})
     state = State(*(a + b for a, b in zip(_tensors(shared), _tensors(routing), strict=True)))
     resume(state)
-    turns = in_turns(steps, size, seed)
     passes = SimpleNamespace(per_epoch=len(turns) // max(own.epochs for own in steps))
     for rows, taken in islice(turns, state.steps, None):
         own = State(*([tensor[rows] for tensor in part] for part in _tensors(routing)))

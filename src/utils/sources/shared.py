@@ -56,14 +56,12 @@ def make_shared(
     epochs, batch_size = recipe.num_train_epochs, recipe.per_device_train_batch_size
     steps = [Steps(work.examples, batch_size, epochs) for work in members]
     old = [place, *(f for one in members for f in one.folders)] if saver.replace else []
-    total = len(in_turns(steps, size, recipe.seed))
-    point = Checkpoint(
-        unfinished, settings, SAVE_STEPS, total, old, "weights" if frozen else "pool"
-    )
+    turns, what = in_turns(steps, size, recipe.seed), "weights" if frozen else "pool"
+    point = Checkpoint(unfinished, settings, SAVE_STEPS, len(turns), old, what)
     try:
         weights = train_shared(
             bank, pool, torch.stack(numbers), steps, OBJECTIVES[recipe.objective],
-            recipe.learning_rate, size, recipe.seed, SCHEDULES[recipe.schedule], frozen,
+            recipe.learning_rate, turns, SCHEDULES[recipe.schedule], frozen,
             resume=point.resume, after_step=point.after_step,
         )  # fmt: skip
     except torch.OutOfMemoryError:

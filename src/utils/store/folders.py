@@ -141,7 +141,7 @@ def _pool(folder: Path) -> tuple[dict[str, torch.Tensor], str]:
     """The tensors, as float32, and the fingerprint of the pool of which `folder` has weights."""
     pool = pool_of(folder)
     try:
-        files = [(pool / name).stat() for name in (WEIGHTS_FILE, TRAINING_FILE)]
+        files = [Content.of(pool / name) for name in (WEIGHTS_FILE, TRAINING_FILE)]
     except OSError as error:
         where = relative(pool)
         raise InputError(
@@ -149,11 +149,12 @@ def _pool(folder: Path) -> tuple[dict[str, torch.Tensor], str]:
             "encode.py to train it again"
         ) from None
     with READING:
-        return _read_pool(pool, *((file.st_ino, file.st_mtime_ns) for file in files))
+        return _read_pool(*files)
 
 
 @lru_cache(maxsize=2)  # passages of one pool have the same tensors: a merge adds them
-def _read_pool(pool: Path, *files: tuple[int, int]) -> tuple[dict[str, torch.Tensor], str]:
+def _read_pool(weights: Content, record: Content) -> tuple[dict[str, torch.Tensor], str]:
+    pool = weights.path.parent
     return {key: t.float() for key, t in read_weights(pool).items()}, stored_fingerprint(pool)
 
 
