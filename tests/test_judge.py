@@ -102,7 +102,8 @@ def test_what_was_judged_is_kept_and_other_judges_and_answers_are_refused(copy):
         refused("judge.json was made with max_new_tokens = 16, .* --overwrite", run, judge, *other)
         fake.fault = lambda number, body: error(401, "expired") if number > last + 3 else None
         last = len(fake.requests)
-        refused("expired", run, judge, *other, "--overwrite")
+        one_by_one = "--api_concurrency", "1"  # three verdicts come in before the error does
+        refused("expired", run, judge, *other, *one_by_one, "--overwrite")
         fake.fault = lambda number, body: None
         run(judge, *other)  # goes on without the flag
         assert {verdicts(leaf)["max_new_tokens"] for leaf in leaves(copy)} == {9}
