@@ -30,7 +30,7 @@ from utils.lora.bank import LoraBank
 from utils.lora.merges import weighted
 from utils.models import load_tokenizer
 from utils.prompting import PromptEncoder, load_prompts
-from utils.sources.noise import delta_norm
+from utils.sources.random_norm import delta_norm
 from utils.store.folders import load_adapter, read_training, stored_fingerprint
 
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))

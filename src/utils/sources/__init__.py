@@ -5,11 +5,11 @@ make(experiment, works, saver, processes, adapters_per_batch) -> None
     makes those that `saver.needs`: `saver.begin(works, base)` once, then `saver.save(...)`
 """
 
-from utils.sources import average, noise, others, trained
+from utils.sources import average, others, random_norm, trained
 
 SOURCES = {
     "trained": trained,
     "average": average,
     "others": others,
-    "random": noise,
+    "random": random_norm,
 }
