@@ -46,7 +46,7 @@ def bars_of(options: argparse.Namespace) -> list[tuple[str, str, float, float]]:
                 bars.append((model, f"{stage}: {name}", own["utilisation"], rate))
     for path in options.writing:
         result = read_object(path, "the result of writing.py")
-        for row in result["rows"]:
+        for row in (row for row in result["rows"] if row.get("utilisation")):  # none of a server
             name = f"write: {row['way']}, {row['width']} side by side"
             model = Path(result["arguments"]["model_name"]).name
             bars.append((model, name, row["utilisation"], row["tokens_per_second"]))

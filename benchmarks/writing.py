@@ -8,10 +8,11 @@ r"""Stage 1's speed: tokens a second of rewrites and question lists, here and at
 
 At each of `--widths`, as many texts are written side by side, or requested at the same time, all
 by the same requests and seeds as `augment.py` sends. The ways take turns, round after round, each
-about other passages (a server may remember some), after a short one that is not counted. Tokens are
-those that were written, by the same tokenizer. The limit is that of `speed.py`: 2 operations per
-parameter and token that is read or written. On a machine that does other work, too, `--cpu_of`
-counts CPU seconds, of this process and of a server's.
+round and width about other passages (a server may remember some), after a short one that is not
+counted. Tokens are those that were written, by the same tokenizer. The limit is that of `speed.py`:
+2 operations per parameter and token that the model is given; what a server gives to its own, nobody
+says. On a machine that does other work, too, `--cpu_of` counts CPU seconds, of this process and of
+a server's; then there is no limit, which is measured by the clock.
 """
 
 import argparse
@@ -74,36 +75,35 @@ def main() -> None:
     from utils.provenance import provenance
     from utils.retrieval.corpus import read_corpus
 
-    most = max(*options.widths, LEAST_TEXTS)
-    needed = most * (options.repetitions + 1)
+    counts = [max(width, LEAST_TEXTS) for width in options.widths]
+    needed = sum(counts) * (options.repetitions + 1)
     passages = [text for _, text, _ in islice(read_corpus(options.corpus, "reading"), needed)]
     if len(passages) < needed:
         raise InputError(f"{options.corpus} has {len(passages)} passages, fewer than {needed}")
     prompts = load_prompts(recipe.prompts, "", with_cot=False)
     sampling = Sampling.of(options, prompts)
-    here = LocalModel(recipe, prompts, replace(sampling, constrained=True), most, print)
+    here = LocalModel(recipe, prompts, replace(sampling, constrained=True), max(counts), print)
     there = Server(options, prompts, sampling, print) if options.api_base else None
     limit = matmul_rate(here.model, pick_device())
     parameters = sum(p.numel() for p in here.model.parameters())
     clock = partial(cpu_seconds, options.cpu_of) if options.cpu_of is not None else perf_counter
-    rows, form = [], here.form
-    for width in options.widths:
+    rows, form, unused = [], here.form, iter(passages)
+    for width, count in zip(options.widths, counts, strict=True):
         here.form = form
         ways = ways_of(here, there, width)
         ways = {name: ways[name] for name in options.ways or ways if name in ways}
-        count = max(width, LEAST_TEXTS)
-        rounds = [passages[n * most :][:count] for n in range(options.repetitions + 1)]
+        rounds = [[*islice(unused, count)] for _ in range(options.repetitions + 1)]
         rounds[0] = rounds[0][:LEAST_TEXTS]
         for name, round_values in in_turn(ways, rounds, here, clock).items():
             row = {"width": width, "way": name, "rounds": round_values}
             speeds = [one["tokens"] / one["seconds"] for one in round_values]
             row["tokens_per_second"] = statistics.median(speeds)
-            passed = [(one["tokens"] + one["read"]) / one["seconds"] for one in round_values]
-            row["utilisation"] = 2 * parameters * statistics.median(passed) / limit
+            shown = f"{row['tokens_per_second']:8.1f} tokens/s"
+            if options.cpu_of is None and not name.endswith("server"):
+                given = statistics.median(one["given"] / one["seconds"] for one in round_values)
+                row["utilisation"] = 2 * parameters * given / limit
+                shown += f", {row['utilisation']:.1%} of the limit"
             rows.append(row)
-            shown = (
-                f"{row['tokens_per_second']:8.1f} tokens/s, {row['utilisation']:.1%} of the limit"
-            )
             print(f"{width:3} side by side, {name:22} {shown}", flush=True)
     if options.json:
         about = {
@@ -156,20 +156,23 @@ def cpu_seconds(others: list[int]) -> float:
 def in_turn(
     ways: dict[str, Way], rounds: list[list[str]], here: "LocalModel", clock: Callable[[], float]
 ) -> dict[str, list[dict]]:
-    """Seconds, tokens written and read of each way and round, of which the first does not count."""
-    from utils.augmentation.writing import LIST
-
+    """Seconds, tokens written and tokens that the model here was given (padding, too) of each way
+    and round, of which the first does not count."""
     found: dict[str, list[dict]] = {name: [] for name in ways}
+    given: list[int] = []
+    counter = here.model.get_input_embeddings().register_forward_pre_hook(
+        lambda _, ids: given.append(ids[0].numel())
+    )
     for number, passages in enumerate(rounds):
         for name, write in ways.items():
+            given.clear()
             began = clock()
             texts = write(passages)
             seconds = clock() - began
             tokens = sum(len(ids) + 1 for ids in here.tokenizer(texts)["input_ids"])
-            kind = LIST if name.startswith("lists") else "rewrite"
-            read = sum(len(here.encoder.request(kind, passage)) for passage in passages)
             if number:
-                found[name].append({"seconds": seconds, "tokens": tokens, "read": read})
+                found[name].append({"seconds": seconds, "tokens": tokens, "given": sum(given)})
+    counter.remove()
     return found
 
 
