@@ -41,8 +41,10 @@ python src/encode.py $data $train --index_name $index
 answer "closed_book icl prag combine" $data
 
 # 2. Knowledge: without the passages that hold the answer; with passages that say something false
+#    (not beside neighbours, which are true ones; not if all answers are yes or no)
 answer "icl prag combine" $data --leave_out gold
-if python benchmarks/counterfactual.py --dataset $dataset --data_type $split; then  # not of yes and no
+if [[ $train != *--neighbours* ]] \
+    && python benchmarks/counterfactual.py --dataset $dataset --data_type $split; then
     python src/encode.py $common --data_type ${split}_counterfactual $train --index_name $index
     answer "closed_book icl prag combine" $common --data_type ${split}_counterfactual
 fi

@@ -54,6 +54,7 @@ def main() -> None:
     from utils.neighbours import make_plan
     from utils.processes import start_processes
     from utils.sources import SOURCES
+    from utils.sources.shared import check_steps
     from utils.store import check, moved
     from utils.store.links import Saver
 
@@ -65,8 +66,12 @@ def main() -> None:
     experiment.check_start()
     experiment.bank()  # refuses a model that adapters would fit in part or not at all
     experiment.refuse_trained_questions()
+    if recipe.neighbours or recipe.shared:
+        refuse_false_passages(experiment)
     if recipe.neighbours:
         make_plan(experiment, options, processes)
+    if recipe.shared and not options.overwrite:
+        check_steps(experiment, options.adapters_per_batch)
     works = source.works(experiment)
     processes.say(experiment.encoder.shortened_words("--max_length or the model"))
     settings = {**experiment.settings, "dtype": experiment.dtype, "save_dtype": options.save_dtype}
@@ -105,6 +110,19 @@ def main() -> None:
     processes.say(next_step(experiment))
 
 
+def refuse_false_passages(experiment: "Experiment") -> None:
+    """Raise `InputError` for passages that say something false if true ones would train them."""
+    from utils.layout import COUNTERFACTUAL
+    from utils.running import InputError
+
+    if false := [name for name in experiment.records if name.endswith(COUNTERFACTUAL)]:
+        raise InputError(
+            f"{false[0]} has false passages: their neighbours in the index, and a pool of "
+            "--shared, are of the true ones; leave out --neighbours and --shared, or give the "
+            "--data_type of true ones"
+        )
+
+
 def make_room(found: list["Checked"], processes: "Processes") -> None:
     """Free the places of adapters that are damaged or of another passage, and say how many."""
     from utils.files import remove_folder
@@ -122,9 +140,9 @@ def make_room(found: list["Checked"], processes: "Processes") -> None:
 def next_step(experiment: "Experiment") -> str:
     """The command that answers with the adapters; for a corpus the one that takes questions."""
     flags = experiment.recipe.flags("model", "data", "adapter")
-    if len(experiment.corpora) == len(experiment.records):
-        return f"next: python src/ask.py {flags} --index_name INDEX"
     merge = " --merge mean" if experiment.recipe.shared else ""  # weights that sum to 1
+    if len(experiment.corpora) == len(experiment.records):
+        return f"next: python src/ask.py {flags} --index_name INDEX{merge}"
     return f"next: python src/inference.py {flags} --inference_method prag{merge}"
 
 

@@ -320,6 +320,8 @@ def test_a_counterfactual_data_type_goes_through_the_stages(copy, capsys):
     records = json.loads((copy / DATA.replace("dev", "dev_counterfactual")).read_text())
     assert [row["answer"] for row in rows] == [one["answer"] for one in records]
     assert any(row["em"] for row in rows)  # what the passages say now
+    for more in ("--neighbours 2", "--shared 2"):
+        refused("false passages: their neigh", run, encode, *flags, *more.split())
     (copy / DATA.replace("dev", "none")).write_text(
         json.dumps([augmented("Is it?", "no", "no", pairs=[("A?", "b")])])
     )

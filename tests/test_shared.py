@@ -138,17 +138,23 @@ def test_a_stopped_training_ends_with_the_same_bytes(own, monkeypatch):
         stopped(module, name, calls, encode, *SHARED)
         assert (own / PLACE / ".pool.checkpoint.safetensors").exists()
     refused("is of other passages; use the same", run, encode, *SHARED, "--sample", "1")
-    refused("side_by_side", run, encode, *SHARED[:-1], "5")
+    refused("--adapters_per_batch 4; leave", run, encode, *SHARED[:-1], "5")
     run(encode, *SHARED)
     assert tree(own / PLACE) == whole
     monkeypatch.undo()
     monkeypatch.setattr("utils.layout.ROOT_DIR", own)
     stopped(shared, "weights_of", 3, encode, *SHARED, "--overwrite")
     assert tree(own / PLACE) == whole
-    run(encode, *SHARED, "--overwrite")
+    stopped(links, "save_adapter", 3, encode, *SHARED, "--overwrite")
+    unfinished = own / PLACE / ".pool.checkpoint.safetensors"
+    left = unfinished.read_bytes()
+    run(encode, *SHARED)
     assert tree(own / PLACE) == whole
     answer_shared()
     assert answers(own) == texts
+    unfinished.write_bytes(left)  # as a kill just before its removal leaves it
+    run(encode, *SHARED, "--sample", "3")
+    assert whole.items() <= tree(own / PLACE).items() and not unfinished.exists()
 
 
 def test_new_passages_train_their_weights_alone(own, monkeypatch):

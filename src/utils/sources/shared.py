@@ -33,6 +33,17 @@ PASSAGES = 8  # of a step, if --adapters_per_batch is not set
 SAVE_STEPS = 500  # between two checkpoints
 
 
+def check_steps(experiment: Experiment, size: int | None) -> None:
+    """Raise `InputError` if the pool that is there was trained with other than `size` passages in a
+    step (None: whatever it was)."""
+    made_with = read_training(experiment.base_folder) or {}
+    if size and made_with.get("side_by_side", size) != size:
+        raise InputError(
+            f"the pool {relative(experiment.base_folder)} was trained with --adapters_per_batch "
+            f"{made_with['side_by_side']}; leave it out, or use --overwrite to train all again"
+        )
+
+
 def make_shared(
     experiment: Experiment, works: list[Work], saver: Saver, processes: Processes, size: int
 ) -> None:
@@ -85,11 +96,16 @@ def _plan(works: list[Work], saver: Saver, place: Path, unfinished: Path, size: 
     data), and the fingerprint of the `pool` if that exists and stays. A training that was stopped
     goes on with its own."""
     stored = None if saver.replace else sound_fingerprint(place)
+    everyone = [work.data for work in works]
     needed = [work.data for work in works if saver.needs(work)]
     plan = {"members": needed, "pool": stored}
-    if not saver.replace and (begun := begun_with(unfinished)):
+    begun = None if saver.replace else begun_with(unfinished)
+    if begun and not {*needed} & {*begun["members"]} and {*begun["members"]} <= {*everyone}:
+        unfinished.unlink()  # killed when all of it was on the disk
+        begun = None
+    if begun:
         plan = {name: begun[name] for name in plan}
-        if not set(needed) <= set(plan["members"]) <= {work.data for work in works}:
+        if not set(needed) <= set(plan["members"]) <= {*everyone}:
             raise InputError(
                 f"the unfinished training in {relative(unfinished)} is of other passages; use the "
                 "same data and --sample to finish it, or --overwrite to start again"
