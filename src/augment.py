@@ -66,6 +66,8 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namesp
     add_shard_flag(running)
     options, recipe = parse_recipe(parser, arguments)
     check_server_flags(parser, options)
+    if options.pairs > parser.get_default("pairs") and not options.temperature:
+        parser.error("greedy texts are the same each time; give --temperature, or no more --pairs")
     if options.shard and options.overwrite:
         parser.error(
             "--overwrite would forget what other jobs have written; with --shard, move the files "

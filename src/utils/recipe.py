@@ -328,6 +328,8 @@ class Recipe:
             return f"--inference_method {method} {why}"
         if self.noise and self.adapters == "others":
             return "--noise is among the question's own adapters; leave out --adapters others"
+        if self.objective != "lm" and "qa" not in self.augment_parts:
+            return f"--objective {self.objective} needs questions; add qa to --augment_parts"
         if self.shared and self.neighbours:
             return "--neighbours trains an adapter for each passage; leave out --shared"
         if self.shared and self.adapters != "trained":
