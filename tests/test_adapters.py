@@ -13,7 +13,6 @@ from stage_runs import ADAPTERS, ALL, ENCODE, MODEL, answer, refused, run, tree
 import adapters
 import encode
 from utils.layout import packed_file
-from utils.lora.bank import pad
 from utils.lora.merges import scaled, total
 from utils.store.exporting import exported_alpha, padded_rank
 from utils.store.folders import adapter_files, load_adapter, save_adapter
@@ -254,11 +253,7 @@ def test_pefts_scaling_of_an_exported_adapter_is_the_trained_one(alpha, rank):
     assert abs(other - alpha / rank) <= 2.3e-16 * alpha / rank
 
 
-def test_padding_keeps_the_delta_and_ranks_are_those_of_servers():
+def test_an_exported_rank_is_one_of_servers():
     assert [padded_rank(rank, None) for rank in (1, 6, 8, 9, 300, 512)] == [8, 8, 8, 16, 320, 512]
     assert padded_rank(6, 0) == 6 and padded_rank(6, 7) == 7
     refused("rank 513, above 512", padded_rank, 513, None)
-    adapter = {"layer": (torch.randn(3, 5), torch.randn(4, 3))}
-    A, B = pad(adapter, 8)["layer"]
-    assert A.shape == (8, 5) and B.shape == (4, 8)
-    torch.testing.assert_close(B @ A, adapter["layer"][1] @ adapter["layer"][0])

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from functools import cached_property, partial
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from utils.running import InputError
@@ -229,14 +228,3 @@ def unstack(stacked: Adapter) -> list[Adapter]:
     on_cpu = {name: (A.detach().cpu(), B.detach().cpu()) for name, (A, B) in stacked.items()}
     count = len(next(iter(on_cpu.values()))[0])
     return [{n: (A[i].clone(), B[i].clone()) for n, (A, B) in on_cpu.items()} for i in range(count)]
-
-
-def pad(adapter: Adapter, rank: int) -> Adapter:
-    """The adapter filled up with zeros to `rank`: its delta stays the same."""
-    missing = rank - len(next(iter(adapter.values()))[0])
-    if missing == 0:
-        return adapter
-    return {
-        name: (F.pad(A, (0, 0, 0, missing)), F.pad(B, (0, missing)))
-        for name, (A, B) in adapter.items()
-    }

@@ -7,7 +7,7 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from utils.lora.bank import LoraBank, pad, stack
+from utils.lora.bank import LoraBank, stack
 from utils.lora.examples import Example
 from utils.lora.loss import elements
 from utils.running import InputError
@@ -89,7 +89,7 @@ def bytes_kept(bank: LoraBank, rank: int) -> int:
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    stacked = stack([pad(bank.new_base_adapter(0), rank)], bank.devices(), torch.float32)
+    stacked = stack([bank.new_base_adapter(0, rank)], bank.devices(), torch.float32)
     bank.set({n: tuple(t.requires_grad_() for t in pair) for n, pair in stacked.items()})
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         ids = torch.zeros((1, tokens), dtype=torch.long, device=model.device)

@@ -9,7 +9,8 @@ from utils.experiment import Experiment
 from utils.files import hash_json, relative
 from utils.journal import refuse_difference
 from utils.layout import adapters_folder, folder_name
-from utils.lora.bank import Adapter, pad
+from utils.lora.bank import Adapter
+from utils.lora.merges import weighted
 from utils.recipe import SERVER_RANKS
 from utils.running import InputError, one_line
 from utils.store.folders import is_stored, read_training, save_adapter, weights_hash
@@ -80,7 +81,8 @@ class Exporter:
             refuse_difference(what, read_training(folder), made_with, remedy)
         else:
             dtype, base_model = getattr(torch, options.save_dtype), self.experiment.base_model
-            adapter = pad(merged, padded)
+            zeros = self.mergers[data_type].bank.no_adapter(padded - rank)
+            adapter = weighted([merged, zeros], [1.0, 1.0])
             save_adapter(adapter, folder, alpha, base_model, made_with, dtype, replace=False)
         title = one_line(record["question"] or record["title"] or record["id"])
         return f'"{title}": rank {rank}, filled up to {padded}, lora_alpha {alpha:g}'
