@@ -29,6 +29,10 @@ for dataset in ${DATASETS:-hotpotqa 2wikimultihopqa popqa}; do
     # 1. The corpus: what the data set shows beside its questions; PopQA shows nothing, it needs one
     #    of your own (id, text, title), such as Wikipedia's leads
     if [ $dataset = popqa ]; then
+        if [ ! -f $folder/corpus.tsv ]; then
+            echo "popqa is left out: there is no $folder/corpus.tsv"
+            continue
+        fi
         corpus="--data_path $folder/corpus.tsv"
     else
         corpus="--from_contexts $folder"
