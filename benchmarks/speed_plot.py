@@ -74,7 +74,7 @@ def main() -> None:
         for place, (_, share, rate) in enumerate(own):
             axis.text(100 * share + 1, place, f"{share:.0%}, {rate:,.0f} tokens/s", va="center")
         axis.set_title(model, loc="left")
-        axis.set_xlim(0, 140)
+        axis.set_xlim(0, 110)
         axis.spines[["top", "right"]].set_visible(False)
     axes[-1, 0].set_xlabel("% of the machine's own rate of matrix products")
     figure.savefig(options.out, dpi=110)
