@@ -51,10 +51,8 @@ def main() -> None:
     # torch takes seconds to import: not before the flags are known to be good
     from utils.experiment import Experiment
     from utils.files import relative
-    from utils.neighbours import make_plan
     from utils.processes import start_processes
     from utils.sources import SOURCES
-    from utils.sources.shared import check_steps
     from utils.store import check, moved
     from utils.store.links import Saver
 
@@ -67,11 +65,7 @@ def main() -> None:
     experiment.bank()  # refuses a model that adapters would fit in part or not at all
     experiment.refuse_trained_questions()
     if recipe.neighbours or recipe.shared:
-        refuse_false_passages(experiment)
-    if recipe.neighbours:
-        make_plan(experiment, options, processes)
-    if recipe.shared and not options.overwrite:
-        check_steps(experiment, options.adapters_per_batch)
+        meet_others(experiment, options, processes)
     works = source.works(experiment)
     processes.say(experiment.encoder.shortened_words("--max_length or the model"))
     settings = {**experiment.settings, "dtype": experiment.dtype, "save_dtype": options.save_dtype}
@@ -110,10 +104,15 @@ def main() -> None:
     processes.say(next_step(experiment))
 
 
-def refuse_false_passages(experiment: "Experiment") -> None:
-    """Raise `InputError` for passages that say something false if true ones would train them."""
+def meet_others(
+    experiment: "Experiment", options: argparse.Namespace, processes: "Processes"
+) -> None:
+    """Before adapters train each other: write the plan of neighbours, check the pool's. Raises
+    `InputError` for passages that say something false, which true ones would train."""
     from utils.layout import COUNTERFACTUAL
+    from utils.neighbours import make_plan
     from utils.running import InputError
+    from utils.sources.shared import check_steps
 
     if false := [name for name in experiment.records if name.endswith(COUNTERFACTUAL)]:
         raise InputError(
@@ -121,6 +120,10 @@ def refuse_false_passages(experiment: "Experiment") -> None:
             "--shared, are of the true ones; leave out --neighbours and --shared, or give the "
             "--data_type of true ones"
         )
+    if experiment.recipe.neighbours:
+        make_plan(experiment, options, processes)
+    elif options.adapters_per_batch and not options.overwrite:
+        check_steps(experiment, options.adapters_per_batch)
 
 
 def make_room(found: list["Checked"], processes: "Processes") -> None:

@@ -33,11 +33,11 @@ PASSAGES = 8  # of a step, if --adapters_per_batch is not set
 SAVE_STEPS = 500  # between two checkpoints
 
 
-def check_steps(experiment: Experiment, size: int | None) -> None:
+def check_steps(experiment: Experiment, size: int) -> None:
     """Raise `InputError` if the pool that is there was trained with other than `size` passages in a
-    step (None: whatever it was)."""
+    step."""
     made_with = read_training(experiment.base_folder) or {}
-    if size and made_with.get("side_by_side", size) != size:
+    if made_with.get("side_by_side", size) != size:
         raise InputError(
             f"the pool {relative(experiment.base_folder)} was trained with --adapters_per_batch "
             f"{made_with['side_by_side']}; leave it out, or use --overwrite to train all again"
