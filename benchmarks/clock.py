@@ -2,7 +2,8 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -26,6 +27,18 @@ class Timing:
     calls: int = 0
     peak_bytes: int | None = None
     failure: str | None = None
+
+
+@contextmanager
+def given_to(model: PreTrainedModel) -> Iterator[list[torch.Size]]:
+    """A list to which each forward pass inside the block adds the shape of its token ids."""
+    given: list[torch.Size] = []
+    embeddings = model.get_input_embeddings()
+    hook = embeddings.register_forward_pre_hook(lambda _, ids: given.append(ids[0].shape))
+    try:
+        yield given
+    finally:
+        hook.remove()
 
 
 class Stage:
@@ -94,19 +107,14 @@ class Stage:
         self, model: PreTrainedModel, work: Callable[[], None], timing: Timing
     ) -> tuple[float, float]:
         gpu = self.device.type == "cuda"
-        given = []
-        embeddings = model.get_input_embeddings()
-        counter = embeddings.register_forward_pre_hook(lambda _, ids: given.append(ids[0].shape))
         if gpu:
             torch.cuda.reset_peak_memory_stats()
             torch.cuda.synchronize()
         start, cpu_start = time.perf_counter(), time.process_time()
-        try:
+        with given_to(model) as given:
             work()
             if gpu:
                 torch.cuda.synchronize()
-        finally:
-            counter.remove()
         seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
         timing.tokens, timing.calls = sum(map(prod, given)), len(given)
         timing.rows = sum(shape[0] for shape in given)

@@ -38,18 +38,17 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def watch_loops() -> list[dict]:
     """A list to which each loop of `Answering` adds its seconds, CPU seconds and model's steps."""
+    from clock import given_to
+
     from utils.answering import Answering
 
     loops, batches = [], Answering._batches
 
     def watched(self: Answering, *of: object) -> Iterator[dict]:
-        steps: list[None] = []
-        inputs = self.model.get_input_embeddings()
-        counter = inputs.register_forward_pre_hook(lambda *_: steps.append(None))
         start, cpu = time.perf_counter(), time.process_time()
-        yield from batches(self, *of)
+        with given_to(self.model) as steps:
+            yield from batches(self, *of)
         seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
-        counter.remove()
         loops.append({"seconds": seconds, "cpu_seconds": cpu, "steps": len(steps)})
 
     Answering._batches = watched

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from itertools import islice
+from math import prod
 from multiprocessing.pool import ThreadPool
 from os import getpid
 from pathlib import Path
@@ -158,21 +159,19 @@ def in_turn(
 ) -> dict[str, list[dict]]:
     """Seconds, tokens written and tokens that the model here was given (padding, too) of each way
     and round, of which the first does not count."""
+    from clock import given_to
+
     found: dict[str, list[dict]] = {name: [] for name in ways}
-    given: list[int] = []
-    counter = here.model.get_input_embeddings().register_forward_pre_hook(
-        lambda _, ids: given.append(ids[0].numel())
-    )
     for number, passages in enumerate(rounds):
         for name, write in ways.items():
-            given.clear()
             began = clock()
-            texts = write(passages)
+            with given_to(here.model) as given:
+                texts = write(passages)
             seconds = clock() - began
             tokens = sum(len(ids) + 1 for ids in here.tokenizer(texts)["input_ids"])
             if number:
-                found[name].append({"seconds": seconds, "tokens": tokens, "given": sum(given)})
-    counter.remove()
+                read = sum(map(prod, given))
+                found[name].append({"seconds": seconds, "tokens": tokens, "given": read})
     return found
 
 
