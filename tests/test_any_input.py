@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from utils import files, layout
@@ -91,6 +91,7 @@ def test_any_file_is_warm_up_data_prompts_a_journal_or_refused(tmp_path_factory,
 
 @often
 @given(BYTES | st.lists(st.sampled_from([b"\t", b"\n", b'"', b"a", b"\r", b"\x00"])).map(b"".join))
+@example(b'"\n"')
 def test_any_corpus_is_rows_or_refused(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("corpus") / "c.tsv"
     for head in (b"", HEADER.encode()):

@@ -112,7 +112,10 @@ def _holds_rows(row: list[str]) -> bool:
     """
     if not any("\n" in field for field in row):
         return False
-    own, *later = [line.split("\t") for line in re.split("\r*\n", "\t".join(row)) if line]
+    lines = [line.split("\t") for line in re.split("\r*\n", "\t".join(row)) if line]
+    if len(lines) < 2:  # none of a field that is a line break alone
+        return False
+    own, *later = lines
     held = [line for line in later if len(line) == 3 and line[0].strip() and line[1].strip()]
     following = re.sub(r"\d{1,18}$", lambda n: f"{int(n[0]) + 1:0{len(n[0])}}", own[0])
     if any(line[0] == following != own[0] for line in held):
